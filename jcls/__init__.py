@@ -1,0 +1,45 @@
+"""ResNet image classifiers in JAX.
+
+    config = jcls.load_config('configs/quickstart.py', {'batch_size': 128})
+    result = jcls.train(config, 'runs/quickstart')
+    jcls.evaluate('runs/quickstart')
+    model, variables = jcls.load('runs/quickstart')
+
+Importing this package imports neither JAX nor TensorFlow; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jcls import models as models
+    from jcls.experiment import build as build
+    from jcls.experiment import load_config as load_config
+    from jcls.tools.evaluate import evaluate as evaluate
+    from jcls.tools.load import load as load
+    from jcls.tools.train import train as train
+
+__version__ = '0.1.0'
+
+_HOMES = {
+    'build': 'jcls.experiment',
+    'load_config': 'jcls.experiment',
+    'evaluate': 'jcls.tools.evaluate',
+    'load': 'jcls.tools.load',
+    'train': 'jcls.tools.train',
+}
+__all__ = ['build', 'evaluate', 'load', 'load_config', 'models', 'train']
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'models':
+        return importlib.import_module('jcls.models')
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

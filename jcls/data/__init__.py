@@ -1,0 +1,1 @@
+"""From files to device batches: source -> decode -> augment -> pipeline. TensorFlow lives here."""

@@ -1,0 +1,169 @@
+"""The command line and nothing else.
+
+python -m jcls.main --config FILE.py[:arg] --workdir DIR [--config.section.field=value ...]
+jcls VERB ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 75
+
+VERBS = {
+    'train': 'train a config; the default verb',
+    'evaluate': 'evaluate a trained model on its validation set',
+    'config': 'show a config with all its defaults, or the difference of two',
+}
+
+DESCRIPTION = """\
+Train ResNet image classifiers with JAX.
+
+  jcls --config configs/quickstart.py --workdir runs/quickstart
+  jcls --config configs/quickstart.py --workdir runs/other --config.optimizer.lr=0.2
+  jcls config show configs/quickstart.py
+  jcls evaluate runs/quickstart
+
+Every field of a config can be set as --config.section.field=value. The same command in the same
+workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM or
+SIGINT with the state saved.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in VERBS:
+        words = words if words in (['-h'], ['--help']) else ['train', *words]
+    parser = _parser()
+    overrides, words = _split_overrides(words, parser)
+    args = parser.parse_args(words)
+    _set_up_logging()
+    try:
+        code, result = _train(args, overrides) if args.verb == 'train' else _verb(args, overrides)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get('JCLS_TRACEBACK'):
+            raise
+        print(f'error: {error}', file=sys.stderr)
+        return EXIT_ERROR
+    if args.json:
+        print(json.dumps(result))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'jcls', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        verb.add_argument('--json', action='store_true', help='end with one line of JSON')
+        _ARGUMENTS[name](verb)
+    return parser
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to train')
+    parser.add_argument('--workdir', help='where everything goes; a run in it is resumed')
+    parser.add_argument(
+        '--dry_run', action='store_true', help='two steps of a shrunken copy, to try a config'
+    )
+    parser.add_argument(
+        '--distributed', default='auto', choices=('auto', 'on', 'off'),
+        help='join the processes of a multi-host run (auto: where a launcher shows some)',
+    )  # fmt: skip
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('workdir', help='the folder of a run')
+    parser.add_argument('--step', default='last', help="'last', 'best' or a number")
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('action', choices=('show', 'diff'))
+    parser.add_argument('configs', nargs='+', help='config files (file.py:arg) or workdirs')
+
+
+# Here and not in the verbs' files, so that --help imports neither JAX nor TensorFlow.
+_ARGUMENTS = {
+    'train': _train_arguments,
+    'evaluate': _evaluate_arguments,
+    'config': _config_arguments,
+}
+
+
+def _split_overrides(
+    words: list[str], parser: argparse.ArgumentParser
+) -> tuple[dict[str, str], list[str]]:
+    """Take ``--config.a.b=value`` (or with a space) out of the words."""
+    overrides: dict[str, str] = {}
+    rest: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word.startswith('config.'):
+            parser.error(f'{word!r}: write --{word}')
+        if not word.startswith('--config.'):
+            rest.append(word)
+            continue
+        key, equals, value = word.removeprefix('--config.').partition('=')
+        if not equals:
+            value = next(remaining, None)  # type: ignore[assignment]
+            if value is None:
+                parser.error(f'{word!r} lacks a value: write {word}=VALUE')
+        overrides[key] = value
+    return overrides, rest
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
+    from jcls.training import mesh
+
+    mesh.initialize(args.distributed)
+    from jcls.tools import train
+
+    if args.dry_run:
+        return 0, _dry_run(args, overrides)
+    if not args.workdir:
+        raise ValueError('--workdir=DIR is missing: where the run keeps everything')
+    config = train.load_config(args.config, overrides)
+    result = train.train(config, args.workdir)
+    facts = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
+    code = EXIT_INTERRUPTED if result.interrupted else 0
+    return code, {**facts, **result.metrics, 'interrupted': result.interrupted}
+
+
+def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
+    import tempfile
+
+    from jcls.tools import train
+
+    shrunk = train.dry_run(args.config, overrides)
+    print('dry run of', args.config, 'with')
+    print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
+    config = train.load_config(args.config, shrunk)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train.train(config, args.workdir or folder)
+    return {'step': result.step, **result.metrics}
+
+
+def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
+    tool = importlib.import_module(f'jcls.tools.{args.verb}')
+    return 0, tool.run(args, overrides)
+
+
+def _set_up_logging() -> None:
+    """Our own notes at INFO, libraries' from WARNING on; absl's (Orbax, clu) from ERROR on."""
+    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    logging.getLogger('jcls').setLevel(logging.INFO)
+    logging.getLogger('absl').setLevel(logging.ERROR)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

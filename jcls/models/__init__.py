@@ -1,0 +1,128 @@
+"""The model presets by name, and `create`, which builds one.
+
+A new preset is one line of `MODELS` and one line of the exact parameter counts in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jcls.models import layers
+from jcls.models.resnet import ResNet
+from jcls.schema import choose
+
+__all__ = ['MODELS', 'ResNet', 'create', 'layers']
+
+STEMS = ('imagenet', 'deep', 'cifar')
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def create(
+    name: str,
+    norm: Callable[..., layers.BatchNorm] | None = None,
+    *,
+    num_classes: int | None = None,
+    stem: str | None = None,
+    blocks: tuple[int, ...] | None = None,
+    width: int | None = None,
+    zero_gamma: bool = False,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    dtype: str = 'float32',
+) -> ResNet:
+    """The ``model`` section: build the preset `name` (see `MODELS`).
+
+    Args:
+      name: of the preset.
+      norm: constructor of the normalisation layers; None: `layers.batch_norm()`.
+      num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
+      stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
+      blocks: blocks in each stage; None: the preset's.
+      width: channels of the first stage, doubled in each further one; None: the preset's.
+      zero_gamma: start every block as the identity (Goyal et al. 2017, 1706.02677, section 5.1).
+      drop_path: probability that the last block's branch is dropped, rising linearly from 0 at
+        the first block (Huang et al. 2016).
+      dropout: probability that a feature is dropped before the classifier.
+      dtype: of the activations. Parameters, statistics and logits stay in parameter precision;
+        'float32' is float64 under ``jax_enable_x64``.
+
+    Raises:
+      ValueError: an unknown name, stem or dtype, or a rate outside [0, 1).
+    """
+    preset = dict(choose(MODELS, name, 'model'))
+    choose(dict.fromkeys(STEMS), stem or preset['stem'], 'config.model.stem')
+    choose(dict.fromkeys(DTYPES), dtype, 'config.model.dtype')
+    for field, rate in (('drop_path', drop_path), ('dropout', dropout)):
+        if not 0 <= rate < 1:
+            raise ValueError(f'config.model.{field}={rate}: a probability in [0, 1)')
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(f'config.model.num_classes={num_classes}: at least 2')
+    if blocks is not None and (not blocks or min(blocks) < 1):
+        raise ValueError(f'config.model.blocks={blocks}: at least one block in every stage')
+    given = {'stem': stem, 'blocks': blocks, 'width': width}
+    preset |= {key: value for key, value in given.items() if value is not None}
+    if preset['width'] < 2 or preset['width'] % 2:
+        raise ValueError(f'config.model.width={width}: a positive even number of channels')
+    if preset['width'] * preset['inner_ratio'] < 1:
+        raise ValueError(
+            f'config.model.width={width}: {name} needs at least {1 / preset["inner_ratio"]:.0f}'
+        )
+    return ResNet(
+        **preset,
+        num_classes=1000 if num_classes is None else num_classes,
+        zero_gamma=zero_gamma,
+        drop_path=drop_path,
+        dropout=dropout,
+        dtype=layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
+        norm=norm or layers.batch_norm(),
+    )
+
+
+def _preset(block: str, blocks: tuple[int, ...], **changes: Any) -> dict[str, Any]:
+    standard = {
+        'width': 64,
+        'stem': 'imagenet',
+        'shortcut': 'conv',
+        'groups': 1,
+        'inner_ratio': 1.0,
+    }
+    return {'block': block, 'blocks': blocks, **standard, **changes}
+
+
+def _resnet_d(block: str, blocks: tuple[int, ...]) -> dict[str, Any]:
+    return _preset(block, blocks, stem='deep', shortcut='pool')
+
+
+def _cifar(blocks_per_stage: int) -> dict[str, Any]:
+    """He et al. 2015, section 4.2: depth 6n + 2, parameter-free shortcuts (option A)."""
+    return _preset('basic', (blocks_per_stage,) * 3, width=16, stem='cifar', shortcut='pad')
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    'resnet18': _preset('basic', (2, 2, 2, 2)),
+    'resnet34': _preset('basic', (3, 4, 6, 3)),
+    'resnet50': _preset('bottleneck', (3, 4, 6, 3)),
+    'resnet101': _preset('bottleneck', (3, 4, 23, 3)),
+    'resnet152': _preset('bottleneck', (3, 8, 36, 3)),
+    'resnet200': _preset('bottleneck', (3, 24, 36, 3)),
+    'wide_resnet50_2': _preset('bottleneck', (3, 4, 6, 3), inner_ratio=2.0),
+    'wide_resnet101_2': _preset('bottleneck', (3, 4, 23, 3), inner_ratio=2.0),
+    # inner_ratio: 4, 8 or 4 channels a group in the first stage, of width 64.
+    'resnext50_32x4d': _preset('bottleneck', (3, 4, 6, 3), groups=32, inner_ratio=4 / 64),
+    'resnext101_32x8d': _preset('bottleneck', (3, 4, 23, 3), groups=32, inner_ratio=8 / 64),
+    'resnext101_64x4d': _preset('bottleneck', (3, 4, 23, 3), groups=64, inner_ratio=4 / 64),
+    'resnet18d': _resnet_d('basic', (2, 2, 2, 2)),
+    'resnet34d': _resnet_d('basic', (3, 4, 6, 3)),
+    'resnet50d': _resnet_d('bottleneck', (3, 4, 6, 3)),
+    'resnet101d': _resnet_d('bottleneck', (3, 4, 23, 3)),
+    'resnet152d': _resnet_d('bottleneck', (3, 8, 36, 3)),
+    'resnet200d': _resnet_d('bottleneck', (3, 24, 36, 3)),
+    'resnet20': _cifar(3),
+    'resnet32': _cifar(5),
+    'resnet44': _cifar(7),
+    'resnet56': _cifar(9),
+    'resnet110': _cifar(18),
+}

@@ -1,0 +1,152 @@
+"""One ResNet for all: v1.5, wide, ResNeXt, -D ("vd") and the CIFAR nets.
+
+What a preset is lies in the table of `jcls.models`; this file knows stems, blocks and their order.
+Parameter paths are ``stem/conv1/kernel``, ``stage2_block1/conv3/kernel``,
+``stage2_block1/norm3/scale``, ``stage2_block1/shortcut_conv/kernel``, ``head/kernel``: stages and
+blocks count from 1, as in the papers.
+
+Papers: He et al. 2015 (1512.03385); Xie et al. 2016 (1611.05431, ResNeXt); Zagoruyko & Komodakis
+2016 (1605.07146, wide); He et al. 2018 (1812.01187, ResNet-D; zero-gamma). v1.5 strides in the 3x3
+convolution of a bottleneck, as torchvision does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jcls.models import layers
+from jcls.models.layers import Conv, DropPath
+
+Norm = Callable[..., layers.BatchNorm]
+
+
+class Stem(nn.Module):
+    """The input layers, to `features` channels.
+
+    'imagenet': 7x7 stride 2, max pool (1/4). 'deep': three 3x3, the first of stride 2, max pool
+    (1/4). 'cifar': one 3x3, no pool (1/1).
+    """
+
+    kind: str
+    features: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        half = self.features // 2
+        convs = {
+            'imagenet': [(self.features, 7, 2)],
+            'deep': [(half, 3, 2), (half, 3, 1), (self.features, 3, 1)],
+            'cifar': [(self.features, 3, 1)],
+        }[self.kind]
+        for i, (features, kernel, stride) in enumerate(convs, 1):
+            x = Conv(features, kernel, stride, name=f'conv{i}')(x)
+            x = nn.relu(self.norm(name=f'norm{i}')(x, train))
+        if self.kind == 'cifar':
+            return x
+        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+class Block(nn.Module):
+    """A residual block: relu(shortcut(x) + branch(x)).
+
+    The branch is 3x3-3x3 ('basic') or 1x1-3x3-1x1 ('bottleneck', four times as wide at its end).
+    """
+
+    kind: str
+    features: int  # the stage's width; the output has `features * expansion` channels
+    stride: int
+    inner: int  # the 3x3 convolution's width in a bottleneck
+    groups: int
+    shortcut: str
+    zero_gamma: bool
+    drop_path: float
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.kind == 'basic':
+            out = self.features
+            convs = [(out, 3, self.stride, 1), (out, 3, 1, 1)]
+        else:
+            out = self.features * EXPANSION[self.kind]
+            convs = [(self.inner, 1, 1, 1), (self.inner, 3, self.stride, self.groups)]
+            convs += [(out, 1, 1, 1)]
+        y = x
+        for i, (features, kernel, stride, groups) in enumerate(convs, 1):
+            last = i == len(convs)
+            y = Conv(features, kernel, stride, groups, name=f'conv{i}')(y)
+            y = self.norm(zero_scale=last and self.zero_gamma, name=f'norm{i}')(y, train)
+            y = y if last else nn.relu(y)
+        y = DropPath(self.drop_path)(y, train)
+        return nn.relu(self._shortcut(x, out, train) + y)
+
+    def _shortcut(self, x: jax.Array, features: int, train: bool) -> jax.Array:
+        """Bring x [N, H, W, C] to the branch's shape."""
+        stride = self.stride
+        if stride == 1 and x.shape[-1] == features:
+            return x
+        if self.shortcut == 'pad':  # He et al. 2015, option A: no parameters
+            extra = features - x.shape[-1]
+            return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, extra)))
+        if self.shortcut == 'pool' and stride > 1:
+            # Equal to torch's ceil_mode without counting the padding, at odd sizes, too.
+            window = (stride, stride)
+            x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
+            stride = 1
+        x = Conv(features, 1, stride, name='shortcut_conv')(x)
+        return self.norm(name='shortcut_norm')(x, train)
+
+
+EXPANSION = {'basic': 1, 'bottleneck': 4}
+
+
+class ResNet(nn.Module):
+    """Images [N, H, W, C], normalised -> logits [N, num_classes] in parameter precision.
+
+    Collections: 'params', and 'batch_stats' (mutable when ``train``). Training with drop path or
+    dropout draws from the rng 'dropout'.
+    """
+
+    blocks: tuple[int, ...]  # per stage
+    num_classes: int
+    block: str  # 'basic', 'bottleneck'
+    width: int  # of the first stage; each further stage doubles it
+    stem: str  # 'imagenet', 'deep', 'cifar'
+    shortcut: str  # 'conv', 'pool' (average pool, then 1x1), 'pad' (no parameters)
+    groups: int
+    inner_ratio: float  # a bottleneck's 3x3 is width * inner_ratio * groups channels wide
+    zero_gamma: bool
+    drop_path: float
+    dropout: float
+    dtype: Any  # of the activations
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        x = Stem(self.stem, self.width, self.norm, name='stem')(images.astype(self.dtype), train)
+        total, index = sum(self.blocks), 0
+        for stage, count in enumerate(self.blocks, 1):
+            features = self.width * 2 ** (stage - 1)
+            for block in range(1, count + 1):
+                x = Block(
+                    kind=self.block,
+                    features=features,
+                    stride=2 if stage > 1 and block == 1 else 1,
+                    inner=int(features * self.inner_ratio) * self.groups,
+                    groups=self.groups,
+                    shortcut=self.shortcut,
+                    zero_gamma=self.zero_gamma,
+                    drop_path=self.drop_path * index / max(total - 1, 1),
+                    norm=self.norm,
+                    name=f'stage{stage}_block{block}',
+                )(x, train)
+                index += 1
+        x = x.astype(layers.param_dtype()).mean((1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return layers.Linear(self.num_classes, name='head')(x)

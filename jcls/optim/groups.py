@@ -1,0 +1,54 @@
+"""Groups of parameters by regex over their paths: the first rule that matches wins.
+
+A path is the keys joined by '/', such as ``stage1_block2/norm3/scale``; a rule's pattern must match
+all of it. Rules must cover every parameter, and a rule that decides about none is an error: both
+are how a typing mistake in a pattern shows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+
+Rules = tuple[tuple[str, float], ...]
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf from the keys that `jax.tree_util` gives for it."""
+    return '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in keys)
+
+
+def assign(params: Any, rules: Rules, where: str) -> Any:
+    """The tree of `params` with each leaf's value by `rules`, ((pattern, value), ...).
+
+    Raises:
+      ValueError: for an invalid pattern, a parameter that no rule matches, or a rule that is the
+        first to match no parameter. `where` names the rules' place in the config.
+    """
+    patterns = []
+    for pattern, value in rules:
+        try:
+            patterns.append((re.compile(pattern), value))
+        except re.error as error:
+            raise ValueError(f'{where}: {pattern!r} is not a regular expression: {error}') from None
+    used: set[int] = set()
+
+    def value_of(keys: tuple[Any, ...], _: Any) -> float:
+        path = path_of(keys)
+        for i, (pattern, value) in enumerate(patterns):
+            if pattern.fullmatch(path):
+                used.add(i)
+                return value
+        raise ValueError(f"{where}: no rule covers {path!r}; end the rules with ('.*', value)")
+
+    values = jax.tree_util.tree_map_with_path(value_of, params)
+    idle = [rules[i][0] for i in range(len(rules)) if i not in used]
+    if idle:
+        examples = [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)[:4]]
+        raise ValueError(
+            f'{where}: {idle[0]!r} decides about no parameter (paths look like '
+            f'{", ".join(examples)}); correct or remove it'
+        )
+    return values

@@ -1,0 +1,54 @@
+"""Train from a config: what ``python -m jcls.main --config ...`` does, callable from a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jcls.experiment import build, load_config
+from jcls.models import MODELS
+from jcls.training import loop
+
+
+def train(config: ConfigDict | Mapping[str, Any], workdir: str | Path) -> loop.Result:
+    """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`."""
+    return loop.train(build(config), workdir)
+
+
+def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that make a smoke test of any config: they shrink it and change nothing else.
+
+    Two steps of a tiny batch, one narrow block a stage, synthetic images. `overrides`, the user's
+    own, win, and come last in the result; one on ``data`` keeps all of the config's data.
+    """
+    config = load_config(path, {'data.name': 'synthetic', **_but_data(overrides)})
+    shrunk = {
+        'duration': '2 steps',
+        'batch_size': 8 * jax.device_count(),
+        'model.width': 16,
+        'model.blocks': (1,) * len(MODELS[config.model.name]['blocks']),
+        'norm.batch_size': 0,
+        'schedule.warmup': '0 steps',
+        'evaluate.every': 'never',
+        'evaluate.batch_size': None,
+        'checkpoint.every': 'never',
+        'log.every': '1 steps',
+    }
+    if not any(key.startswith('data.') for key in overrides):
+        shrunk |= {
+            'data.name': 'synthetic',
+            'data.examples': 16 * jax.device_count(),
+            'data.size': 64,
+            'data.channels': len(config.data.mean),
+            'data.num_classes': 10,
+            'model.num_classes': None,
+        }
+    return {**shrunk, **overrides}
+
+
+def _but_data(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in overrides.items() if not key.startswith('data.')}

@@ -1,0 +1,182 @@
+"""Checkpoints: one thin adapter over Orbax.
+
+Checkpoint N holds the state after N updates. Saving is asynchronous and atomic (a folder that is
+still being written has another name), so a killed run loses at most what came after the last
+finished one. The latest and the best are both kept: keeping the best alone would delete the newest
+and let a resumed run go backwards (orbax issue 526).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jcls.training.state import State
+
+policy = ocp.checkpoint_managers
+logger = logging.getLogger(__name__)
+
+FOLDER = 'checkpoints'
+
+
+class Settings(NamedTuple):
+    """The ``checkpoint`` section, see `create`."""
+
+    every: str
+    keep: int
+    best: str | None
+
+
+def create(*, every: str = '1 epoch', keep: int = 2, best: str | None = 'eval/top1') -> Settings:
+    """The ``checkpoint`` section.
+
+    Args:
+      every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
+        the one at an interruption.
+      keep: how many of the latest to keep.
+      best: also keep the checkpoint with the highest value of this metric; one whose name ends in
+        'loss' counts lowest best; None keeps the latest only.
+    """
+    if keep < 1:
+        raise ValueError(f'config.checkpoint.keep={keep}: at least 1')
+    return Settings(every, keep, best)
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Close it: only then is everything on disk."""
+
+    def __init__(self, workdir: Path, *, keep: int = 2, best: str | None = None) -> None:
+        self.directory = workdir.resolve() / FOLDER
+        self._best = best
+        policies: list[Any] = [policy.LatestN(n=keep)]
+        if best is not None:
+            policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policy.AnyPreservationPolicy(policies),
+                    best_fn=self._rank,  # without it the metrics are not stored, and forgotten
+                    create=True,
+                ),
+            )
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+
+    def _rank(self, metrics: dict[str, float] | None) -> float:
+        """What the best checkpoint has most of; one without the metric comes last."""
+        value = (metrics or {}).get(self._best or '')
+        if value is None:
+            return float('-inf')
+        return -value if str(self._best).endswith('loss') else value
+
+    def steps(self) -> list[int]:
+        """The steps with a finished checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int:
+        """The step of the best checkpoint (of equals, the latest)."""
+        ranked = [(self._rank(self._manager.metrics(step)), step) for step in self.steps()]
+        if not ranked:
+            raise ValueError(f'{self.directory} holds no checkpoint')
+        if max(ranked)[0] == float('-inf'):
+            raise ValueError(f'no checkpoint in {self.directory} has the metric {self._best!r}')
+        return max(ranked)[1]
+
+    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
+        """Start saving `state` under its step, with `metrics`, unless that is saved already.
+
+        An error of the save before it is raised here.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        try:
+            args = ocp.args.StandardSave(state)
+            self._manager.save(step, args=args, metrics=metrics or {}, force=True)
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def restore(self, like: State) -> State | None:
+        """The newest readable checkpoint, placed as `like`; None if there is no checkpoint.
+
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Unreadable checkpoints newer than
+        it are reported and moved to ``damaged/`` in the workdir. If none is readable, nothing is
+        moved and the newest one's error is raised as a ValueError.
+        """
+        failed: dict[int, Exception] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            except Exception as error:  # whatever the damage makes the readers raise
+                failed[step] = error
+                continue
+            for damaged, reason in failed.items():
+                self._set_aside(damaged, step, reason)
+            return state
+        if failed:
+            newest = max(failed)
+            raise ValueError(
+                f'no checkpoint in {self.directory} can be read; the newest, {newest}: '
+                f'{_first_line(failed[newest])}. Remove the folder to start over.'
+            )
+        return None
+
+    def _set_aside(self, step: int, restored: int, error: Exception) -> None:
+        target = self.directory.parent / 'damaged' / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            taken = len(list(target.parent.glob(f'{step}*')))
+            target = target.with_name(f'{step}.{taken}') if taken else target
+            (self.directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('damaged checkpoint set aside')
+        self._manager.reload()
+        logger.warning(
+            'checkpoint %d cannot be read (%s): moved to %s; going on from checkpoint %d',
+            step,
+            _first_line(error),
+            target.parent,
+            restored,
+        )
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk; its error, if any, is raised here."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def close(self) -> None:
+        """Wait, and release everything."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def read(directory: Path, like: Any) -> Any:
+    """Part of the state in one checkpoint folder: the sub-trees that `like` has, placed as there.
+
+    `like` is e.g. ``{'params': ..., 'batch_stats': ...}`` of `jax.ShapeDtypeStruct`.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory.resolve() / 'default', args=args)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split('\n')[0][:200]
+
+
+def _unwritable(directory: Path, error: Exception) -> OSError:
+    return OSError(
+        f'cannot write to {directory}: {_first_line(error)}. The last finished checkpoint is '
+        'intact; make room (or the folder writable) and run the same command to resume.'
+    )

@@ -1,0 +1,69 @@
+"""Evaluation: every example exactly once on any number of hosts and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jcls.training.step import Batch, EvalStep
+
+IMAGENET = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 224})
+
+
+class Settings(NamedTuple):
+    """The ``evaluate`` section, see `create`."""
+
+    every: str
+    preprocess: tuple[dict[str, Any], ...]
+    batch_size: int | None
+    train_examples: int
+    at_start: bool
+
+
+def create(
+    *,
+    every: str = '1 epoch',
+    preprocess: tuple = IMAGENET,
+    batch_size: int | None = None,
+    train_examples: int = 0,
+    at_start: bool = False,
+) -> Settings:
+    """The ``evaluate`` section.
+
+    Args:
+      every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run.
+      preprocess: operations on an image, an ordered tuple like ``augment``.
+      batch_size: examples in a batch, without effect on the result; None: the training batch.
+      train_examples: also evaluate on this many training images without augmentation, always the
+        same ones (``eval_train/...``): accuracy under mixing and strong crops says little.
+      at_start: evaluate before the first update, too.
+    """
+    if train_examples < 0:
+        raise ValueError(f'config.evaluate.train_examples={train_examples}: must not be negative')
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f'config.evaluate.batch_size={batch_size}: at least 1')
+    return Settings(every, tuple(preprocess), batch_size, train_examples, at_start)
+
+
+def evaluate(
+    eval_step: EvalStep, variables: dict[str, Any], batches: Iterator[Batch]
+) -> dict[str, float]:
+    """Mean loss, top1 and top5 (fractions) over the examples with mask 1, and their number.
+
+    Batches are summed on the devices in their order and added up on the host in float64.
+    """
+    sums: dict[str, list[jax.Array]] = {}
+    for batch in batches:
+        for name, value in eval_step(variables, batch).items():
+            sums.setdefault(name, []).append(value)
+    totals = {
+        name: float(np.sum(np.asarray(jax.device_get(values), np.float64)))
+        for name, values in sums.items()
+    }
+    count = totals.pop('examples', 0.0)
+    if not count:
+        raise ValueError('there is no readable example to evaluate on')
+    return {name: total / count for name, total in totals.items()} | {'examples': int(count)}

@@ -1,0 +1,179 @@
+"""The loop: exactly `horizon.total` updates, with logs, evaluations and checkpoints on the way.
+
+At a step, in this order: update, log, evaluate, save. A finished checkpoint N therefore implies
+that all lines of metrics.jsonl up to N are written, and a run that resumes from it repeats none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from jcls.training import log as logs
+from jcls.training import workdir as folder
+from jcls.training.checkpoint import FOLDER, Checkpoints
+from jcls.training.interrupt import Interrupt
+from jcls.training.state import State
+
+if TYPE_CHECKING:
+    from jcls.experiment import Experiment
+
+CHECK_EVERY = 100  # steps: a loss that is not finite is found after so many at the latest
+
+
+class Result(NamedTuple):
+    """How a run ended: at `step` of `total`; `metrics` are the last evaluation's ('eval/top1')."""
+
+    step: int
+    total: int
+    metrics: dict[str, float]
+    workdir: Path
+    interrupted: str | None = None  # the signal that ended it early
+
+
+def train(experiment: Experiment, workdir: str | Path) -> Result:
+    """Train in `workdir`, or go on from its newest checkpoint, to the end of the horizon.
+
+    Raises:
+      ValueError: for a workdir of another config, or more damaged images than allowed.
+      FloatingPointError: when a loss or a gradient is not finite.
+      OSError: if the workdir cannot be written.
+    """
+    path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
+    settings, primary = experiment.checkpoint, jax.process_index() == 0
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        if primary:
+            folder.prepare(path, experiment.config, horizon, experiment.card())
+        checkpoints = stack.enter_context(
+            closing(Checkpoints(path, keep=settings.keep, best=settings.best))
+        )
+        state = checkpoints.restore(experiment.state_shapes())
+        start = 0 if state is None else int(state.step)
+        if start > horizon.total:
+            raise ValueError(
+                f'{path} has a checkpoint at step {start}, beyond config.duration='
+                f'{experiment.config["duration"]!r} ({horizon.total} steps): lengthen it'
+            )
+        log = stack.enter_context(
+            closing(logs.Log(path, experiment.log, horizon, start, active=primary))
+        )
+        log.say(experiment.describe())
+        log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
+        with Interrupt() as interrupt:
+            state = experiment.init() if state is None else state
+            stopped_by, step = _run(experiment, state, start, checkpoints, log, interrupt)
+        checkpoints.wait()
+        result = Result(step, horizon.total, _last_evaluation(path), path, stopped_by)
+        if primary:
+            folder.update_card(path, {'step': step, 'metrics': result.metrics})
+        seconds = time.perf_counter() - began
+        log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds))
+    return result
+
+
+def _run(
+    experiment: Experiment,
+    state: State,
+    start: int,
+    checkpoints: Checkpoints,
+    log: logs.Log,
+    interrupt: Interrupt,
+) -> tuple[str | None, int]:
+    """The steps from `start` on: what stopped them early, if anything, and the last one."""
+    total, every = experiment.horizon.total, experiment.every
+    unchecked: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def due(step: int, what: str) -> bool:
+        return step == total or bool(every[what] and step % every[what] == 0)
+
+    if start == 0 and experiment.evaluate.at_start:
+        log.evaluation(0, experiment.evaluations(state.variables))
+    step = start
+    for step, batch in enumerate(experiment.train_batches(start), start + 1):
+        if step == start + 1:
+            with log.waiting('compiling the training step'):
+                state, metrics = jax.block_until_ready(experiment.train_step(state, batch))
+            log.restart_clock(step)
+        else:
+            state, metrics = experiment.train_step(state, batch)
+        unchecked.append((step, metrics))
+        signal = interrupt.requested(step)
+        evaluating = due(step, 'evaluate')
+        saving = due(step, 'checkpoint') or signal is not None
+        logging = due(step, 'log')
+        if logging or evaluating or saving or len(unchecked) == CHECK_EVERY:
+            _check_finite(unchecked)
+            unchecked.clear()
+        if logging:
+            log.train(step, _to_floats(metrics))
+        if evaluating or saving:
+            with log.paused():
+                results: dict[str, dict[str, float]] = {}
+                if evaluating:
+                    results = experiment.evaluations(state.variables)
+                    log.evaluation(step, results)
+                if saving:
+                    checkpoints.save(state, logs.flat(results))
+        if signal is not None and step < total:
+            return signal, step
+    return None, step
+
+
+def _check_finite(steps: list[tuple[int, dict[str, jax.Array]]]) -> None:
+    """Raise at the first step whose loss or gradient is not finite, before it can be saved."""
+    for step, metrics in jax.device_get(steps):
+        for name in ('loss', 'gradient_norm'):
+            if not math.isfinite(metrics[name]):
+                raise FloatingPointError(
+                    f'the {name.replace("_", " ")} at step {step} is {metrics[name]} (learning '
+                    f'rate {metrics["learning_rate"]:.6g}). The last checkpoint is from before it; '
+                    'lower config.optimizer.lr, lengthen config.schedule.warmup, or look at the '
+                    'images of that step'
+                )
+
+
+def _to_floats(metrics: dict[str, jax.Array]) -> dict[str, float]:
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+def _last_evaluation(path: Path) -> dict[str, float]:
+    """The metrics of the newest line of metrics.jsonl that has an evaluation, by name."""
+    for line in reversed(logs.read(path / logs.FILE)):
+        found = {key: value for key, value in line.items() if key.startswith('eval')}
+        if found:
+            return found
+    return {}
+
+
+def _summary(result: Result, checkpoints: list[int], epochs: float, seconds: float) -> str:
+    """What was reached, where everything lies and what to do next."""
+    path: Any = result.workdir
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    took = logs.duration(seconds)
+    if result.interrupted:
+        return (
+            f'\nstopped by {result.interrupted} at step {result.step} of {result.total}, after '
+            f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
+        )
+    lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
+    if 'eval/top1' in result.metrics:
+        m = result.metrics
+        lines.append(
+            f'  reached   top-1 {m["eval/top1"]:.4f}, top-5 {m["eval/top5"]:.4f}, loss '
+            f'{m["eval/loss"]:.4f} on {m["eval/examples"]:,} held-out images'
+        )
+    lines += [
+        f'  curves    {path / logs.FILE}; tensorboard --logdir {path}',
+        f'  weights   {path / FOLDER} (steps {", ".join(map(str, checkpoints))}), '
+        f'described by {path / "model.json"}',
+        '  next      evaluate again:  jcls evaluate ' + str(path),
+        "            train on:        the same command with a longer --config.duration='...'",
+        f"            use it:          model, variables = jcls.load('{path}')",
+    ]
+    return '\n'.join(lines)

@@ -1,0 +1,89 @@
+"""The folder of a run: which config made it, what its model is, and whether a run may go on in it.
+
+config.json   the complete config
+model.json    what someone needs to use the weights: architecture, classes, preprocessing, ...
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jcls import config as configs
+from jcls.training.horizon import Horizon
+
+# Fields without effect on the mathematics of the training: they may differ on resuming.
+FREE = ('recipe', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir', 'data.file',
+        'data.max_damaged')  # fmt: skip
+
+
+def prepare(workdir: Path, config: dict[str, Any], horizon: Horizon, card: dict[str, Any]) -> None:
+    """Make the folder, or check that a run with `config` may go on in it, and write both files.
+
+    Raises:
+      ValueError: if it was made by a config with other mathematics (with the differences), or
+        trained for longer than `horizon`.
+      OSError: if it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / 'config.json').exists():
+            check(workdir, config, horizon)
+        write_json(workdir / 'config.json', config)
+        update_card(workdir, card)
+    except OSError as error:
+        raise OSError(
+            f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '
+            '--workdir, or make this one writable and with room to spare'
+        ) from error
+
+
+def check(workdir: Path, config: dict[str, Any], horizon: Horizon) -> None:
+    """Refuse a `config` whose mathematics differ from those that the workdir was made with."""
+    made_by = read_config(workdir)
+    # What JSON makes of the new config, so that tuples and lists compare equal.
+    different = configs.diff(made_by, json.loads(json.dumps(config)))
+    refused = {key: pair for key, pair in different.items() if not key.startswith(FREE)}
+    old, new = refused.pop('duration', ('', ''))
+    if old and horizon.steps(new) < horizon.steps(old):
+        refused['duration'] = (old, new)
+    if refused:
+        lines = [f'  - {k} = {a!r}\n  + {k} = {b!r}' for k, (a, b) in refused.items()]
+        listed = '\n'.join(lines)
+        raise ValueError(
+            f'{workdir} was made by another config:\n{listed}\nUse another --workdir, or the '
+            'config of this one (a longer duration is fine).'
+        )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config that the workdir was made with."""
+    return _read_json(workdir / 'config.json')
+
+
+def read_card(workdir: Path) -> dict[str, Any]:
+    """The content of model.json; empty if there is none yet."""
+    path = workdir / 'model.json'
+    return _read_json(path) if path.exists() else {}
+
+
+def update_card(workdir: Path, changes: dict[str, Any]) -> None:
+    """Set these keys of model.json."""
+    write_json(workdir / 'model.json', {**read_card(workdir), **changes})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write atomically: the file is the old one or the new one, never half of either."""
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(content, indent=2) + '\n')
+    temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f'{path.parent} is not a workdir of jcls: it has no {path.name}')
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is damaged: {error}') from None
