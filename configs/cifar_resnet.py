@@ -10,8 +10,9 @@ Deviations: cosine schedule instead of three steps; decay 5e-4 (there 1e-4) coup
 are spared.
 """
 
-from jcls.config import parse_arg
 from ml_collections import ConfigDict
+
+from jcls.config import parse_arg
 
 
 def get_config(arg: str = '') -> ConfigDict:

@@ -11,8 +11,9 @@ Published: 76.13 top-1 for the step-wise schedule (torchvision, IMAGENET1K_V1); 
 Deviations: the weight decay 1e-4 is coupled, as there, but spares norm parameters.
 """
 
-from jcls.config import inherit, parse_arg
 from ml_collections import ConfigDict
+
+from jcls.config import inherit, parse_arg
 
 
 def get_config(arg: str = '') -> ConfigDict:

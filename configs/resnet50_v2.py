@@ -18,8 +18,9 @@ Cross-replica BatchNorm instead of groups of 128; the learning rate moves every 
 epoch.
 """
 
-from jcls.config import inherit, parse_arg
 from ml_collections import ConfigDict
+
+from jcls.config import inherit, parse_arg
 
 
 def get_config(arg: str = '') -> ConfigDict:

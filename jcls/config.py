@@ -31,14 +31,15 @@ def find(path: str | Path) -> Path:
 
 
 def read(path: str | Path, arg: str = '') -> ConfigDict:
-    """Run a config file and return what its ``get_config(arg)`` returns."""
+    """Run a config file and return what its ``get_config(arg)`` returns, as a ConfigDict."""
     file = find(path)
     get_config = runpy.run_path(str(file)).get('get_config')
     if get_config is None:
         raise ValueError(f'{file} defines no get_config(arg): every config file must')
     if arg and not inspect.signature(get_config).parameters:
         raise ValueError(f'{file} takes no argument, but got {arg!r} after the colon')
-    return get_config(arg) if inspect.signature(get_config).parameters else get_config()
+    config = get_config(arg) if inspect.signature(get_config).parameters else get_config()
+    return _wrap(plain(config))
 
 
 def inherit(file: str, base: str, arg: str = '') -> ConfigDict:
@@ -74,13 +75,14 @@ def load(
 
 def as_config_dict(tree: Mapping[str, Any]) -> ConfigDict:
     """Wrap a complete tree in a locked ConfigDict: attribute access, no new fields."""
+    return _wrap(tree).lock()
 
-    def wrap(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return ConfigDict({k: wrap(v) for k, v in value.items()})
-        return tuple(map(wrap, value)) if isinstance(value, list | tuple) else value
 
-    return wrap(tree).lock()
+def _wrap(value: Any) -> Any:
+    """ConfigDicts all the way down, inside tuples, too."""
+    if isinstance(value, Mapping):
+        return ConfigDict({key: _wrap(item) for key, item in value.items()})
+    return tuple(map(_wrap, value)) if isinstance(value, list | tuple) else value
 
 
 def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:

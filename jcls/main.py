@@ -149,7 +149,8 @@ def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
     print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
     config = train.load_config(args.config, shrunk)
     with tempfile.TemporaryDirectory() as folder:
-        result = train.train(config, args.workdir or folder)
+        result = train.train(config, args.workdir or folder, summary=False)
+    print(f'dry run of {args.config}: done')
     return {'step': result.step, **result.metrics}
 
 

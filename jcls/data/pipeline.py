@@ -54,7 +54,8 @@ class Share(NamedTuple):
         """The rows of a global batch that this process reads."""
         if self.batch_size % self.processes:
             raise ValueError(
-                f'config.batch_size={self.batch_size} does not divide over {self.processes} processes'
+                f'config.batch_size={self.batch_size} does not divide over {self.processes} '
+                'processes'
             )
         local = self.batch_size // self.processes
         return slice(self.process * local, (self.process + 1) * local)

@@ -10,6 +10,7 @@ from typing import Any
 
 from jcls import config as configs
 from jcls.experiment import load_config
+from jcls.schema import plain
 from jcls.training import workdir as folder
 
 
@@ -33,4 +34,4 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
 def _read(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if Path(path).is_dir():
         return folder.read_config(Path(path))
-    return json.loads(json.dumps(load_config(path, overrides).to_dict()))
+    return json.loads(json.dumps(plain(load_config(path, overrides))))

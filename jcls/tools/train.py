@@ -14,9 +14,11 @@ from jcls.models import MODELS
 from jcls.training import loop
 
 
-def train(config: ConfigDict | Mapping[str, Any], workdir: str | Path) -> loop.Result:
+def train(
+    config: ConfigDict | Mapping[str, Any], workdir: str | Path, *, summary: bool = True
+) -> loop.Result:
     """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`."""
-    return loop.train(build(config), workdir)
+    return loop.train(build(config), workdir, summary=summary)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

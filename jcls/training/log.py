@@ -78,18 +78,22 @@ class Log:
         self._progress.start()
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the training metrics of a step, with the speed since the last call or pause."""
+        """Log the training metrics of a step, with the speed since the last call."""
         now = time.perf_counter()
-        seconds = max(now - self._clock, 1e-9)
-        rate = max(step - self._clock_step, 1) * self._horizon.batch_size / seconds
-        self._clock, self._clock_step = now, step
-        self._write(step, flat({'train': {**metrics, 'images_per_second': rate}}))
-        facts = f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}  {rate:,.0f} images/s'
+        facts = f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}'
+        left = ''
+        if step > self._clock_step:
+            seconds = (now - self._clock) / (step - self._clock_step)
+            rate = self._horizon.batch_size / seconds
+            metrics = {**metrics, 'images_per_second': rate}
+            facts += f'  {rate:,.0f} images/s'
+            left = f'  {duration((self._horizon.total - step) * seconds)} left'
+        self.restart_clock(step)
+        self._write(step, flat({'train': metrics}))
         self._progress.update(self._task, completed=step, facts=facts)
         if not self.console.is_terminal and now - self._plain_at >= PLAIN_SECONDS:
             self._plain_at = now
-            left = (self._horizon.total - step) * self._horizon.batch_size / rate
-            self.say(f'step {step}/{self._horizon.total}  {facts}  {duration(left)} left')
+            self.say(f'step {step}/{self._horizon.total}  {facts}{left}')
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Log evaluations, ``{'eval': {'top1': ...}, ...}``, as one line."""

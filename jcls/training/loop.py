@@ -36,8 +36,10 @@ class Result(NamedTuple):
     interrupted: str | None = None  # the signal that ended it early
 
 
-def train(experiment: Experiment, workdir: str | Path) -> Result:
+def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) -> Result:
     """Train in `workdir`, or go on from its newest checkpoint, to the end of the horizon.
+
+    With `summary`, close with what was reached, where everything lies and what to do next.
 
     Raises:
       ValueError: for a workdir of another config, or more damaged images than allowed.
@@ -73,7 +75,8 @@ def train(experiment: Experiment, workdir: str | Path) -> Result:
         if primary:
             folder.update_card(path, {'step': step, 'metrics': result.metrics})
         seconds = time.perf_counter() - began
-        log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds))
+        if summary:
+            log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds))
     return result
 
 

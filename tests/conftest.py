@@ -1,0 +1,83 @@
+"""What the tests share: a CPU, a tiny run, and processes of their own for more devices or hosts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ['JAX_PLATFORMS'] = 'cpu'  # before anything imports JAX
+
+import numpy as np
+import pytest
+
+# A run of seconds: two classes of patterns that a few steps tell apart.
+TINY: dict[str, Any] = {
+    'batch_size': 8,
+    'duration': '12 steps',
+    'data': {'name': 'digits'},
+    'augment': ({'name': 'pad_and_crop', 'size': 8, 'padding': 1},),
+    'model': {'name': 'resnet20', 'blocks': (1, 1), 'width': 4},
+    'optimizer': {'lr': 0.05, 'reference_batch': None},
+    'evaluate': {'every': '5 steps', 'preprocess': (), 'batch_size': 120},
+    'checkpoint': {'every': '4 steps'},
+    'log': {'every': '2 steps', 'tensorboard': False},
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """The config of a run of seconds, to change at will."""
+    import copy
+
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope='session')
+def golden() -> Callable[[str], Any]:
+    """Load a file of tests/golden by name."""
+    folder = Path(__file__).parent / 'golden'
+    return lambda name: np.load(folder / name)
+
+
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
+    """The environment of a test's own process with so many virtual CPU devices."""
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **more}
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., list[str]]:
+    """Run a script in processes of its own: ``run_python(code, devices=8, processes=2)``.
+
+    Returns the standard output of each process; fails, with its errors, if one fails.
+    """
+
+    def run(code: str, *args: str, devices: int = 1, processes: int = 1, **env: str) -> list[str]:
+        script = tmp_path / 'script.py'
+        script.write_text(code)
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(('localhost', 0))
+                address = f'localhost:{free.getsockname()[1]}'
+            env |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
+        running = [
+            subprocess.Popen(
+                [sys.executable, str(script), *args],
+                env=environment(devices, **env, JAX_PROCESS_ID=str(i)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(processes)
+        ]
+        results = [process.communicate(timeout=300) for process in running]
+        for process, (_, errors) in zip(running, results, strict=True):
+            assert process.returncode == 0, errors
+        return [output for output, _ in results]
+
+    return run
