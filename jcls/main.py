@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,10 +161,17 @@ def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any
 
 
 def _set_up_logging() -> None:
-    """Our own notes at INFO, libraries' from WARNING on; absl's (Orbax, clu) from ERROR on."""
+    """Our own notes at INFO, libraries' from WARNING on; Orbax's (absl) errors reach us anyway."""
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('jcls').setLevel(logging.INFO)
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    threading.excepthook = _thread_error
+
+
+def _thread_error(args: threading.ExceptHookArgs) -> None:
+    """Orbax's writers raise their errors again where the loop waits for them: once will do."""
+    if not type(args.thread).__module__.startswith('orbax'):
+        threading.__excepthook__(args)
 
 
 if __name__ == '__main__':

@@ -172,7 +172,9 @@ def read(directory: Path, like: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split('\n')[0][:200]
+    """The first line of the message; of a long one, its beginning and its end, where causes are."""
+    line = (str(error).strip() or type(error).__name__).split('\n')[0]
+    return line if len(line) <= 200 else f'{line[:60]} ... {line[-130:]}'
 
 
 def _unwritable(directory: Path, error: Exception) -> OSError:

@@ -76,7 +76,7 @@ def create_train_step(
         )
         sums = metrics.batch_sums(logits, batch['label'], losses, mask)
         measured = {name: sums[name] / count for name in ('loss', 'top1', 'top5')}
-        measured['gradient_norm'] = optax.global_norm(gradients)
+        measured['gradient_norm'] = optax.tree.norm(gradients)
         measured['learning_rate'] = lr
         return State(state.step + 1, params, batch_stats, opt_state), measured
 

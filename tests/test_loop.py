@@ -1,0 +1,314 @@
+"""The loop: resuming is exact, nothing is lost, and every way to end is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, environment
+
+import jcls
+from jcls.experiment import Experiment
+from jcls.training import log as logs
+from jcls.training import loop
+from jcls.training.checkpoint import FOLDER, Checkpoints
+
+
+@pytest.fixture(scope='module')
+def experiment() -> Experiment:
+    """One experiment for many runs, so that its step is compiled once."""
+    return jcls.build(TINY)
+
+
+@pytest.fixture(scope='module')
+def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp('finished')
+    loop.train(experiment, workdir)
+    return workdir
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the speed, the only thing in it that a clock decides."""
+    read = logs.read(workdir / logs.FILE)
+    return [{k: v for k, v in line.items() if k != 'train/images_per_second'} for line in read]
+
+
+def assert_same_run(workdir: Path, reference: Path, experiment: Experiment) -> None:
+    """The newest checkpoints are equal bit for bit, and so are all lines of metrics.jsonl."""
+    states = []
+    for path in (workdir, reference):
+        checkpoints = Checkpoints(path)
+        states.append(checkpoints.restore(experiment.state_shapes()))
+        checkpoints.close()
+    ours, theirs = (jax.tree_util.tree_leaves_with_path(state) for state in states)
+    assert len(ours) == len(theirs) > 30
+    for (path, a), (_, b) in zip(ours, theirs, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
+    assert lines(workdir) == lines(reference)
+
+
+def crashing(experiment: Experiment, at: int) -> Experiment:
+    """The experiment with a step that fails at the update number `at`."""
+
+    def step(state: Any, batch: Any) -> Any:
+        if int(state.step) + 1 == at:
+            raise RuntimeError('power cut')
+        return experiment.train_step(state, batch)
+
+    return dataclasses.replace(experiment, train_step=step)
+
+
+def test_crashed_and_resumed_is_never_crashed(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    """A run that crashed twice, the second time right after a save, equals one that did not."""
+    for at in (7, 9):
+        with pytest.raises(RuntimeError, match='power cut'):
+            loop.train(crashing(experiment, at), tmp_path)
+    result = loop.train(experiment, tmp_path)
+    assert (result.step, result.total, result.interrupted) == (12, 12, None)
+    assert_same_run(tmp_path, finished, experiment)
+
+
+def test_metrics_say_what_happened_at_which_step(experiment: Experiment, finished: Path) -> None:
+    """Logs every 2 steps, evaluations every 5 and at the end; the rate is the schedule's, epochs
+    are steps over steps per epoch."""
+    read = lines(finished)
+    train = {line['step']: line for line in read if 'train/loss' in line}
+    evals = {line['step']: line for line in read if 'eval/top1' in line}
+    assert list(train) == [2, 4, 6, 8, 10, 12]
+    assert list(evals) == [5, 10, 12]
+    assert all(line['eval/examples'] == 360 for line in evals.values())
+    for step, line in train.items():
+        assert line['train/learning_rate'] == float(experiment.schedule(step - 1))
+        assert line['epoch'] == step / (1437 // 8)
+    assert {'train/top1', 'train/top5', 'train/gradient_norm'} <= set(train[2])
+    card = json.loads((finished / 'model.json').read_text())
+    assert card['metrics']['eval/top1'] == evals[12]['eval/top1']
+    assert card['classes'] == list('0123456789')
+
+
+def test_a_finished_run_run_again_changes_nothing(
+    experiment: Experiment, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command after the end takes no step and says what was reached."""
+    before = (finished / logs.FILE).read_bytes()
+    result = loop.train(experiment, finished)
+    assert result.step == 12
+    assert (finished / logs.FILE).read_bytes() == before
+    assert f'top-1 {result.metrics["eval/top1"]:.4f}' in capsys.readouterr().out
+
+
+def test_evaluation_before_the_start_and_on_training_images(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """at_start evaluates state 0; train_examples adds eval_train on that many training images."""
+    tiny['duration'] = '1 step'
+    tiny['evaluate'] |= {'at_start': True, 'train_examples': 50, 'every': 'never'}
+    result = jcls.train(tiny, tmp_path)
+    first = lines(tmp_path)[0]
+    assert (first['step'], first['eval/examples'], first['eval_train/examples']) == (0, 360, 50)
+    assert result.metrics['eval_train/examples'] == 50
+    scores = jcls.evaluate(tmp_path)
+    assert scores['top1'] == result.metrics['eval/top1']
+    assert (scores['examples'], scores['damaged'], scores['step']) == (360, 0, 1)
+
+
+def test_a_loaded_model_gives_the_logits_of_the_run(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    """jcls.load rebuilds model and variables from the workdir alone: accuracy computed from its
+    logits in NumPy is the run's own, for 'last', 'best' and a checkpoint's path."""
+    val = experiment.data.val
+    batches = list(experiment.eval_batches(val, np.arange(len(val))))
+    images = np.concatenate([np.asarray(b['image']) for b in batches])[:360] / 255
+    normal = (images - np.array(experiment.data.mean)) / np.array(experiment.data.std)
+    expected = {line['step']: line['eval/top1'] for line in lines(finished) if 'eval/top1' in line}
+    for path, step, number in (
+        (finished, 'last', 12), (finished / FOLDER / '12', 'last', 12), (finished, 12, 12),
+    ):  # fmt: skip
+        model, variables = jcls.load(path, step)
+        logits = model.apply(variables, jnp.asarray(normal, jnp.float32), train=False)
+        assert logits.shape == (360, 10)
+        top1 = (np.asarray(logits).argmax(1) == val.labels).mean()
+        assert top1 == pytest.approx(expected[number], abs=1e-6)
+    with pytest.raises(ValueError, match=r"step='7': no such checkpoint .*\(there are: .*12"):
+        jcls.load(finished, '7')
+    with pytest.raises(ValueError, match='is not a workdir of jcls'):
+        jcls.load(tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    experiment: Experiment, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cut-off checkpoint is moved aside, named, and the run from the one before ends the same."""
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(experiment, 11), tmp_path)
+    for file in (tmp_path / FOLDER / '8' / 'default').rglob('*'):
+        if file.is_file() and file.parent.name == 'd':
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    loop.train(experiment, tmp_path)
+    assert 'checkpoint 8 cannot be read' in caplog.text
+    assert 'going on from checkpoint 4' in caplog.text
+    assert (tmp_path / 'damaged' / '8').is_dir()
+    assert_same_run(tmp_path, finished, experiment)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """The error names the first bad step and its learning rate; the checkpoint before it stays and
+    is finite, and no later one is written."""
+    tiny['optimizer'] |= {'lr': 1e30, 'weight_decay': 0.0}
+    tiny['schedule'] = {'name': 'constant', 'warmup': '6 steps'}
+    tiny['checkpoint'] = {'every': '1 step', 'keep': 12}
+    with pytest.raises(FloatingPointError, match=r'at step (\d+) is (nan|inf).*learning rate') as e:
+        jcls.train(tiny, tmp_path)
+    bad = int(str(e.value).split('at step ')[1].split()[0])
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == list(range(1, bad))
+    checkpoints.close()
+    _, variables = jcls.load(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables['params']))
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_difference(
+    tiny: dict[str, Any], finished: Path
+) -> None:
+    """Other mathematics and a shorter run are refused, field by field; fields without effect on
+    the mathematics may change, and a longer run goes on."""
+    before = (finished / 'config.json').read_bytes()
+    for section, field, value in (('optimizer', 'lr', 0.1), ('data', 'split_seed', 3)):
+        changed = {**tiny, section: tiny[section] | {field: value}}
+        with pytest.raises(
+            ValueError, match=rf'(?s)another config.*\+ {section}.{field} = {value}'
+        ):
+            jcls.train(changed, finished)
+    with pytest.raises(ValueError, match=r"\+ duration = '11 steps'"):
+        jcls.train({**tiny, 'duration': '11 steps'}, finished)
+    assert (finished / 'config.json').read_bytes() == before
+
+
+def test_a_longer_duration_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A run that ended goes on from its end when the duration grows, with other logs, too."""
+    tiny['duration'] = '2 steps'
+    jcls.train(tiny, tmp_path)
+    tiny |= {'duration': '4 steps', 'log': {'every': '1 step', 'tensorboard': False}}
+    assert jcls.train(tiny, tmp_path).step == 4
+    assert [line['step'] for line in lines(tmp_path)] == [2, 2, 3, 4, 4]
+
+
+def test_the_latest_and_the_best_checkpoints_are_kept(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Of many checkpoints the newest `keep` stay and the best, over a restart as well; one without
+    the metric is never the best."""
+    state = experiment.init()
+    scores = {1: 0.2, 2: 0.9, 3: None, 4: 0.5, 5: 0.4, 6: None, 7: 0.1}
+    for step, score in scores.items():
+        checkpoints = Checkpoints(tmp_path, keep=2, best='eval/top1')
+        metrics = {} if score is None else {'eval/top1': score, 'eval/loss': 1.0}
+        checkpoints.save(dataclasses.replace(state, step=jnp.asarray(step)), metrics)
+        checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=2, best='eval/top1')
+    assert checkpoints.steps() == [2, 6, 7]
+    assert checkpoints.best() == 2
+    checkpoints.close()
+
+
+def start(workdir: Path, *more: str, **env: str) -> subprocess.Popen[str]:
+    """The command line on the tiny config, as a process of its own."""
+    config = workdir.with_suffix('.py')
+    config.write_text(f'def get_config():\n    return {TINY!r}\n')
+    command = [sys.executable, '-m', 'jcls.main', '--config', str(config)]
+    return subprocess.Popen(
+        [*command, '--workdir', str(workdir), *more],
+        env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until the condition holds; an error if the process ends first."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_code_75(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and SIGINT end the run after the step, saved; the message says how to go on."""
+    workdir = tmp_path / 'run'
+    process = start(workdir, '--config.duration=100000 steps', '--config.evaluate.every=never')
+    wait_for(lambda: len(logs.read(workdir / logs.FILE)) > 3, process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert f'stopped by {number.name} at step' in output
+    assert 'Run the same command to resume' in output
+    step = int(output.split(f'stopped by {number.name} at step ')[1].split()[0])
+    assert (workdir / FOLDER / str(step)).is_dir()
+
+
+def test_a_full_disk_is_an_error_that_keeps_what_was_saved(tmp_path: Path) -> None:
+    """When a file can grow no more (here by a limit on its size), the run ends with a message that
+    names the folder and the cure, and no traceback."""
+    workdir = tmp_path / 'run'
+    limit = 'import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (3000, 3000))\n'
+    limit += 'import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+    (tmp_path / 'sitecustomize.py').write_text(limit)
+    process = start(workdir, PYTHONPATH=str(tmp_path))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert 'error: cannot write' in errors
+    assert 'Traceback' not in errors
+
+
+def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """A file in the way of the workdir is told before any step."""
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match=r'cannot write to the workdir .*choose another --workdir'):
+        loop.train(experiment, tmp_path / 'file' / 'run')
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments_and_resumed_is_never_killed(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """SIGKILL at five moments, one of them during a checkpoint write, and resumed each time:
+    parameters, statistics, optimizer state and metrics.jsonl equal the undisturbed run's."""
+    more = ['--config.duration=300 steps', '--config.checkpoint.every=20 steps']
+    reference, workdir = tmp_path / 'reference', tmp_path / 'killed'
+    assert start(reference, *more).wait(timeout=300) == 0
+    delays = np.random.default_rng(0).uniform(0, 1.5, 4)
+    for number in range(5):
+        process = start(workdir, *more)
+        seen = len(logs.read(workdir / logs.FILE))
+        if number == 2:  # a checkpoint that is being written has 'tmp' in its name
+            wait_for(lambda: any((workdir / FOLDER).glob('*tmp*')), process)
+        else:
+            wait_for(lambda seen=seen: len(logs.read(workdir / logs.FILE)) > seen, process)
+            time.sleep(delays[number - (number > 2)])
+        process.kill()
+        process.wait()
+        left = sorted(os.listdir(workdir / FOLDER)) if (workdir / FOLDER).is_dir() else []
+        print(f'kill {number}: {len(lines(workdir))} lines, checkpoints {left}')
+    assert start(workdir, *more).wait(timeout=300) == 0
+    longer = jcls.build({**TINY, 'duration': '300 steps'})
+    assert_same_run(workdir, reference, longer)

@@ -1,0 +1,155 @@
+"""The step: the same mathematics on any number of devices and processes, and what a mask means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jcls
+from jcls.training import step as steps
+
+# Runs the loop's own step on real batches and keeps losses, the first gradients and the end.
+SCRIPT = """
+import json, sys
+import jax, numpy as np
+from jcls.training import mesh
+mesh.initialize()
+import jcls
+
+config, updates, out = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+exp = jcls.build(config)
+state, losses = exp.init(), []
+for batch in exp.train_batches(0, updates):
+    state, metrics = exp.train_step(state, batch)
+    if not losses:  # the momentum buffer starts as the first gradient
+        gradients = jax.device_get(jax.tree.leaves(state.opt_state))
+    losses.append(float(metrics['loss']))
+if jax.process_index() == 0:
+    end = jax.device_get(jax.tree.leaves((state.params, state.batch_stats)))
+    arrays = {f'gradient{i}': a for i, a in enumerate(gradients)}
+    np.savez(out, losses=losses, **arrays, **{f'end{i}': a for i, a in enumerate(end)})
+print(jax.device_count(), jax.process_count())
+"""
+TOPOLOGIES = {'8 devices': (8, 1), '2 processes x 2 devices': (2, 2)}
+
+
+def worst(ours: Any, theirs: Any, prefix: str) -> float:
+    """Largest |difference| / largest |reference| over the arrays whose names start so."""
+    names = [name for name in theirs.files if name.startswith(prefix)]
+    assert names
+    return max(np.abs(ours[n] - theirs[n]).max() / np.abs(theirs[n]).max() for n in names)
+
+
+@pytest.mark.parametrize('group', [0, 4])
+def test_devices_and_processes_do_not_change_the_mathematics(
+    group: int, tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """1 device = 8 devices = 2 processes x 2 devices, cross-replica and with ghost groups (one of
+    which spans devices), drop path and dropout on: float32, the first loss and every gradient
+    within 1e-5; float64, 20 steps' losses and the final weights and statistics within 1e-9."""
+    tiny['batch_size'] = 16
+    tiny['norm'] = {'batch_size': group}
+    tiny['model'] |= {'drop_path': 0.2, 'dropout': 0.1}
+    for precision, updates in (('0', 1), ('1', 20)):
+        results = {}
+        for name, (devices, processes) in {'1 device': (1, 1), **TOPOLOGIES}.items():
+            out = str(tmp_path / f'{devices}_{processes}_{updates}.npz')
+            printed = run_python(
+                SCRIPT, json.dumps(tiny), str(updates), out,
+                devices=devices, processes=processes, JAX_ENABLE_X64=precision,
+            )  # fmt: skip
+            assert printed[0].split('\n')[-2].split() == [str(devices * processes), str(processes)]
+            results[name] = np.load(out)
+        for name in TOPOLOGIES:
+            ours, theirs = results[name], results['1 device']
+            if precision == '1':
+                assert theirs['end0'].dtype == np.float64
+                assert worst(ours, theirs, 'losses') < 1e-9
+                assert worst(ours, theirs, 'end') < 1e-9
+            else:
+                assert worst(ours, theirs, 'losses') < 1e-5
+                assert worst(ours, theirs, 'gradient') < 1e-5
+
+
+def one_batch(exp: Any) -> dict[str, np.ndarray]:
+    return jax.device_get(next(exp.train_batches(0, 1)))
+
+
+def test_metrics_are_numpy_on_the_model_s_logits(tiny: dict[str, Any]) -> None:
+    """Loss (with smoothing), top-1, top-5 and the applied rate of a step agree with NumPy on the
+    logits that the model gives in training mode; the state that comes out is step + 1."""
+    tiny['loss'] = {'label_smoothing': 0.1}
+    tiny['schedule'] = {'warmup': '4 steps', 'warmup_start': 0.25}
+    exp = jcls.build(tiny)
+    state, batch = exp.init(), one_batch(exp)
+    mean, std = np.array(exp.data.mean), np.array(exp.data.std)
+    images = (batch['image'] / 255 - mean) / std
+    logits, _ = exp.model.apply(
+        state.variables, jnp.asarray(images, jnp.float32), train=True, mutable=['batch_stats'],
+        rngs={'dropout': jax.random.key(0)},
+    )  # fmt: skip
+    logits, labels = np.asarray(logits, np.float64), batch['label']
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = 0.9 * np.eye(10)[labels] + 0.1 / 10
+    state, metrics = exp.train_step(state, batch)
+    assert metrics['loss'] == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-5)
+    order = np.argsort(-logits, axis=1)
+    assert metrics['top1'] == pytest.approx((order[:, 0] == labels).mean())
+    assert metrics['top5'] == pytest.approx((order[:, :5] == labels[:, None]).any(1).mean())
+    assert metrics['learning_rate'] == pytest.approx(0.05 * 0.25)
+    assert int(state.step) == 1
+
+
+def test_a_masked_example_adds_nothing_to_loss_gradient_and_metrics(tiny: dict[str, Any]) -> None:
+    """With each example its own BatchNorm group, a batch with masked rows gives the very loss,
+    gradient norm and accuracy of the smaller batch without them."""
+    tiny['norm'] = {'batch_size': 1}
+    exp = jcls.build(tiny)
+    batch = one_batch(exp)
+    masked = {**batch, 'mask': np.array([1, 1, 0, 1, 1, 0, 1, 0], np.float32)}
+    masked['label'] = np.where(masked['mask'] > 0, batch['label'], (batch['label'] + 1) % 10)
+    _, with_mask = exp.train_step(exp.init(), masked)
+    kept = {name: rows[masked['mask'] > 0] for name, rows in batch.items()}
+    _, without = exp.train_step(exp.init(), kept)
+    for name in with_mask:
+        assert float(with_mask[name]) == pytest.approx(float(without[name]), rel=1e-5), name
+
+
+def test_normalisation_is_per_channel_and_exact() -> None:
+    """uint8 0..255 -> (x / 255 - mean) / std, within float32 rounding, for every grey level."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = (levels / 255 - np.array(mean)) / np.array(std)
+    assert np.abs(np.asarray(steps.normalise(levels, mean, std)) - expected).max() < 1e-6
+
+
+def test_random_numbers_differ_from_step_to_step(tiny: dict[str, Any]) -> None:
+    """Dropout draws anew at every step, and again the same at the same step and seed."""
+    tiny['model'] |= {'dropout': 0.5}
+    exp = jcls.build(tiny)
+    batch = one_batch(exp)
+
+    def loss_at(step: int, exp: Any = exp) -> float:
+        state = exp.init()
+        state = type(state)(jnp.asarray(step, jnp.int32), *list(vars(state).values())[1:])
+        return float(exp.train_step(state, batch)[1]['loss'])
+
+    assert loss_at(3) == loss_at(3)
+    assert loss_at(3) != loss_at(4)
+    other = jcls.build({**tiny, 'seed': 1})
+    assert loss_at(3, other) != loss_at(3)
+
+
+def test_the_step_donates_its_state(tiny: dict[str, Any]) -> None:
+    """The state that goes into a step is given up: its memory serves the new one."""
+    exp = jcls.build(tiny)
+    state = exp.init()
+    exp.train_step(state, one_batch(exp))
+    assert jax.tree.leaves(state.params)[0].is_deleted()
