@@ -164,7 +164,8 @@ def _set_up_logging() -> None:
     """Our own notes at INFO, libraries' from WARNING on; Orbax's (absl) errors reach us anyway."""
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('jcls').setLevel(logging.INFO)
-    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    for name in ('absl', 'asyncio'):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = _thread_error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from jcls.experiment import SECTIONS, build
 from jcls.schema import complete
 from jcls.tools.load import find
 from jcls.training import workdir as folder
-from jcls.training.checkpoint import FOLDER, read
 
 
 def evaluate(
@@ -27,10 +27,10 @@ def evaluate(
       step: 'last', 'best' or a number.
       overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}.
     """
-    path, number = find(workdir, step)
+    path, number, checkpoints = find(workdir, step)
     experiment = build(complete(folder.read_config(path), overrides, sections=SECTIONS))
-    shapes = experiment.state_shapes()
-    variables = read(path / FOLDER / str(number), shapes.variables)
+    with closing(checkpoints):
+        variables = checkpoints.read(number, experiment.state_shapes().variables)
     results = experiment.evaluations(variables)['eval']
     return {**results, 'damaged': len(experiment.damage.reasons), 'step': number}
 

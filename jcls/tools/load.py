@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jcls import models
 from jcls.models import layers
 from jcls.training import workdir as folder
-from jcls.training.checkpoint import FOLDER, Checkpoints, read
+from jcls.training.checkpoint import FOLDER, Checkpoints
 
 
 def load(
@@ -30,7 +31,7 @@ def load(
     Raises:
       ValueError: if there is no such workdir or checkpoint.
     """
-    workdir, step = find(path, step)
+    workdir, step, checkpoints = find(path, step)
     card = folder.read_card(workdir)
     if 'architecture' not in card:
         raise ValueError(f'{workdir} has no model.json that describes an architecture')
@@ -42,19 +43,20 @@ def load(
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device), dict(shapes)
     )
-    return model, read(workdir / FOLDER / str(step), like)
+    with closing(checkpoints):
+        return model, checkpoints.read(step, like)
 
 
-def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int]:
-    """The workdir and the step that `path` and `step` mean."""
+def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpoints]:
+    """The workdir and the step that `path` and `step` mean, and the workdir's open checkpoints."""
     workdir = Path(path).expanduser().resolve()
     if workdir.parent.name == FOLDER and workdir.name.isdigit():
         workdir, step = workdir.parent.parent, int(workdir.name)
     if not (workdir / FOLDER).is_dir():
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
-    best = folder.read_config(workdir)['checkpoint']['best']
-    checkpoints = Checkpoints(workdir, best=best)
-    try:
+    with ExitStack() as stack:
+        best = folder.read_config(workdir)['checkpoint']['best']
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best)))
         known = checkpoints.steps()
         if not known:
             raise ValueError(f'{workdir / FOLDER} holds no finished checkpoint yet')
@@ -63,8 +65,7 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int]:
                 f'step={step!r}: no such checkpoint in {workdir / FOLDER} (there are: '
                 f"{', '.join(map(str, known))}; or 'last', 'best')"
             )
-        if step == 'best':
-            return workdir, checkpoints.best()
-        return workdir, known[-1] if step == 'last' else int(step)
-    finally:
-        checkpoints.close()
+        found = {'last': known[-1], 'best': None}.get(str(step), step)
+        found = checkpoints.best() if found is None else int(found)
+        stack.pop_all()  # the caller closes them
+        return workdir, found, checkpoints

@@ -9,10 +9,13 @@ and let a resumed run go backwards (orbax issue 526).
 from __future__ import annotations
 
 import logging
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -88,6 +91,14 @@ class Checkpoints:
             raise ValueError(f'no checkpoint in {self.directory} has the metric {self._best!r}')
         return max(ranked)[1]
 
+    def check_room(self, state: State) -> None:
+        """Raise OSError if the disk has no room for a checkpoint of `state` (arrays or shapes)."""
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            reason = OSError(f'a checkpoint takes {needed:,} bytes, the disk has {free:,} left')
+            raise _unwritable(self.directory, reason)
+
     def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
         """Start saving `state` under its step, with `metrics`, unless that is saved already.
 
@@ -96,9 +107,12 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self.check_room(state)
         try:
             args = ocp.args.StandardSave(state)
-            self._manager.save(step, args=args, metrics=metrics or {}, force=True)
+            self._manager.save(
+                step, args=args, metrics=metrics or {}, force=True, custom_metadata=_digests(state)
+            )
         except Exception as error:
             raise _unwritable(self.directory, error) from error
 
@@ -113,6 +127,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+                self._verify(step, state)
             except Exception as error:  # whatever the damage makes the readers raise
                 failed[step] = error
                 continue
@@ -126,6 +141,27 @@ class Checkpoints:
                 f'{_first_line(failed[newest])}. Remove the folder to start over.'
             )
         return None
+
+    def read(self, step: int, like: Any) -> Any:
+        """Part of the state of a checkpoint: the sub-trees that `like` has, placed as there.
+
+        `like` is e.g. ``{'params': ..., 'batch_stats': ...}`` of `jax.ShapeDtypeStruct`.
+        """
+        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+        args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+        part = self._manager.restore(step, args=args)
+        self._verify(step, part)
+        return part
+
+    def _verify(self, step: int, part: Any) -> None:
+        """Raise ValueError if what was read is not what was saved; Orbax would not notice."""
+        saved = self._manager.metadata(step).custom_metadata or {}
+        wrong = [name for name, crc in _digests(part).items() if saved.get(name, crc) != crc]
+        if wrong:
+            raise ValueError(
+                f'checkpoint {step} in {self.directory} is damaged: the checksum of '
+                f'{wrong[0]} differs'
+            )
 
     def _set_aside(self, step: int, restored: int, error: Exception) -> None:
         target = self.directory.parent / 'damaged' / str(step)
@@ -160,15 +196,16 @@ class Checkpoints:
             self._manager.close()
 
 
-def read(directory: Path, like: Any) -> Any:
-    """Part of the state in one checkpoint folder: the sub-trees that `like` has, placed as there.
-
-    `like` is e.g. ``{'params': ..., 'batch_stats': ...}`` of `jax.ShapeDtypeStruct`.
-    """
-    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-    args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(directory.resolve() / 'default', args=args)
+def _digests(tree: Any) -> dict[str, int]:
+    """A CRC-32 of each field of a state (or of a dict of its fields), over its leaves in order."""
+    fields = tree if isinstance(tree, dict) else vars(tree)
+    digests = {}
+    for name, field in fields.items():
+        crc = 0
+        for leaf in jax.device_get(jax.tree.leaves(field)):
+            crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+        digests[name] = crc
+    return digests
 
 
 def _first_line(error: Exception) -> str:

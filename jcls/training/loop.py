@@ -55,6 +55,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         checkpoints = stack.enter_context(
             closing(Checkpoints(path, keep=settings.keep, best=settings.best))
         )
+        checkpoints.check_room(experiment.state_shapes())
         state = checkpoints.restore(experiment.state_shapes())
         start = 0 if state is None else int(state.step)
         if start > horizon.total:
