@@ -41,9 +41,9 @@ SIGINT with the state saved.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in VERBS:
-        words = words if words in (['-h'], ['--help']) else ['train', *words]
     parser = _parser()
+    if not words or (words[0].startswith('-') and words[0] not in ('-h', '--help')):
+        words = ['train', *words]  # the verb that may be left out
     overrides, words = _split_overrides(words, parser)
     args = parser.parse_args(words)
     _set_up_logging()

@@ -178,11 +178,16 @@ def _holder(tree: dict[str, Any], path: str) -> tuple[Any, Any]:
         known: Any = range(len(holder)) if isinstance(holder, list) else holder
         if not isinstance(holder, dict | list) or step not in known:
             known = [str(key) for key in known] if isinstance(holder, dict | list) else []
-            parent = '.'.join(map(str, steps[:depth]))
-            raise _unknown(f'{parent}.' if parent else '', str(step), known)
+            raise _unknown(_place(steps[:depth]), str(step), known)
         if depth < len(steps) - 1:
             holder = holder[step]
     return holder, steps[-1]
+
+
+def _place(steps: Iterable[int | str]) -> str:
+    """``['augment', 0]`` -> ``'augment[0].'``: how a message begins a field's name."""
+    text = ''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in steps)
+    return f'{text[1:]}.' if text else ''
 
 
 def _assign(tree: dict[str, Any], path: str, value: Any, sections: Sections) -> None:

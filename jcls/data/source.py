@@ -7,6 +7,7 @@ batch, the epoch or the number of hosts.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,7 @@ def digits(*, val_fraction: float = 0.2, split_seed: int = 0) -> tuple[Source, S
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
     images = np.repeat(grey[..., None], 3, axis=-1)
     classes = tuple(map(str, bunch.target_names))
-    first, second = _split(bunch.target, val_fraction, split_seed)
+    first, second = _split(bunch.target, classes, val_fraction, split_seed)
     train, val = (
         _from_memory(images[rows], bunch.target[rows], classes, 'digit') for rows in (first, second)
     )
@@ -157,7 +158,7 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
         sets = {
             part: (images[rows], labels[rows])
             for part, rows in zip(
-                ('train', 'val'), _split(labels, val_fraction, split_seed), strict=True
+                ('train', 'val'), _split(labels, classes, val_fraction, split_seed), strict=True
             )
         }
     train, val = (
@@ -212,7 +213,7 @@ def folder(*, dir: str, val_fraction: float = 0.1, split_seed: int = 0) -> tuple
     if not parts or parts == ['train']:
         base = root / 'train' if parts else root
         files, labels, classes = _scan(base)
-        rows = _split(labels, val_fraction, split_seed)
+        rows = _split(labels, classes, val_fraction, split_seed)
         sets = [(files[part], labels[part]) for part in rows]
     else:
         train_files, train_labels, classes = _scan(root / 'train')
@@ -252,21 +253,30 @@ def _scan(base: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return np.array(files), np.array(labels, np.int32), tuple(classes)
 
 
-def _split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(
+    labels: np.ndarray, classes: tuple[str, ...], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a stratified split, both sorted."""
     from sklearn.model_selection import train_test_split
 
     if not 0 < fraction < 1:
         raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
-    try:
-        rows = train_test_split(
-            np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels
-        )
-    except ValueError as error:
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        few = classes[int(counts.argmin())]
         raise ValueError(
-            f'config.data.val_fraction={fraction}: cannot split {len(labels)} examples of '
-            f'{len(np.unique(labels))} classes: {error}'
-        ) from None
+            f'class {few!r} has {counts.min()} image(s), too few to set one aside for evaluation; '
+            'add some, or give the validation images yourself'
+        )
+    held_out = math.ceil(fraction * len(labels))
+    if not len(classes) <= held_out <= len(labels) - len(classes):
+        raise ValueError(
+            f'config.data.val_fraction={fraction} of {len(labels)} images sets {held_out} aside, '
+            f'but both parts need at least one of each of the {len(classes)} classes'
+        )
+    rows = train_test_split(
+        np.arange(len(labels)), test_size=held_out, random_state=seed, stratify=labels
+    )
     return np.sort(rows[0]), np.sort(rows[1])
 
 

@@ -50,8 +50,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     with ExitStack() as stack:
-        if primary:
-            folder.prepare(path, experiment.config, horizon, experiment.card())
+        folder.prepare(path, experiment.config, horizon, experiment.card(), write=primary)
         checkpoints = stack.enter_context(
             closing(Checkpoints(path, keep=settings.keep, best=settings.best))
         )

@@ -18,8 +18,17 @@ FREE = ('recipe', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir', 'd
         'data.max_damaged')  # fmt: skip
 
 
-def prepare(workdir: Path, config: dict[str, Any], horizon: Horizon, card: dict[str, Any]) -> None:
+def prepare(
+    workdir: Path,
+    config: dict[str, Any],
+    horizon: Horizon,
+    card: dict[str, Any],
+    *,
+    write: bool = True,
+) -> None:
     """Make the folder, or check that a run with `config` may go on in it, and write both files.
+
+    Of several processes each checks, so that all of them stop together, and one writes.
 
     Raises:
       ValueError: if it was made by a config with other mathematics (with the differences), or
@@ -30,8 +39,9 @@ def prepare(workdir: Path, config: dict[str, Any], horizon: Horizon, card: dict[
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / 'config.json').exists():
             check(workdir, config, horizon)
-        write_json(workdir / 'config.json', config)
-        update_card(workdir, card)
+        if write:
+            write_json(workdir / 'config.json', config)
+            update_card(workdir, card)
     except OSError as error:
         raise OSError(
             f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '

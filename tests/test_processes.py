@@ -1,0 +1,93 @@
+"""Several real processes on one machine: one run, one workdir, one answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, environment
+
+import jcls
+from jcls.training import log as logs
+from jcls.training.checkpoint import FOLDER
+
+
+def start(workdir: Path, processes: int, *more: str) -> list[subprocess.Popen[str]]:
+    """The command line in so many processes of two devices each."""
+    config = workdir.with_suffix('.py')
+    config.write_text(f'def get_config():\n    return {TINY!r}\n')
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    named = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
+    command = [sys.executable, '-m', 'jcls.main', '--config', str(config)]
+    return [
+        subprocess.Popen(
+            [*command, '--workdir', str(workdir), *more],
+            env=environment(2, **named, JAX_PROCESS_ID=str(i)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def ends(processes: list[subprocess.Popen[str]], code: int) -> list[str]:
+    """Wait for all; the standard output of each, after a check of the exit codes."""
+    results = [process.communicate(timeout=180) for process in processes]
+    for process, (output, errors) in zip(processes, results, strict=True):
+        assert process.returncode == code, output + errors
+    return [output for output, _ in results]
+
+
+def test_two_processes_share_a_run_that_one_goes_on_with(tmp_path: Path) -> None:
+    """2 processes x 2 devices write one workdir, count every held-out image once and start as one
+    process does; a single process resumes what they saved."""
+    workdir, alone = tmp_path / 'run', tmp_path / 'alone'
+    first, second = ends(start(workdir, 2), 0)
+    assert 'done: 12 steps' in first
+    assert 'done' not in second  # only the first process talks
+    jcls.train(TINY, alone)
+    ours, theirs = (logs.read(path / logs.FILE) for path in (workdir, alone))
+    assert [line['step'] for line in ours] == [line['step'] for line in theirs]
+    # float32 drifts from step to step; the second is close still.
+    assert ours[0]['train/loss'] == pytest.approx(theirs[0]['train/loss'], rel=1e-3)
+    assert all(line['eval/examples'] == 360 for line in ours if 'eval/top1' in line)
+    result = jcls.train({**TINY, 'duration': '14 steps'}, workdir)
+    assert result.step == 14
+    assert jcls.evaluate(workdir)['examples'] == 360
+
+
+def test_a_signal_to_one_process_saves_on_all(tmp_path: Path) -> None:
+    """SIGTERM to the second of two processes: both stop after the same step, saved, code 75."""
+    workdir = tmp_path / 'run'
+    more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
+    processes = start(workdir, 2, *more)
+    deadline = time.monotonic() + 120
+    while len(logs.read(workdir / logs.FILE)) < 3:
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = ends(processes, 75)
+    step = first.split('stopped by SIGTERM at step ')[1].split()[0]
+    assert (workdir / FOLDER / step).is_dir()
+
+
+def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> None:
+    """A refused config ends all processes with the message, none waits for the others."""
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    made_by: dict[str, Any] = json.loads(json.dumps(jcls.build(TINY).config))
+    (workdir / 'config.json').write_text(json.dumps({**made_by, 'seed': 7}))
+    processes = start(workdir, 2)
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert '+ seed = 0' in errors
