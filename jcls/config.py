@@ -20,10 +20,12 @@ from jcls.schema import Sections, Text, complete, conform, plain, suggest
 
 
 def find(path: str | Path) -> Path:
-    """Locate a config file: as given, else among the configs that ship with jcls."""
+    """Locate a config file: as given; else 'NAME.py' or 'configs/NAME.py' as it was shipped."""
     path = Path(path)
     shipped = [Path(__file__).parent / 'configs', Path(__file__).parent.parent / 'configs']
-    for candidate in [path, *(folder / path.name for folder in shipped)]:
+    others = [folder / path.name for folder in shipped]
+    shipped_name = str(path.parent) in ('.', 'configs')
+    for candidate in [path, *(others if shipped_name else [])]:
         if candidate.is_file():
             return candidate
     names = sorted(f.name for folder in shipped if folder.is_dir() for f in folder.glob('*.py'))
@@ -39,6 +41,8 @@ def read(path: str | Path, arg: str = '') -> ConfigDict:
     if arg and not inspect.signature(get_config).parameters:
         raise ValueError(f'{file} takes no argument, but got {arg!r} after the colon')
     config = get_config(arg) if inspect.signature(get_config).parameters else get_config()
+    if not isinstance(config, ConfigDict | Mapping):
+        raise ValueError(f'{file}: get_config() must return a ConfigDict; it returned {config!r}')
     return _wrap(plain(config))
 
 
@@ -75,14 +79,17 @@ def load(
 
 def as_config_dict(tree: Mapping[str, Any]) -> ConfigDict:
     """Wrap a complete tree in a locked ConfigDict: attribute access, no new fields."""
-    return _wrap(tree).lock()
+    return _wrap(tree, lock=True)
 
 
-def _wrap(value: Any) -> Any:
+def _wrap(value: Any, *, lock: bool = False) -> Any:
     """ConfigDicts all the way down, inside tuples, too."""
     if isinstance(value, Mapping):
-        return ConfigDict({key: _wrap(item) for key, item in value.items()})
-    return tuple(map(_wrap, value)) if isinstance(value, list | tuple) else value
+        wrapped = ConfigDict({key: _wrap(item, lock=lock) for key, item in value.items()})
+        return wrapped.lock() if lock else wrapped
+    if isinstance(value, list | tuple):
+        return tuple(_wrap(item, lock=lock) for item in value)
+    return value
 
 
 def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ['train', *words]  # the verb that may be left out
     overrides, words = _split_overrides(words, parser)
     args = parser.parse_args(words)
+    if args.verb == 'train' and not (args.workdir or args.dry_run):
+        parser.error('--workdir=DIR is missing: where the run keeps everything')
     _set_up_logging()
     try:
         code, result = _train(args, overrides) if args.verb == 'train' else _verb(args, overrides)
@@ -75,7 +78,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to train')
     parser.add_argument('--workdir', help='where everything goes; a run in it is resumed')
     parser.add_argument(
-        '--dry_run', action='store_true', help='two steps of a shrunken copy, to try a config'
+        '--dry_run', action='store_true', help='two steps of a shrunken copy, in a temporary folder'
     )
     parser.add_argument(
         '--distributed', default='auto', choices=('auto', 'on', 'off'),
@@ -109,15 +112,15 @@ def _split_overrides(
     rest: list[str] = []
     remaining = iter(words)
     for word in remaining:
-        if word.startswith('config.'):
+        if re.match(r'config\.[\w.\[\]]+=', word):
             parser.error(f'{word!r}: write --{word}')
         if not word.startswith('--config.'):
             rest.append(word)
             continue
         key, equals, value = word.removeprefix('--config.').partition('=')
         if not equals:
-            value = next(remaining, None)  # type: ignore[assignment]
-            if value is None:
+            value = next(remaining, '--')
+            if value.startswith('--'):
                 parser.error(f'{word!r} lacks a value: write {word}=VALUE')
         overrides[key] = value
     return overrides, rest
@@ -131,8 +134,6 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, An
 
     if args.dry_run:
         return 0, _dry_run(args, overrides)
-    if not args.workdir:
-        raise ValueError('--workdir=DIR is missing: where the run keeps everything')
     config = train.load_config(args.config, overrides)
     result = train.train(config, args.workdir)
     facts = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
@@ -150,7 +151,7 @@ def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
     print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
     config = train.load_config(args.config, shrunk)
     with tempfile.TemporaryDirectory() as folder:
-        result = train.train(config, args.workdir or folder, summary=False)
+        result = train.train(config, folder, summary=False)
     print(f'dry run of {args.config}: done')
     return {'step': result.step, **result.metrics}
 

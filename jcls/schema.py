@@ -69,9 +69,10 @@ def complete(
     }
     for key in [key for key in changes if key.endswith('.name') and key[:-5] in sections]:
         where, name = key[:-5], changes.pop(key)
-        tree[where] = _renamed(tree.get(where, {}), sections[where], where, name)
+        tree[where] = _renamed(_section(tree.get(where, {}), where), sections[where], where, name)
     tree = _filled(tree, sections)
-    for key in sorted(changes, key=lambda key: (not key.endswith('.name'), key.count('.'))):
+    # Whole tuples before what is in them, and there again names first.
+    for key in sorted(changes, key=lambda key: (len(_steps(key)), not key.endswith('.name'))):
         _assign(tree, key, changes[key], sections)
     return _checked(tree, sections)
 
@@ -123,13 +124,23 @@ def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tup
 
 
 def _renamed(values: Any, section: Section, where: str, name: str) -> dict[str, Any]:
-    """The section after ``name`` changed: without the fields that the new choice lacks."""
-    known = fields(section, name, where)
-    dropped = [key for key in values if key not in known]
-    if dropped and values.get('name') != name:
+    """The section after ``name`` changed: without the old choice's fields that the new lacks."""
+    table = typing.cast(Any, section.table)
+    old = values.get('name')
+    if old is None and section.function:
+        old = _parameters(section.function).get('name', (str, None))[1]
+    old_fields = fields(section, old, where) if old in table else {}
+    new_fields = fields(section, name, where)
+    dropped = [key for key in values if key in old_fields and key not in new_fields]
+    if dropped:
         logger.info('config.%s.name=%s drops %s', where, name, ', '.join(dropped))
-        values = {key: value for key, value in values.items() if key not in dropped}
-    return {**values, 'name': str(name)}
+    return {**{k: v for k, v in values.items() if k not in dropped}, 'name': str(name)}
+
+
+def _section(values: Any, where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f'config.{where}: a section, written as {{field: value}}; got {values!r}')
+    return values
 
 
 def _unknown(where: str, key: str, known: Iterable[str]) -> ValueError:
@@ -140,8 +151,7 @@ def _unknown(where: str, key: str, known: Iterable[str]) -> ValueError:
 
 
 def _filled_section(values: Any, section: Section, where: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ValueError(f'config.{where}: a section, written as {{field: value}}; got {values!r}')
+    values = _section(values, where)
     known = fields(section, values.get('name'), where)
     for key in values:
         if key not in known:
@@ -170,36 +180,48 @@ def _filled(tree: dict[str, Any], sections: Sections) -> dict[str, Any]:
     return filled
 
 
+def _steps(path: str) -> list[str | int]:
+    """``'augment[0].size'`` -> ``['augment', 0, 'size']``."""
+    if not re.fullmatch(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[\d+\])*', path):
+        raise ValueError(f"config.{path}: not the name of a field, like 'section.field'")
+    return [int(part) if part.isdigit() else part for part in re.findall(r'\w+', path)]
+
+
+def _place(steps: Iterable[int | str]) -> str:
+    """``['augment', 0]`` -> ``'augment[0]'``."""
+    text = ''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in steps)
+    return text.removeprefix('.')
+
+
 def _holder(tree: dict[str, Any], path: str) -> tuple[Any, Any]:
     """The container and the key in it that `path` ('optimizer.lr', 'augment[0].size') names."""
-    steps = [int(part) if part.isdigit() else part for part in re.findall(r'[^.\[\]]+', path)]
+    steps = _steps(path)
     holder: Any = tree
     for depth, step in enumerate(steps):
-        known: Any = range(len(holder)) if isinstance(holder, list) else holder
-        if not isinstance(holder, dict | list) or step not in known:
-            known = [str(key) for key in known] if isinstance(holder, dict | list) else []
-            raise _unknown(_place(steps[:depth]), str(step), known)
+        here = _place(steps[:depth])
+        if isinstance(holder, list) and isinstance(step, int):
+            if step >= len(holder):
+                raise ValueError(
+                    f'config.{here}[{step}]: no such item; the tuple has {len(holder)}, from 0 on'
+                )
+        elif not isinstance(holder, dict) or isinstance(step, int):
+            raise ValueError(f'config.{path}: config.{here} has no such part; set it as a whole')
+        elif step not in holder:
+            raise _unknown(f'{here}.' if here else '', step, holder)
         if depth < len(steps) - 1:
             holder = holder[step]
     return holder, steps[-1]
 
 
-def _place(steps: Iterable[int | str]) -> str:
-    """``['augment', 0]`` -> ``'augment[0].'``: how a message begins a field's name."""
-    text = ''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in steps)
-    return f'{text[1:]}.' if text else ''
-
-
 def _assign(tree: dict[str, Any], path: str, value: Any, sections: Sections) -> None:
     holder, key = _holder(tree, path)
-    item = re.fullmatch(r'(.*)\[\d+\]\.name', path)
-    if path in sections:
+    if isinstance(holder[key], dict):
         raise ValueError(f'config.{path}: a section; set its fields: {", ".join(holder[key])}')
     if f'{path}[]' in sections:
         value = _literal(value) if isinstance(value, Text) else value
         holder[key] = _filled_items(plain(value), sections[f'{path}[]'], path)
-    elif item:
-        where, section = path[:-5], sections[f'{item[1]}[]']
+    elif key == 'name' and (item := re.fullmatch(r'(.*)\[\d+\]\.name', path)):
+        where, section = path.removesuffix('.name'), sections[f'{item[1]}[]']
         renamed = _renamed(dict(holder), section, where, value)
         holder.clear()
         holder.update(_filled_section(renamed, section, where))
@@ -223,7 +245,7 @@ def _checked(tree: dict[str, Any], sections: Sections) -> dict[str, Any]:
 def _literal(text: str) -> Any:
     try:
         return plain(ast.literal_eval(text))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return str(text)
 
 
@@ -240,10 +262,14 @@ def conform(value: Any, kind: Any, where: str) -> Any:
         for option in options:
             if option is Any or _fits(candidate, option):
                 return float(candidate) if option is float else candidate
-    names = ' or '.join(
-        'None' if o is type(None) else getattr(o, '__name__', str(o)) for o in options
-    )
+    names = ' or '.join(_type_name(option) for option in options)
     raise ValueError(f'{where}: expected {names}, got {value!r}')
+
+
+def _type_name(kind: Any) -> str:
+    if kind is type(None):
+        return 'None'
+    return str(kind) if typing.get_origin(kind) else getattr(kind, '__name__', str(kind))
 
 
 def _fits(value: Any, kind: Any) -> bool:

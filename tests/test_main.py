@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax
 import pytest
 from conftest import TINY
 
@@ -28,6 +29,14 @@ def keep_logging():
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compiler():
+    """Compile in half the time, for runs of a few steps."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')
@@ -132,9 +141,9 @@ def test_an_error_exits_with_1_and_a_message(run, file, tmp_path, monkeypatch, w
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ([], '--workdir=DIR is missing'),
+        ([], '--workdir'),
         (['--workdir', ''], '--workdir'),
-        (['--config.=3'], 'config.'),
+        (['--workdir', 'w', '--config.=3'], 'config.'),
     ],
 )
 def test_an_incomplete_command_line_is_refused(run, file, words, message):
@@ -218,7 +227,7 @@ def test_training_ends_with_one_json_object_and_0(run, file, workdir):
     assert (found['step'], found['total'], found['interrupted']) == (3, 3, None)
     assert found['workdir'] == str(workdir)
     assert 0 <= found['eval/top1'] <= 1
-    assert found['eval/examples'] == 360
+    assert found['eval/examples'] == len(jcls.build(jcls.load_config(file)).data.val)
     assert json.loads((workdir / 'config.json').read_text())['duration'] == '3 steps'
 
 
@@ -239,7 +248,8 @@ def test_evaluate_prints_the_metrics_of_the_run(run, workdir):
     assert code == 0
     found = last_line(out)
     card = json.loads((workdir / 'model.json').read_text())
-    assert (found['examples'], found['damaged'], found['step']) == (360, 0, 3)
+    assert (found['damaged'], found['step']) == (0, 3)
+    assert found['examples'] == card['metrics']['eval/examples'] > 350
     assert found['top1'] == card['metrics']['eval/top1']
     assert found['loss'] == pytest.approx(card['metrics']['eval/loss'], rel=1e-5)
     assert run('evaluate', workdir, '--step', '2')[0] == 1

@@ -258,6 +258,7 @@ def test_the_first_rule_that_matches_wins_and_must_match_all():
         ((), r'no rule covers'),
         ((('haed/.*', 0.0), ('.*', 1.0)), r"'haed/\.\*' decides about no parameter"),
         ((('bias', 0.0), ('.*', 1.0)), r"'bias' decides about no parameter"),
+        ((('head', 0.0), ('.*', 1.0)), r"'head' decides about no parameter"),
         ((('.*', 1.0), ('head/bias', 0.0)), r"'head/bias' decides about no parameter"),
         ((('(', 0.0), ('.*', 1.0)), r"'\(' is not a regular expression"),
     ],

@@ -21,8 +21,8 @@ import numpy as np
 
 from jcls.data import decode
 from jcls.data.augment import Draw, Operation
+from jcls.data.examples import Source
 from jcls.data.runtime import tensorflow
-from jcls.data.source import Source
 
 logger = logging.getLogger(__name__)
 

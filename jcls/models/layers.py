@@ -133,8 +133,8 @@ def batch_norm(
     """
     if not 0 <= momentum < 1:
         raise ValueError(f'config.norm.momentum={momentum}: must be in [0, 1)')
-    if epsilon <= 0:
-        raise ValueError(f'config.norm.epsilon={epsilon}: must be positive')
+    if not 0 < epsilon < 1:
+        raise ValueError(f'config.norm.epsilon={epsilon}: must be in (0, 1)')
     return functools.partial(BatchNorm, batch_size=batch_size, momentum=momentum, epsilon=epsilon)
 
 

@@ -11,6 +11,7 @@ Papers: Sutskever et al. 2013 (momentum, Nesterov's form as torch computes it); 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,16 +58,18 @@ def create(
         recipe that exempts biases.
       **fields: the fields of the chosen optimizer.
     """
-    if lr <= 0:
-        raise ValueError(f'config.optimizer.lr={lr}: must be positive')
+    if not 0 < lr < math.inf:
+        raise ValueError(f'config.optimizer.lr={lr}: must be positive and finite')
     if reference_batch is not None and reference_batch < 1:
         raise ValueError(
             f'config.optimizer.reference_batch={reference_batch}: at least 1, or None not to scale'
         )
-    if weight_decay < 0:
-        raise ValueError(f'config.optimizer.weight_decay={weight_decay}: must not be negative')
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(
+            f'config.optimizer.weight_decay={weight_decay}: must be finite and not negative'
+        )
     update = choose(OPTIMIZERS, name, 'optimizer')(**fields)
-    added = _add_decay(weight_decay, decay_groups) if weight_decay else optax.identity()
+    added = _add_decay(weight_decay, decay_groups)
     orders = {'decoupled': (update, added), 'coupled': (added, update)}
     order = choose(orders, decay, 'config.optimizer.decay')
     peak = lr if reference_batch is None else lr * batch_size / reference_batch
@@ -95,7 +98,8 @@ def _add_decay(weight_decay: float, rules: groups.Rules) -> optax.GradientTransf
 
     def update(updates: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
         def add(u: jax.Array, p: jax.Array, multiplier: float) -> jax.Array:
-            return u + weight_decay * multiplier * p if multiplier else u
+            w = weight_decay * multiplier
+            return u + w * p if w else u
 
         return jax.tree.map(add, updates, params, groups.assign(params, rules, where)), state
 

@@ -42,7 +42,10 @@ def create(
       **shape: the fields of the chosen shape.
     """
     shape_of = choose(SCHEDULES, name, 'schedule')
-    warmup_steps = to_steps(warmup)
+    try:
+        warmup_steps = to_steps(warmup)
+    except ValueError as error:
+        raise ValueError(f'config.schedule.warmup: {error}') from None
     if warmup_steps >= total:
         raise ValueError(
             f'config.schedule.warmup={warmup!r} is {warmup_steps} steps, but the run has {total}: '

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jcls import config as configs
-from jcls.experiment import load_config
-from jcls.schema import plain
+from jcls.experiment import SECTIONS, load_config
+from jcls.schema import complete, plain
 from jcls.training import workdir as folder
 
 
@@ -33,5 +33,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
 
 def _read(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if Path(path).is_dir():
-        return folder.read_config(Path(path))
-    return json.loads(json.dumps(plain(load_config(path, overrides))))
+        tree = complete(folder.read_config(Path(path)), overrides, sections=SECTIONS)
+    else:
+        tree = plain(load_config(path, overrides))
+    return json.loads(json.dumps(tree))

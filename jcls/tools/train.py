@@ -24,13 +24,14 @@ def train(
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides that make a smoke test of any config: they shrink it and change nothing else.
 
-    Two steps of a tiny batch, one narrow block a stage, synthetic images. `overrides`, the user's
-    own, win, and come last in the result; one on ``data`` keeps all of the config's data.
+    Two steps of a tiny batch, one narrow block a stage, synthetic images. The user's own
+    `overrides` are among them and win; one on ``data`` keeps all of the config's data.
     """
     config = load_config(path, {'data.name': 'synthetic', **_but_data(overrides)})
+    batch_size = config.batch_size if 'batch_size' in overrides else 8 * jax.device_count()
     shrunk = {
         'duration': '2 steps',
-        'batch_size': 8 * jax.device_count(),
+        'batch_size': batch_size,
         'model.width': 16,
         'model.blocks': (1,) * len(MODELS[config.model.name]['blocks']),
         'norm.batch_size': 0,
@@ -43,7 +44,7 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if not any(key.startswith('data.') for key in overrides):
         shrunk |= {
             'data.name': 'synthetic',
-            'data.examples': 16 * jax.device_count(),
+            'data.examples': 2 * batch_size,
             'data.size': 64,
             'data.channels': len(config.data.mean),
             'data.num_classes': 10,

@@ -37,8 +37,9 @@ def create(
       every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run.
       preprocess: operations on an image, an ordered tuple like ``augment``.
       batch_size: examples in a batch, without effect on the result; None: the training batch.
-      train_examples: also evaluate on this many training images without augmentation, always the
-        same ones (``eval_train/...``): accuracy under mixing and strong crops says little.
+      train_examples: also evaluate on this many training images (at most all) without
+        augmentation, always the same ones (``eval_train/...``): accuracy under mixing and strong
+        crops says little.
       at_start: evaluate before the first update, too.
     """
     if train_examples < 0:

@@ -56,8 +56,8 @@ def create(duration: str, batch_size: int, examples: int) -> Horizon:
         total = _steps(duration, steps_per_epoch, None)
     except ValueError as error:
         raise ValueError(f'config.duration: {error}') from None
-    if total < 1:
-        raise ValueError(f'config.duration={duration!r} is {total} steps; at least 1')
+    if not 1 <= total < 2**31:
+        raise ValueError(f'config.duration={duration!r} is {total} steps; 1 to {2**31 - 1} fit')
     return Horizon(total, steps_per_epoch, batch_size)
 
 
@@ -70,6 +70,8 @@ def _steps(length: str, steps_per_epoch: int, total: int | None) -> int:
         examples = ', '.join(repr(f'5 {unit}') for unit in known).replace('5 run', '0.02 run')
         raise ValueError(f'{length!r} is not a length of time; write e.g. {examples}')
     number = float(match[1])
+    if number >= 2**31:
+        raise ValueError(f'{length!r} is too long')
     if unit == 'steps' and number != int(number):
         raise ValueError(f'{length!r}: steps are whole')
     return round(number * {'steps': 1, 'epochs': steps_per_epoch, 'run': total or 0}[unit])

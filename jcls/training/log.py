@@ -70,10 +70,13 @@ class Log:
             BarColumn(),
             TextColumn('{task.fields[facts]}'),
             TimeRemainingColumn(),
+            TextColumn('left'),
             console=self.console,
             disable=not (active and self.console.is_terminal),
         )
-        self._task = self._progress.add_task('', total=horizon.total, completed=start, facts='')
+        self._task = self._progress.add_task(
+            '', total=horizon.total, completed=start, facts='starting ...'
+        )
         self._plain_at, self._clock, self._clock_step = 0.0, time.perf_counter(), start
         self._progress.start()
 

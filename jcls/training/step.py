@@ -53,8 +53,6 @@ def create_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         images = normalise(batch['image'], mean, std)
-        mask = batch['mask']
-        count = jnp.maximum(mask.sum(), 1)
         rng = jax.random.fold_in(key(seed), state.step)
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
@@ -66,18 +64,16 @@ def create_train_step(
                 rngs={'dropout': rng},
             )
             losses = loss(logits, targets(batch, logits))
-            return jnp.sum(losses * mask) / count, (logits, losses, updated['batch_stats'])
+            means = metrics.batch_means(logits, batch['label'], losses, batch['mask'])
+            return means['loss'], (means, updated['batch_stats'])
 
-        gradients, (logits, losses, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, (means, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
         step_direction, opt_state = direction.update(gradients, state.opt_state, state.params)
         lr = schedule(state.step)
         params = jax.tree.map(
             lambda p, d: p - (lr * d).astype(p.dtype), state.params, step_direction
         )
-        sums = metrics.batch_sums(logits, batch['label'], losses, mask)
-        measured = {name: sums[name] / count for name in ('loss', 'top1', 'top5')}
-        measured['gradient_norm'] = optax.tree.norm(gradients)
-        measured['learning_rate'] = lr
+        measured = {**means, 'gradient_norm': optax.tree.norm(gradients), 'learning_rate': lr}
         return State(state.step + 1, params, batch_stats, opt_state), measured
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
