@@ -201,9 +201,8 @@ def _holder(tree: dict[str, Any], path: str) -> tuple[Any, Any]:
         here = _place(steps[:depth])
         if isinstance(holder, list) and isinstance(step, int):
             if step >= len(holder):
-                raise ValueError(
-                    f'config.{here}[{step}]: no such item; the tuple has {len(holder)}, from 0 on'
-                )
+                known = ', '.join(map(str, range(len(holder))))
+                raise ValueError(f'config.{here}[{step}]: no such item (known: {known})')
         elif not isinstance(holder, dict) or isinstance(step, int):
             raise ValueError(f'config.{path}: config.{here} has no such part; set it as a whole')
         elif step not in holder:

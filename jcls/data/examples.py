@@ -100,4 +100,12 @@ def stratified_split(
     rows = train_test_split(
         np.arange(len(labels)), test_size=held_out, random_state=seed, stratify=labels
     )
+    for part, name in zip(rows, ('training', 'held-out'), strict=True):
+        missing = np.setdiff1d(labels, labels[part])
+        if len(missing):
+            raise ValueError(
+                f'config.data.val_fraction={fraction} leaves no {name} image of class '
+                f'{classes[missing[0]]!r}, which has {counts[missing[0]]}; use another fraction, '
+                'or give the validation images yourself'
+            )
     return np.sort(rows[0]), np.sort(rows[1])

@@ -62,7 +62,8 @@ def _scan(base: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
             str(Path(where) / file)
             for where, _, names in os.walk(base / name, followlinks=True)
             for file in names
-            if file.lower().endswith(EXTENSIONS) and file[0] != '.'
+            if file.lower().endswith(EXTENSIONS)
+            and not any(part[0] == '.' for part in (Path(where) / file).relative_to(base).parts)
         )
         if not found:
             raise ValueError(

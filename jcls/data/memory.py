@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,8 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
     if not path.is_file():
         raise ValueError(f'config.data.file={file!r}: no such file; np.savez(...) makes one')
     try:
-        stored = dict(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+        stored = dict(np.load(path, allow_pickle=False).items())
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f'config.data.file={file!r} is not a readable .npz file: {error}'
         ) from None
@@ -71,6 +72,11 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
                 f'{path}: {part}_labels must be integers [{len(images)}]; it is {labels.dtype} '
                 f'{list(labels.shape)}'
             )
+    channels = {part: (*images.shape, 1)[3] for part, (images, _) in sets.items()}
+    if len(set(channels.values())) > 1:
+        raise ValueError(
+            f'{path}: train_images have {channels["train"]} channels, val_images {channels["val"]}'
+        )
     highest = max(int(labels.max()) for _, labels in sets.values())
     classes = tuple(map(str, stored.get('classes', range(highest + 1))))
     for part, (_, labels) in sets.items():
@@ -82,13 +88,9 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
             )
     if 'val' not in sets:
         images, labels = sets['train']
+        rows = stratified_split(labels, classes, val_fraction, split_seed)
         sets = {
-            part: (images[rows], labels[rows])
-            for part, rows in zip(
-                ('train', 'val'),
-                stratified_split(labels, classes, val_fraction, split_seed),
-                strict=True,
-            )
+            part: (images[r], labels[r]) for part, r in zip(('train', 'val'), rows, strict=True)
         }
     train, val = (
         from_memory(*sets[part], classes, f'{path.name} {part}') for part in ('train', 'val')

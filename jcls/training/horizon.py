@@ -56,8 +56,10 @@ def create(duration: str, batch_size: int, examples: int) -> Horizon:
         total = _steps(duration, steps_per_epoch, None)
     except ValueError as error:
         raise ValueError(f'config.duration: {error}') from None
-    if not 1 <= total < 2**31:
-        raise ValueError(f'config.duration={duration!r} is {total} steps; 1 to {2**31 - 1} fit')
+    if total < 1:
+        raise ValueError(f'config.duration={duration!r} is {total} steps; at least 1')
+    if total >= 2**31:
+        raise ValueError(f'config.duration={duration!r} is too long: over {2**31 - 1} steps')
     return Horizon(total, steps_per_epoch, batch_size)
 
 

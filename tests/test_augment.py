@@ -1,0 +1,273 @@
+"""Every operation against torchvision's numbers, Pillow or a closed form."""
+
+from __future__ import annotations
+
+import collections
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+import jcls
+from jcls.data import augment
+from jcls.data.augment import OPERATIONS, Draw, Operation
+from jcls.data.runtime import tensorflow
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+ALPHA = 1e-3  # of a statistical test; every draw here is fixed, so none fails by chance later
+
+# Fields with which each operation surely changes the image `noise(40, 56)`.
+EACH: dict[str, dict[str, Any]] = {
+    'random_resized_crop': {'size': 24},
+    'resize': {'size': 31},
+    'center_crop': {'size': 33},
+    'pad_and_crop': {'size': 32, 'padding': 3},
+    'flip': {'probability': 1.0},
+}
+
+
+def composed(name: str, **fields: Any) -> Operation:
+    """One operation by its section."""
+    return augment.compose(({'name': name, **fields},), 'augment')
+
+
+def draw(index: int, word: int = 7) -> Draw:
+    """The random numbers that the pipeline gives an example."""
+    return Draw(tensorflow().constant([word, 64 * index], tensorflow().int64))
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """An image in which no two pixels are likely alike, none of them black."""
+    return np.random.default_rng(0).integers(1, 256, (height, width, channels), np.uint8)
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """An image whose pixels tell where they are, none of them black."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y & 255, x & 255, 16 * (y >> 8) + (x >> 8) + 1], -1).astype(np.uint8)
+
+
+def collect(function: Any, count: int) -> Any:
+    """`function` of a Draw, for as many examples, in one pass."""
+    tf = tensorflow()
+    examples = tf.data.Dataset.range(count).map(
+        lambda index: function(Draw(tf.stack([tf.constant(7, tf.int64), 64 * index]))),
+        num_parallel_calls=2,
+    )
+    return next(examples.batch(count).as_numpy_iterator())
+
+
+def p_of_share(hits: int, tries: int, share: float) -> float:
+    """How likely a share at least as far from the expected one is."""
+    return float(stats.binomtest(hits, tries, share).pvalue)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(375, 500), (500, 375), (60, 600), (32, 32)])
+def test_boxes_are_distributed_as_torchvisions(golden: Any, height: int, width: int) -> None:
+    """Place, size, area, aspect and the share of fallbacks are distributed as torchvision's."""
+    theirs = golden('transforms.npz')[f'rrc_{height}x{width}'].astype(float)
+    ours = collect(
+        lambda d: augment.random_box(height, width, d.uniform(2 * augment.TRIES + 2), SCALE, RATIO),
+        20_000,
+    )
+    assert ours.min(axis=0)[:2].min() >= 0
+    assert ours.min(axis=0)[2:].min() >= 1
+    assert (ours[:, 0] + ours[:, 2]).max() <= height
+    assert (ours[:, 1] + ours[:, 3]).max() <= width
+
+    def seen(box: np.ndarray) -> dict[str, np.ndarray]:
+        top, left, h, w = box.astype(float).T
+        return {
+            'top': top,
+            'left': left,
+            'height': h,
+            'width': w,
+            'area': h * w,
+            'aspect': w / h,
+            'place': (top + 0.5) / (height - h + 1) + (left + 0.5) / (width - w + 1),
+            'room below': height - h - top,
+        }
+
+    for what, values in seen(ours).items():
+        p = stats.ks_2samp(values, seen(theirs)[what]).pvalue
+        assert p > ALPHA, f'{what}: p = {p}'
+    if (height, width) == (60, 600):
+        central = [0, 260, 60, 80]
+        shares = [(boxes == central).all(axis=1).sum() for boxes in (ours, theirs)]
+        assert 0.01 < shares[1] / 20_000 < 0.99
+        table = [[share, 20_000 - share] for share in shares]
+        assert stats.chi2_contingency(table).pvalue > ALPHA, shares
+
+
+def test_boxes_in_closed_form() -> None:
+    """With one area and one aspect the box has that size; with none that fits it is central."""
+    square = collect(lambda d: augment.random_box(100, 64, d.uniform(22), (0.25,) * 2, (1, 1)), 400)
+    assert {tuple(size) for size in square[:, 2:].tolist()} == {(40, 40)}
+    assert set(square[:, 0]) == set(range(61))
+    assert set(square[:, 1]) == set(range(25))
+    for height, width, box in [(9, 91, (0, 39, 9, 12)), (91, 9, (39, 0, 12, 9))]:
+        u = np.full(22, 0.5, np.float32)
+        assert tuple(augment.random_box(height, width, u, (1.0, 1.0), RATIO).numpy()) == box
+
+
+@pytest.mark.parametrize('kind', ['pixels', 'png', 'jpeg 4:4:4', 'jpeg 4:2:0'])
+def test_random_resized_crop_is_pillows(golden: Any, kind: str) -> None:
+    """The pixels are Pillow's crop and resize of the drawn box, within a grey level."""
+    image = Image.fromarray(golden('transforms.npz')['eval_source'])
+    tensor = tensorflow().constant(np.asarray(image))
+    if kind != 'pixels':
+        file = io.BytesIO()
+        how = {} if kind == 'png' else {'quality': 92, 'subsampling': kind.removeprefix('jpeg ')}
+        image.save(file, kind.split()[0], **how)
+        tensor, image = tensorflow().constant(file.getvalue()), Image.open(file).convert('RGB')
+    operation = augment.random_resized_crop(size=96)
+    for index in range(25):
+        box = augment.random_box(375, 500, draw(index).uniform(22), SCALE, RATIO)
+        top, left, height, width = box.numpy().tolist()
+        cut = image.crop((left, top, left + width, top + height))
+        wanted = np.asarray(cut.resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
+        worst = np.abs(operation.apply(tensor, draw(index)).numpy() - wanted).max()
+        assert worst <= 1, f'{worst} grey levels in the box {(top, left, height, width)}'
+
+
+def test_evaluation_is_torchvisions(golden: Any) -> None:
+    """resize(232) and center_crop(224) make torchvision's image within a grey level."""
+    numbers = golden('transforms.npz')
+    chain = ({'name': 'resize', 'size': 232}, {'name': 'center_crop', 'size': 224})
+    found = augment.compose(chain, 'x').apply(
+        tensorflow().constant(numbers['eval_source']), draw(0)
+    )
+    assert found.shape == (224, 224, 3)
+    assert np.abs(found.numpy() - numbers['eval_image'].astype(int)).max() <= 1
+
+
+def test_resize_makes_torchvisions_sizes(golden: Any) -> None:
+    """Resizing gives, and foretells, the height and width that torchvision's does."""
+    for height, width, size, *wanted in golden('transforms.npz')['resize_table'].tolist():
+        operation = composed('resize', size=size)
+        image = tensorflow().zeros([height, width, 1], tensorflow().uint8)
+        assert operation.apply(image, draw(0)).shape[:2] == wanted, (height, width, size)
+        assert operation.extent((height, width)) == tuple(wanted), (height, width, size)
+
+
+def test_center_crop_is_placed_as_torchvisions(golden: Any) -> None:
+    """The central crop's corner is torchvision's for every margin."""
+    for height, width, size, top, left in golden('transforms.npz')['center_crop_table'].tolist():
+        image = coordinates(height, width)
+        found = composed('center_crop', size=size).apply(tensorflow().constant(image), draw(0))
+        np.testing.assert_array_equal(found, image[top : top + size, left : left + size])
+
+
+@pytest.mark.parametrize('is_file', [False, True])
+@pytest.mark.parametrize(
+    ('height', 'width', 'top', 'left', 'skipped'),
+    [(5, 4, 1, 2, (0, 0)), (3, 8, 2, 0, (0, 0)), (8, 7, 0, 0, (0, 0)), (5, 13, 1, 0, (0, 2))],
+)
+def test_center_crop_pads(
+    height: int, width: int, top: int, left: int, skipped: tuple[int, int], is_file: bool
+) -> None:
+    """A side smaller than the crop is centred on black, the odd pixel after it."""
+    image = coordinates(height, width)
+    wanted = np.zeros((8, 8, 3), np.uint8)
+    kept = image[skipped[0] :, skipped[1] :][:8, :8]
+    wanted[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'PNG')
+    tensor = tensorflow().constant(file.getvalue() if is_file else image)
+    found = composed('center_crop', size=8).apply(tensor, draw(0))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(('height', 'width', 'size', 'padding'), [(6, 6, 6, 2), (5, 7, 4, 1)])
+def test_pad_and_crop(height: int, width: int, size: int, padding: int) -> None:
+    """Every placement in the black-padded image occurs, all about equally often, and none else."""
+    image = coordinates(height, width)
+    padded = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
+    places = [
+        padded[top : top + size, left : left + size].tobytes()
+        for top in range(height + 2 * padding - size + 1)
+        for left in range(width + 2 * padding - size + 1)
+    ]
+    assert len(set(places)) == len(places)
+    operation = composed('pad_and_crop', size=size, padding=padding)
+    found = collect(lambda d: operation.apply(tensorflow().constant(image), d), 200 * len(places))
+    counts = collections.Counter(crop.tobytes() for crop in found)
+    assert set(counts) == set(places)
+    assert stats.chisquare([counts[place] for place in places]).pvalue > ALPHA
+
+
+def test_flip() -> None:
+    """An image is mirrored exactly with the given probability, whatever its crop was."""
+    image = coordinates(6, 6)
+    chain = ({'name': 'pad_and_crop', 'size': 6, 'padding': 1}, {'name': 'flip'})
+    both, crop_only = augment.compose(chain, 'x'), augment.compose(chain[:1], 'x')
+    tensor = tensorflow().constant(image)
+    found = collect(lambda d: both.apply(tensor, d), 4000)
+    crops = collect(lambda d: crop_only.apply(tensor, d), 4000)  # the same crops as in `both`
+    kept = (found == crops).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(found[~kept], crops[~kept][:, :, ::-1])
+    assert p_of_share(kept.sum(), 4000, 0.5) > ALPHA
+    places = collections.defaultdict(lambda: [0, 0])
+    for crop, same in zip(crops, kept, strict=True):
+        places[crop.tobytes()][int(same)] += 1
+    assert len(places) == 9
+    assert stats.chi2_contingency(list(places.values())).pvalue > ALPHA
+    for probability in (0.0, 0.1, 1.0):
+        operation = composed('flip', probability=probability)
+        share = (collect(lambda d, o=operation: o.apply(tensor, d), 1000) != image).any((1, 2, 3))
+        assert p_of_share(share.sum(), 1000, probability) > ALPHA
+
+
+@pytest.mark.parametrize('name', OPERATIONS)
+def test_every_operation(name: str) -> None:
+    """Each operation changes an image, the same way for the same draw, and foretells its size."""
+    operation = composed(name, **EACH[name])
+    for height, width in ((40, 56), (57, 40), (35, 35)):
+        image = tensorflow().constant(noise(height, width))
+        found = operation.apply(image, draw(3)).numpy()
+        assert found.dtype == np.uint8
+        assert not np.array_equal(found, image)
+        np.testing.assert_array_equal(found, operation.apply(image, draw(3)))
+        assert operation.extent((height, width)) == found.shape[:2]
+        assert operation.extent(None) in (None, found.shape[:2])
+        assert operation.apply(image[..., :1], draw(3)).shape == (*found.shape[:2], 1)
+
+
+def test_nothing_to_do_decodes() -> None:
+    """An empty list of operations gives the pixels as they are and keeps the size."""
+    image, nothing = noise(5, 7), augment.compose((), 'augment')
+    np.testing.assert_array_equal(nothing.apply(tensorflow().constant(image), draw(0)), image)
+    assert nothing.extent((5, 7)) == (5, 7)
+    assert nothing.extent(None) is None
+
+
+@pytest.mark.parametrize(
+    ('section', 'message'),
+    [
+        ({'name': 'flop'}, r"config\.augment\[1\]\.name.*'flop'.*did you mean 'flip'"),
+        ({'name': 'flip', 'probabilty': 1.0}, r"augment\[1\]\.probabilty.*mean 'probability'"),
+        ({'name': 'flip', 'probability': 1.5}, r'augment\[1\].*probability=1\.5.*\[0, 1\]'),
+        ({'name': 'resize', 'size': 'big'}, r"augment\[1\]\.size.*int.*'big'"),
+        ({'name': 'resize', 'size': 0}, r'augment\[1\].*size=0.*at least 1'),
+        ({'name': 'center_crop', 'size': -1}, r'augment\[1\].*size=-1.*at least 1'),
+        ({'name': 'pad_and_crop', 'size': 0}, r'augment\[1\].*size=0.*at least 1'),
+        ({'name': 'pad_and_crop', 'padding': -1}, r'augment\[1\].*padding=-1.*negative'),
+        ({'name': 'random_resized_crop', 'size': 0}, r'augment\[1\].*size=0.*at least 1'),
+        ({'name': 'random_resized_crop', 'scale': (0.5, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
+        ({'name': 'random_resized_crop', 'scale': (0.0, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
+        ({'name': 'random_resized_crop', 'ratio': (0.0, 1.0)}, r'augment\[1\].*ratio=.*0 < low'),
+    ],
+)
+def test_errors_name_the_place(tiny: dict[str, Any], section: dict[str, Any], message: str) -> None:
+    """An unknown operation or field or an impossible value is an error that says where it is."""
+    good = {'name': 'pad_and_crop', 'size': 8, 'padding': 1}
+    with pytest.raises(ValueError, match=message):
+        jcls.build({**tiny, 'augment': (good, section)})
+
+
+def test_the_table_is_covered() -> None:
+    """Every operation of the table is tried by the tests above."""
+    assert set(EACH) == set(OPERATIONS)

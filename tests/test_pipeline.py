@@ -1,0 +1,338 @@
+"""Order, shares, reproducibility, padding and damage of the batches."""
+
+from __future__ import annotations
+
+import collections
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from jcls.data import augment, pipeline
+from jcls.data.pipeline import Batch, Damage, Share
+from jcls.data.runtime import tensorflow
+from jcls.data.source import Source, folder
+
+MEAN = (0.2, 0.5, 0.8)
+MEAN_COLOUR = (51, 128, 204)  # round(255 * MEAN), half to even: 127.5 -> 128
+RANDOM = (
+    {'name': 'random_resized_crop', 'size': 8},
+    {'name': 'pad_and_crop', 'size': 8, 'padding': 1},
+    {'name': 'flip'},
+)
+FOUR = Share(4)
+CENTRAL = ({'name': 'center_crop', 'size': 16},)
+
+
+def memory(examples: int, classes: int = 3) -> Source:
+    """Noise of 12 x 12 in memory, sorted by class."""
+    images = np.random.default_rng(0).integers(0, 256, (examples, 12, 12, 3), np.uint8)
+    labels = np.sort(np.arange(examples) % classes).astype(np.int32)
+    tf = tensorflow()
+    stored = tf.constant(images)
+    names = tuple('abcdefghij'[:classes])
+    return Source(labels, names, lambda i: tf.gather(stored, i), str, 3, (12, 12))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Source:
+    """Twelve files of 21 x 18 noise, six of each of two classes, half JPEG and half PNG."""
+    random = np.random.default_rng(0)
+    for part in ('train', 'val'):
+        for name in ('0 a.jpg', '1 b.png', '2 c.jpg', '3 d.png', '4 e.jpg', '5 f.png'):
+            for label in ('left', 'right'):
+                (tmp_path / part / label).mkdir(parents=True, exist_ok=True)
+                pixels = random.integers(0, 256, (21, 18, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / label / name, quality=95)
+    return folder(dir=str(tmp_path))[0]
+
+
+def read(source: Source, rows: Any, steps: range, chain: Any, damage: Damage | None) -> list[Batch]:
+    """The batches of some steps, made writable."""
+    operation = augment.compose(chain, 'augment')
+    start, stop = steps.start, steps.stop
+    found = pipeline.batches(
+        source, operation, rows, start, stop, mean=MEAN, damage=damage or Damage()
+    )
+    return [{key: value.copy() for key, value in batch.items()} for batch in found]
+
+
+def train(
+    source: Source,
+    steps: range,
+    damage: Damage | None = None,
+    *,
+    chain: tuple[dict[str, Any], ...] = RANDOM,
+    seed: int = 0,
+    share: Share = FOUR,
+) -> list[Batch]:
+    """Training batches of some steps."""
+    return read(source, pipeline.train_rows(len(source), seed, share), steps, chain, damage)
+
+
+def in_order(source: Source, size: int, damage: Damage | None = None) -> list[Batch]:
+    """Evaluation batches of a whole source."""
+    rows, steps = pipeline.eval_rows(np.arange(len(source)), Share(size))
+    return read(source, rows, range(steps), CENTRAL, damage)
+
+
+def mask_out(batches: list[Batch], rows: Any, indices: tuple[int, ...]) -> None:
+    """What damage of these examples should do to the batches."""
+    for step, batch in enumerate(batches):
+        bad = np.isin(rows(step)[:, 0], indices)
+        batch['mask'][bad] = 0
+        batch['image'][bad] = MEAN_COLOUR
+
+
+def join(batches: list[Batch], key: str = 'image') -> np.ndarray:
+    return np.concatenate([batch[key] for batch in batches])
+
+
+def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
+    """Bit for bit."""
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        assert {key: value.dtype for key, value in a.items()} == {
+            'image': np.uint8,
+            'label': np.int32,
+            'mask': np.float32,
+        }
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def truncate(path: str) -> None:
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: len(data) * 2 // 3])
+
+
+def philox(seed: int, epoch: int, count: int) -> list[int]:
+    """Philox4x64-10 of Salmon et al. 2011, counting from 1."""
+    outputs: list[int] = []
+    for counter in range(1, -(-count // 4) + 1):
+        c, key = [counter, 0, 0, 0], [seed, epoch]
+        for _ in range(10):
+            first, second = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+            low = 2**64 - 1
+            c = [
+                second >> 64 ^ c[1] ^ key[0],
+                second & low,
+                first >> 64 ^ c[3] ^ key[1],
+                first & low,
+            ]
+            key = [key[0] + 0x9E3779B97F4A7C15 & low, key[1] + 0xBB67AE8584CAA73B & low]
+        outputs += c
+    return outputs[:count]
+
+
+@pytest.mark.parametrize(
+    ('seed', 'epoch', 'examples'), [(0, 0, 1), (0, 7, 103), (2**32 - 1, 1, 50)]
+)
+def test_order_is_an_argsort_of_philox(seed: int, epoch: int, examples: int) -> None:
+    """An epoch's order sorts the examples by their Philox numbers, written out here."""
+    numbers = philox(seed, epoch, examples)
+    wanted = sorted(range(examples), key=lambda i: (numbers[i], i))
+    found = pipeline.epoch_order(seed, epoch, examples)
+    assert found.tolist() == wanted
+    assert found.dtype == np.int64
+
+
+def test_orders_are_unrelated() -> None:
+    """Epochs and seeds are uncorrelated, and half an epoch of a sorted source has all classes."""
+    places = {
+        key: np.argsort(pipeline.epoch_order(*key, 10_000))
+        for key in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
+    }
+    for a in places:
+        for b in places:
+            if a < b:
+                assert abs(stats.spearmanr(places[a], places[b]).statistic) < 0.05, (a, b)
+    for key, place in places.items():
+        assert abs(stats.spearmanr(place, np.arange(10_000)).statistic) < 0.05
+        first_half = (place < 5000).reshape(10, 1000).sum(axis=1)  # of ten classes of a thousand
+        assert np.abs(first_half - 500).max() < 60, key  # the standard deviation is 15
+
+
+@pytest.mark.parametrize(('examples', 'size'), [(23, 5), (24, 8), (7, 7), (9, 8)])
+def test_an_epoch_of_training(examples: int, size: int) -> None:
+    """An epoch is floor(N / B) steps without a repetition; all examples are left out in turn."""
+    rows = pipeline.train_rows(examples, 3, Share(size))
+    steps, left_out = examples // size, collections.Counter()
+    for epoch in range(200):
+        seen = np.concatenate([rows(epoch * steps + i) for i in range(steps)])
+        assert len(set(seen[:, 0])) == steps * size
+        np.testing.assert_array_equal(
+            seen[:, 0], pipeline.epoch_order(3, epoch, examples)[: len(seen)]
+        )
+        assert set(seen[:, 1]) == {pipeline.epoch_word(3, epoch)}
+        left_out.update(set(range(examples)) - set(seen[:, 0]))
+    if examples % size:
+        assert stats.chisquare([left_out[i] for i in range(examples)]).pvalue > 1e-3
+    assert sum(left_out.values()) == 200 * (examples % size)
+    words = {pipeline.epoch_word(seed, epoch) for seed in range(100) for epoch in range(100)}
+    assert len(words) == 10_000
+
+
+def test_any_start_gives_the_same_batches() -> None:
+    """A pipeline that starts at a step gives, bit for bit, what one from the beginning does."""
+    source = memory(23)
+    whole = train(source, range(13))  # five steps an epoch
+    assert [batch['image'].shape for batch in whole] == [(4, 8, 8, 3)] * 13
+    for start in (1, 4, 5, 12):
+        assert_same(train(source, range(start, 13)), whole[start:])
+    assert train(source, range(13, 13)) == []
+
+
+def test_a_change_of_seed_or_epoch_changes_the_images() -> None:
+    """An example's image depends on seed and epoch; not on the batch size or its neighbours."""
+    source = memory(24)
+
+    def by_example(size: int, seed: int, epoch: int) -> dict[int, bytes]:
+        steps = range(epoch * (24 // size), (epoch + 1) * (24 // size))
+        batches = train(source, steps, seed=seed, share=Share(size))
+        order = pipeline.epoch_order(seed, epoch, 24)
+        np.testing.assert_array_equal(join(batches, 'label'), source.labels[order])
+        return {i: image.tobytes() for i, image in zip(order, join(batches), strict=True)}
+
+    first = by_example(4, 0, 0)
+    assert by_example(6, 0, 0) == first
+    assert len(set(first.values())) == 24
+    for seed, epoch in [(0, 1), (1, 0), (1, 1)]:
+        other = by_example(4, seed, epoch)
+        assert sum(other[i] == first[i] for i in range(24)) == 0
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_the_shares_of_processes_are_the_batch(processes: int) -> None:
+    """The rows of all processes, one after the other, are the batch of a single one."""
+    source = memory(23)
+    shares = [train(source, range(7), share=Share(4, p, processes)) for p in range(processes)]
+    joined = [
+        {key: join(list(parts), key) for key in ('image', 'label', 'mask')}
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_same(joined, train(source, range(7)))
+    with pytest.raises(ValueError, match=r'config\.batch_size=4 does not divide over 3 processes'):
+        Share(4, 0, 3).rows()
+
+
+@pytest.mark.parametrize('examples', [1, 4, 10, 12])
+@pytest.mark.parametrize(('size', 'processes'), [(4, 1), (4, 2), (1, 1), (16, 4)])
+def test_evaluation_rows(examples: int, size: int, processes: int) -> None:
+    """Every example stands in exactly one row of one process; the other rows are padding."""
+    order = np.random.default_rng(0).permutation(examples) + 5
+    seen = []
+    for process in range(processes):
+        rows, steps = pipeline.eval_rows(order, Share(size, process, processes))
+        assert steps == -(-examples // size)
+        seen.append(np.stack([rows(step) for step in range(steps)]))
+    index = np.concatenate(seen, axis=1)[..., 0].ravel()
+    np.testing.assert_array_equal(index[:examples], order)
+    assert (index[examples:] == -1).all()
+
+
+def test_evaluation_is_exact() -> None:
+    """Ten images in batches of four are each there once with mask 1, and two rows are masked."""
+    source = memory(10)
+    rows, steps = pipeline.eval_rows(np.arange(10), Share(4))
+    batches = read(source, rows, range(steps), (), None)
+    np.testing.assert_array_equal(join(batches, 'mask'), [1] * 10 + [0] * 2)
+    np.testing.assert_array_equal(join(batches, 'label')[:10], source.labels)
+    images = np.stack([source.read(i).numpy() for i in range(10)])
+    np.testing.assert_array_equal(join(batches)[:10], images)
+    assert (join(batches)[10:] == MEAN_COLOUR).all()
+
+
+def test_images_of_different_sizes_are_refused(files: Source) -> None:
+    """A chain that leaves images of different sizes is an error that names the cure."""
+    with pytest.raises(ValueError, match=r'config\.augment.*random_resized_crop, center_crop'):
+        train(files, range(1), chain=({'name': 'flip'},))
+
+
+def test_a_failure_without_damage_says_what_failed(files: Source) -> None:
+    """An operation that cannot take a sound image is an error with the step and its message."""
+    chain = ({'name': 'pad_and_crop', 'size': 64, 'padding': 0},)
+    with pytest.raises(ValueError, match=r'step 0.*pad_and_crop: size=64 is larger'):
+        train(files, range(1), chain=chain, damage=Damage(12))
+
+
+def test_damaged_images_keep_their_places(files: Source, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is masked and of the mean colour, named and counted once; all else is as without it."""
+    wanted = in_order(files, 5)
+    bad = (0, 3, 7, 10)
+    vanished, truncated, empty, text = map(files.name, bad)
+    Path(vanished).unlink()
+    truncate(truncated)
+    Path(empty).write_bytes(b'')
+    Path(text).write_text('<html>404 Not Found</html>')
+    damage = Damage(4)
+    with caplog.at_level(logging.WARNING, logger='jcls'):
+        found = in_order(files, 5, damage)
+    mask_out(wanted, pipeline.eval_rows(np.arange(12), Share(5))[0], bad)
+    assert_same(found, wanted)
+    assert list(damage.reasons) == [vanished, truncated, empty, text]
+    assert len(caplog.records) == 4
+    for name, reason in damage.reasons.items():
+        assert f'{name} ({reason})' in caplog.text
+        assert reason
+        assert not any(noise in reason for noise in ('{{', '[[', '[Op:', '__wrapped__')), reason
+
+
+def test_too_much_damage_is_an_error(files: Source) -> None:
+    """One damaged image more than allowed stops with the names of all and the field to raise."""
+    truncate(files.name(1))
+    Path(files.name(6)).unlink()
+    assert np.sum(join(in_order(files, 4, Damage(2)), 'mask')) == 10
+    for limit, named in [(1, (1, 6)), (0, (1,))]:
+        with pytest.raises(ValueError, match=rf'config\.data\.max_damaged={limit}\b') as error:
+            in_order(files, 4, Damage(limit))
+        for which in named:
+            assert files.name(which) in str(error.value)
+
+
+def test_a_whole_batch_of_damage(files: Source) -> None:
+    """A batch without a readable image is wholly masked, and the next one is read."""
+    wanted = in_order(files, 4)
+    for which in range(4, 8):
+        truncate(files.name(which))
+    found = in_order(files, 4, Damage(4))
+    assert not found[1]['mask'].any()
+    assert (found[1]['image'] == MEAN_COLOUR).all()
+    assert_same([found[0], found[2]], [wanted[0], wanted[2]])
+
+
+def test_damage_in_training(files: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage is looked into once, stays masked in every epoch, and disturbs no other example."""
+    wanted = train(files, range(9))  # three steps an epoch
+    for which in (2, 3, 11):
+        truncate(files.name(which))
+    examined: list[int] = []
+    original = pipeline._examine
+    monkeypatch.setattr(
+        pipeline, '_examine', lambda source, i: examined.extend(i) or original(source, i)
+    )
+    damage = Damage(3)
+    found = train(files, range(9), damage)
+    mask_out(wanted, pipeline.train_rows(12, 0, Share(4)), (2, 3, 11))
+    assert_same(found, wanted)
+    assert sorted(damage.reasons) == sorted(map(files.name, (2, 3, 11)))
+    assert all(examined.count(which) == 1 for which in (2, 3, 11))
+    assert len(examined) <= 12
+    assert_same(train(files, range(5, 9), Damage(3)), wanted[5:])
+    second = train(files, range(9), Damage(3), share=Share(4, 1, 2))
+    np.testing.assert_array_equal(join(second), np.concatenate([b['image'][2:] for b in wanted]))
+
+
+def test_a_resumed_run_sees_the_same_damage(files: Source) -> None:
+    """A JPEG with damage that some crops miss is masked at the same steps wherever a run starts."""
+    path = Path(files.name(0))
+    data = path.read_bytes()
+    place = len(data) * 9 // 10
+    path.write_bytes(data[:place] + b'\xff\xf0' + data[place + 2 :])
+    whole = [batch['mask'].sum() for batch in train(files, range(60), Damage(1))]
+    resumed = [batch['mask'].sum() for batch in train(files, range(36, 60), Damage(1))]
+    assert resumed == whole[36:]

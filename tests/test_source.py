@@ -1,0 +1,308 @@
+"""What each source holds, how it is split, and what it says when something is amiss."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from jcls.data import decode, source
+from jcls.data.runtime import tensorflow
+from jcls.data.source import SOURCES, Source
+
+
+def everything(found: Source) -> np.ndarray:
+    """All images of a source in memory."""
+    examples = tensorflow().data.Dataset.range(len(found)).map(found.read)
+    return next(examples.batch(len(found)).as_numpy_iterator())
+
+
+def names(found: Source) -> list[str]:
+    """What the examples of a source are called."""
+    return [found.name(i) for i in range(len(found))]
+
+
+def contents(found: Source) -> collections.Counter:
+    """How often each pair of image and label occurs."""
+    pairs = zip(everything(found), found.labels, strict=True)
+    return collections.Counter((image.tobytes(), int(label)) for image, label in pairs)
+
+
+def numbers(count: int, *shape: int) -> np.ndarray:
+    """Different images."""
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
+
+
+def stored(folder: Path, **arrays: Any) -> str:
+    """An .npz file of twelve images and labels, changed by `arrays` (None: left out)."""
+    good = {'train_images': numbers(12, 4, 5, 3), 'train_labels': np.arange(12) % 3}
+    good |= {key: np.asarray(value) for key, value in arrays.items() if value is not None}
+    path = folder / 'my.npz'
+    np.savez(path, **{key: value for key, value in good.items() if arrays.get(key, 0) is not None})
+    return str(path)
+
+
+def paint(*paths: Path) -> None:
+    """An image file, one colour and unlike the others, at each path."""
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {'.jpg': 'JPEG', '.jpeg': 'JPEG'}.get(path.suffix.lower())
+        Image.new('RGB', (3, 2), (i, 0, 0)).save(path, kind)
+
+
+def classes_of(root: Path, **counts: int) -> Path:
+    """A folder with so many PNG files in each class."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        paint(*(root / name / f'{i:03d}.png' for i in range(count)))
+    return root
+
+
+def labelled(found: Source) -> dict[str, str]:
+    """The class of each file."""
+    return {found.name(i): found.classes[label] for i, label in enumerate(found.labels)}
+
+
+def test_digits_are_scikit_learns() -> None:
+    """Both sets together hold each digit of scikit-learn once, on a scale of 0 to 255."""
+    train, val = source.digits()
+    bunch = load_digits()
+    images = np.concatenate([everything(train), everything(val)])
+    assert images.dtype == np.uint8
+    assert images.shape == (1797, 8, 8, 3)
+    assert (images.min(), images.max()) == (0, 255)
+    back = np.rint(images / 255 * 16).astype(int)
+    assert (back == back[..., :1]).all()
+    assert np.abs(images - back * 255 / 16).max() <= 0.5
+    found = zip(back[..., 0], [*train.labels, *val.labels], strict=True)
+    wanted = zip(bunch.images.astype(int), bunch.target, strict=True)
+    assert collections.Counter((i.tobytes(), int(label)) for i, label in found) == (
+        collections.Counter((i.tobytes(), int(label)) for i, label in wanted)
+    )
+    assert train.classes == val.classes == tuple('0123456789')
+    assert train.extent == val.extent == (8, 8)
+    assert train.labels.dtype == val.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize('fraction', [0.2, 0.5])
+def test_digits_are_split_by_class(fraction: float) -> None:
+    """Every class gives its share to the held-out set; the seed alone decides which digits."""
+    train, val = source.digits(val_fraction=fraction, split_seed=1)
+    counts = np.bincount(load_digits().target)
+    assert np.abs(np.bincount(val.labels) - fraction * counts).max() <= 1
+    assert len(train) + len(val) == 1797
+    again, other = (source.digits(val_fraction=fraction, split_seed=seed)[1] for seed in (1, 2))
+    assert contents(again) == contents(val)
+    assert contents(other) != contents(val)
+
+
+def test_arrays_with_their_own_validation_set(tmp_path: Path) -> None:
+    """Images, labels and class names are those of the file, in its order."""
+    images, labels = numbers(5, 4, 5, 3), np.array([2, 0, 1, 0, 2], np.uint8)
+    given = {'val_images': images, 'val_labels': labels, 'classes': ['ox', 'owl', 'eel']}
+    file = stored(tmp_path, **given)
+    train, val = source.arrays(file=file)
+    np.testing.assert_array_equal(everything(train), numbers(12, 4, 5, 3))
+    np.testing.assert_array_equal(everything(val), images)
+    np.testing.assert_array_equal(train.labels, np.arange(12) % 3)
+    np.testing.assert_array_equal(val.labels, labels)
+    assert train.classes == val.classes == ('ox', 'owl', 'eel')
+    assert (train.extent, train.channels, val.labels.dtype) == ((4, 5), 3, np.int32)
+    assert 'val' in val.name(3)
+    assert '3' in val.name(3)
+
+
+def test_grey_arrays(tmp_path: Path) -> None:
+    """Images [N, H, W] become [N, H, W, 1], and `mean` and `std` then have one value."""
+    file = stored(tmp_path, train_images=numbers(12, 4, 5))
+    data = source.create(name='arrays', file=file, val_fraction=0.25, mean=(0.5,), std=(0.2,))
+    assert data.channels == data.train.channels == 1
+    assert contents(data.train) + contents(data.val) == collections.Counter(
+        (image.tobytes(), i % 3) for i, image in enumerate(numbers(12, 4, 5))
+    )
+    assert everything(data.train).shape == (9, 4, 5, 1)
+    assert sorted(data.val.labels) == [0, 1, 2]
+    assert data.train.classes == ('0', '1', '2')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'train_images': None}, r"my\.npz lacks 'train_images'; it has train_labels"),
+        ({'train_labels': None}, r"my\.npz lacks 'train_labels'; it has train_images"),
+        ({'val_images': numbers(2, 4, 5, 3)}, r'one of val_images and val_labels; give both'),
+        ({'train_images': np.zeros((12, 4, 5, 3))}, r'train_images must be uint8.*float64'),
+        ({'train_images': numbers(12, 4)}, r'train_images must be uint8.*\[12, 4\]'),
+        ({'train_images': numbers(0, 4, 5, 3)}, r'train_images must be .*N > 0.*\[0, 4, 5, 3\]'),
+        ({'train_labels': np.zeros(12)}, r'train_labels must be integers \[12\].*float64 \[12\]'),
+        ({'train_labels': np.zeros(11, int)}, r'train_labels must be integers \[12\].*\[11\]'),
+        ({'train_labels': np.eye(12, dtype=int)}, r'train_labels must be integers.*\[12, 12\]'),
+        ({'train_labels': [0, 1] * 5 + [-1, 1]}, r'train_labels\[10\] is -1, .*in 0\.\.1'),
+        ({'classes': ['a', 'b']}, r'train_labels\[2\] is 2, .*in 0\.\.1 \(2 classes\)'),
+        (
+            {'val_images': numbers(2, 4, 5, 3), 'val_labels': [0, 9], 'classes': ['a', 'b', 'c']},
+            r'val_labels\[1\] is 9, .*in 0\.\.2 \(3 classes\)',
+        ),
+        ({'val_images': numbers(2, 4, 5, 1), 'val_labels': [0, 1]}, r'my\.npz.*val_images'),
+    ],
+)
+def test_what_is_wrong_with_arrays(tmp_path: Path, changes: Any, message: str) -> None:
+    """A fault in a file of arrays is an error with the file, the array and the entry."""
+    with pytest.raises(ValueError, match=message) as error:
+        source.create(name='arrays', file=stored(tmp_path, **changes))
+    assert 'my.npz' in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['missing', 'text', 'empty', 'npy', 'first half', 'changed'])
+def test_unreadable_array_files(tmp_path: Path, kind: str) -> None:
+    """A file that is missing, damaged or no .npz is an error that names the field and the file."""
+    path = Path(stored(tmp_path))
+    whole = path.read_bytes()
+    if kind == 'npy':
+        with path.open('wb') as file:
+            np.save(file, np.arange(3))
+    elif kind == 'missing':
+        path.unlink()
+    else:
+        half, changed = whole[: len(whole) // 2], whole[:300] + b'\x00\x01\x02' + whole[303:]
+        data = {'text': b'hello', 'empty': b'', 'first half': half, 'changed': changed}
+        path.write_bytes(data[kind])
+    with pytest.raises(ValueError, match=r"config\.data\.file='.*my\.npz'"):
+        source.arrays(file=str(path))
+
+
+def test_synthetic() -> None:
+    """Labels take turns, images come from the pool, and two calls give the same."""
+    fields = {'examples': 23, 'size': 6, 'channels': 2, 'num_classes': 5, 'pool': 4}
+    train, val = source.synthetic(**fields)
+    np.testing.assert_array_equal(train.labels, np.arange(23) % 5)
+    images = everything(train)
+    assert images.shape == (23, 6, 6, 2)
+    assert len({image.tobytes() for image in images}) == 4
+    np.testing.assert_array_equal(images, everything(source.synthetic(**fields)[1]))
+    assert (train.channels, train.extent, len(train.classes), len(val)) == (2, (6, 6), 5, 23)
+
+
+def test_folder_with_two_sets(tmp_path: Path) -> None:
+    """Each set is its folder's, its classes sorted, sub-folders and upper case included."""
+    for part in ('train', 'val'):
+        classes_of(tmp_path / part, zebra=2, ant=1, Bee=1)
+    deep = tmp_path / 'train' / 'ant' / 'more' / 'yet more'
+    kept = [deep / f'ü x{end}' for end in ('.jpg', '.JPEG', '.png', '.Bmp', '.gif')]
+    paint(*kept)
+    ignored = [deep / '.hidden.png', tmp_path / 'train' / '.git' / 'x.png', tmp_path / 'top.png']
+    paint(*ignored, tmp_path / 'train' / 'outside.png', tmp_path / 'train' / 'ant' / '._mac.png')
+    for name in ('notes.txt', 'Thumbs.db', 'png'):
+        (deep / name).write_text('no image')
+    train, val = source.folder(dir=str(tmp_path))
+    assert train.classes == val.classes == ('Bee', 'ant', 'zebra')
+    wanted = {str(path): 'ant' for path in kept}
+    for label, file in [('ant', '000'), ('Bee', '000'), ('zebra', '000'), ('zebra', '001')]:
+        wanted[str(tmp_path / 'train' / label / f'{file}.png')] = label
+    assert labelled(train) == wanted
+    assert len(val) == 4
+    assert all(Path(name).parts[-3] == 'val' for name in names(val))
+    for i, name in enumerate(names(train)):
+        red = decode.pixels(train.read(tensorflow().constant(i))).numpy()[0, 0, 0]
+        assert abs(int(red) - np.asarray(Image.open(name).convert('RGB'))[0, 0, 0]) <= 1
+
+
+def test_hidden_folders_do_not_count(tmp_path: Path) -> None:
+    """A file in a hidden folder of a class is as hidden as a hidden file."""
+    classes_of(tmp_path, a=4, b=4)
+    paint(tmp_path / 'a' / '.thumbnails' / 'x.png')
+    both = [
+        name for part in source.folder(dir=str(tmp_path), val_fraction=0.5) for name in names(part)
+    ]
+    assert not [name for name in both if '.thumbnails' in name]
+
+
+@pytest.mark.parametrize('inside', ['', 'train'])
+def test_folder_is_split(tmp_path: Path, inside: str) -> None:
+    """Without val/ a stratified part is held out: disjoint, and the seed's alone."""
+    classes_of(tmp_path / inside, a=40, b=20, c=10)
+
+    def held_out(seed: int) -> set[str]:
+        train, val = source.folder(dir=str(tmp_path), val_fraction=0.2, split_seed=seed)
+        assert np.bincount(train.labels).tolist() == [32, 16, 8]
+        assert np.bincount(val.labels).tolist() == [8, 4, 2]
+        assert len(set(names(train)) | set(names(val))) == 70
+        assert all(Path(n).parent.name == c for s in (train, val) for n, c in labelled(s).items())
+        return set(names(val))
+
+    assert held_out(0) == held_out(0)
+    assert held_out(0) != held_out(1)
+
+
+@pytest.mark.parametrize(('counts', 'fraction'), [((97, 3), 0.1), ((2, 100), 0.95)])
+def test_each_class_is_in_both_parts(
+    tmp_path: Path, counts: tuple[int, int], fraction: float
+) -> None:
+    """A split gives some of every class, however rare, to both sets or is refused."""
+    labels = np.repeat([0, 1], counts)
+    file = stored(tmp_path, train_images=numbers(len(labels), 2, 2, 3), train_labels=labels)
+    try:
+        sets = source.arrays(file=file, val_fraction=fraction)
+    except ValueError:
+        return
+    assert [len(set(part.labels)) for part in sets] == [2, 2]
+
+
+def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
+    """A folder that cannot be used is an error that names it and says what to do."""
+    (tmp_path / 'file').write_text('x')
+    (tmp_path / 'empty').mkdir()
+    paint(tmp_path / 'flat' / '0.png')
+    classes_of(tmp_path / 'hole', a=2, b=0)
+    classes_of(tmp_path / 'only val' / 'val', a=2)
+    classes_of(tmp_path / 'differ' / 'train', a=2, b=2)
+    classes_of(tmp_path / 'differ' / 'val', b=2, c=2)
+    classes_of(tmp_path / 'few', **dict.fromkeys('abcdefgh', 3))
+    classes_of(tmp_path / 'single', a=1, b=9)
+    wrong = {
+        'missing': r"config\.data\.dir='.*missing': no such folder",
+        'file': r"config\.data\.dir='.*file': no such folder",
+        'empty': r'empty has no class folders; expected .*empty/<class>/<image>\.jpg',
+        'flat': r'flat has no class folders; expected .*flat/<class>/<image>\.jpg',
+        'hole': r'hole/b has no images \(\.jpg.*\); add some or remove the folder',
+        'only val': r'only val has val/ but no train/; give both',
+        'differ': r"differ: .*only in train/: \['a'\], only in val/: \['c'\]",
+        'few': r'config\.data\.val_fraction=0\.1.* 24 .* 8 classes',
+        'single': r"class 'a' has 1 image",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            source.folder(dir=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'name': 'digit'}, r"unknown data source 'digit'; did you mean 'digits'.*known: digits"),
+        ({'mean': (0.5,)}, r"config\.data\.mean has 1 values, .*'digits' have 3 channels"),
+        ({'std': (1.0,) * 4}, r'config\.data\.std has 4 values'),
+        ({'std': (0.2, 0.0, 0.2)}, r'config\.data\.std=.*every value must be positive'),
+        ({'max_damaged': -1}, r'config\.data\.max_damaged=-1: must not be negative'),
+        ({'val_fraction': 0.0}, r'config\.data\.val_fraction=0\.0: must lie between 0 and 1'),
+        ({'val_fraction': 1.0}, r'config\.data\.val_fraction=1\.0: must lie between 0 and 1'),
+        ({'name': 'synthetic', 'examples': 0}, r'config\.data\.examples=0: at least 1'),
+        ({'name': 'synthetic', 'size': 0}, r'config\.data\.size=0: at least 1'),
+        ({'name': 'synthetic', 'channels': 0}, r'config\.data\.channels=0: at least 1'),
+        ({'name': 'synthetic', 'pool': 0}, r'config\.data\.pool=0: at least 1'),
+        ({'name': 'synthetic', 'num_classes': 1}, r'config\.data\.num_classes=1: at least 2'),
+    ],
+)
+def test_impossible_fields(fields: dict[str, Any], message: str) -> None:
+    """An impossible value is an error that names the field and what may stand there."""
+    with pytest.raises(ValueError, match=message):
+        source.create(**{'name': 'digits', **fields})
+
+
+def test_the_table_is_covered() -> None:
+    """Every source of the table is tried by the tests above."""
+    assert set(SOURCES) == {'digits', 'arrays', 'synthetic', 'folder'}
