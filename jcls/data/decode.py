@@ -7,7 +7,10 @@ integer DCT and, on resizing, an antialiased triangle filter.
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+import numpy as np
 
 from jcls.data.runtime import tensorflow
 
@@ -48,18 +51,33 @@ def pixels(image: Image) -> Any:
 
 
 def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
-    """The box as uint8 [height, width, C]; it must lie inside the image."""
+    """The box as uint8 [height, width, C]; it must lie inside the image.
+
+    Of a JPEG one pixel more on every side is decoded, so that the colours at the border are
+    interpolated from the very neighbours that a whole decode sees.
+    """
     tf = tensorflow()
     if not is_encoded(image):
         return image[top : top + height, left : left + width]
     # A JPEG cut off below the crop would decode without complaint: without its end marker it is
     # decoded whole, which finds the damage whatever the crop.
     whole = tf.strings.substr(image, -2, 2) == b'\xff\xd9'
+
+    def part() -> Any:
+        rows, columns = size(image)
+        y, x = tf.maximum(top - 1, 0), tf.maximum(left - 1, 0)
+        box = [
+            y,
+            x,
+            tf.minimum(top + height + 1, rows) - y,
+            tf.minimum(left + width + 1, columns) - x,
+        ]
+        around = tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=DCT)
+        return around[top - y : top - y + height, left - x : left - x + width]
+
     decoded = tf.cond(
         tf.logical_and(tf.io.is_jpeg(image), whole),
-        lambda: tf.image.decode_and_crop_jpeg(
-            image, [top, left, height, width], channels=3, dct_method=DCT
-        ),
+        part,
         lambda: pixels(image)[top : top + height, left : left + width],
     )
     return tf.ensure_shape(decoded, [None, None, 3])
@@ -73,10 +91,32 @@ def resize(image: Any, height: Any, width: Any) -> Any:
 
 
 def _decode_other(image: Image) -> Any:
-    """PNG, BMP or GIF (its first frame) as uint8 [H, W, 3]; grey is repeated, alpha dropped."""
+    """Any other format as uint8 [H, W, 3]: PNG by TensorFlow, BMP and GIF by Pillow.
+
+    TensorFlow's BMP takes palette indices for grey levels, and its GIF ignores transparency.
+    """
     tf = tensorflow()
-    decoded = tf.io.decode_image(image, channels=0, expand_animations=False)
-    decoded = tf.ensure_shape(decoded, [None, None, None])
-    grey = tf.shape(decoded)[2] < 3
-    rgb = tf.cond(grey, lambda: tf.repeat(decoded[:, :, :1], 3, axis=2), lambda: decoded[:, :, :3])
-    return tf.ensure_shape(rgb, [None, None, 3])
+
+    def by_pillow() -> Any:
+        decoded = tf.py_function(_decode_by_pillow, [image], tf.uint8)
+        complaint = ['not a readable JPEG, PNG, BMP or GIF']
+        check = tf.debugging.Assert(tf.size(decoded) > 0, complaint)
+        with tf.control_dependencies([] if check is None else [check]):
+            return tf.ensure_shape(tf.identity(decoded), [None, None, 3])
+
+    return tf.cond(
+        tf.strings.substr(image, 0, 4) == b'\x89PNG',
+        lambda: tf.ensure_shape(tf.io.decode_png(image, channels=3), [None, None, 3]),
+        by_pillow,
+    )
+
+
+def _decode_by_pillow(content: Any) -> np.ndarray:
+    """A tf string scalar -> uint8 [H, W, 3]; an empty array if it is not an image."""
+    from PIL import Image as pillow  # noqa: N813
+
+    try:
+        with pillow.open(io.BytesIO(content.numpy())) as opened:
+            return np.asarray(opened.convert('RGB'))
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError):
+        return np.zeros((0, 0, 3), np.uint8)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -124,62 +125,75 @@ def batches(
 ) -> Iterator[Batch]:
     """This process's batches of steps start..stop-1, as NumPy arrays.
 
-    A batch that cannot be read is looked at image by image; the damaged ones are noted in `damage`
-    and masked out, and reading goes on at the same step.
+    TensorFlow ends a pipeline at the first image that it cannot read. The batch is then looked at
+    image by image, the culprits are noted in `damage`, and reading goes on at the same step with
+    these *suspects* read under guard from then on. Being a suspect changes no result: whether an
+    image is masked depends on the image and its own crop alone, as it must for an exact resume.
     """
-    damaged: set[int] = set()
+    extent = output_extent(source, operation)
+    blank = np.broadcast_to(
+        np.round(255 * np.array(mean)).astype(np.uint8), (*extent, source.channels)
+    )
+    suspects: set[int] = set()
     step = start
     while step < stop:
-        dataset = _dataset(source, operation, rows, step, stop, mean=mean, damaged=damaged)
+        dataset = _dataset(source, operation, rows, range(step, stop), blank, suspects)
         try:
             for batch in dataset.as_numpy_iterator():
                 yield batch
                 step += 1
         except tensorflow().errors.OpError as error:
-            found = _examine(source, [i for i in rows(step)[:, 0].tolist() if i not in damaged])
+            found = _failing(source, operation, rows(step), suspects)
             if not found:
-                message = str(error.message).split('[[')[0].replace('{{', '').strip()
-                raise ValueError(f'the pipeline failed at step {step}: {message}') from error
+                message = f'the pipeline failed at step {step}: {_reason(error)}'
+                raise ValueError(message) from error
             for index, reason in found.items():
                 damage.add(source.name(index), reason)
-            damaged |= set(found)
+            suspects |= set(found)
 
 
 def _dataset(
     source: Source,
     operation: Operation,
     rows: Rows,
-    start: int,
-    stop: int,
-    *,
-    mean: tuple[float, ...],
-    damaged: set[int],
+    steps: range,
+    blank: np.ndarray,
+    suspects: set[int],
 ) -> Any:
+    """The tf.data pipeline of these steps; `blank` stands in for what is padding or damaged."""
     tf = tensorflow()
-    shape = (*output_extent(source, operation), source.channels)
-    blank = np.broadcast_to(np.round(255 * np.array(mean)).astype(np.uint8), shape)
     labels = tf.constant(source.labels)
-    unreadable = tf.constant(sorted(damaged), tf.int64)
-    local = len(rows(start))
+    guarded = tf.constant(sorted(suspects), tf.int64)
+    local = len(rows(steps.start))
+
+    def augmented(row: Any) -> Any:
+        return tf.ensure_shape(_augmented(source, operation, row), blank.shape), True
+
+    def padding() -> Any:
+        return tf.constant(blank), False
+
+    def under_guard(row: Any) -> Any:
+        def attempt(row: Any) -> Any:
+            try:
+                return augmented(row)
+            except tf.errors.OpError:
+                return padding()
+
+        image, real = tf.py_function(attempt, [row], (tf.uint8, tf.bool))
+        return tf.ensure_shape(image, blank.shape), tf.ensure_shape(real, [])
 
     def example(row: Any) -> dict[str, Any]:
-        index, word = row[0], row[1]
-        real = (index >= 0) & ~tf.reduce_any(index == unreadable)
-        key = tf.stack([word, index * OPERATIONS_APART])
-        image = tf.cond(
-            real,
-            lambda: tf.ensure_shape(operation.apply(source.read(index), Draw(key)), shape),
-            lambda: tf.constant(blank),
+        index = row[0]
+        suspect = tf.reduce_any(index == guarded)
+        image, real = tf.case(
+            [(index < 0, padding), (suspect, lambda: under_guard(row))],
+            default=lambda: augmented(row),
         )
-        return {
-            'image': image,
-            'label': tf.gather(labels, tf.maximum(index, 0)),
-            'mask': tf.cast(real, tf.float32),
-        }
+        label = tf.gather(labels, tf.maximum(index, 0))
+        return {'image': image, 'label': label, 'mask': tf.cast(real, tf.float32)}
 
     dataset = tf.data.Dataset.from_generator(
-        lambda: map(rows, range(start, stop)),
-        output_signature=tf.TensorSpec((local, 2), tf.int64),
+        lambda: map(rows, steps), output_signature=tf.TensorSpec((local, 2), tf.int64)
     )
     options = tf.data.Options()
     options.deterministic = True
@@ -192,6 +206,40 @@ def _dataset(
     )
 
 
+def _augmented(source: Source, operation: Operation, row: Any) -> Any:
+    """The example of a row [index, word], read and augmented."""
+    index, word = row[0], row[1]
+    key = tensorflow().stack([word, index * OPERATIONS_APART])
+    return operation.apply(source.read(index), Draw(key))
+
+
+def _failing(
+    source: Source, operation: Operation, rows: np.ndarray, suspects: set[int]
+) -> dict[int, str]:
+    """Read and augment the examples of a batch one by one: {index: reason} of the damaged ones.
+
+    An operation that fails on an image that can be read is an error of the config, not damage.
+    """
+    found = {}
+    for row in rows:
+        index = int(row[0])
+        if index >= 0 and index not in suspects:
+            try:
+                _augmented(source, operation, tensorflow().constant(row))
+            except tensorflow().errors.OpError:
+                try:
+                    decode.pixels(source.read(tensorflow().constant(index)))
+                except tensorflow().errors.OpError as error:
+                    found[index] = _reason(error)
+    return found
+
+
+def _reason(error: Any) -> str:
+    """TensorFlow's message without the names of its nodes."""
+    message = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]|\[\[.*', '', str(error.message), flags=re.DOTALL)
+    return message.strip().split('\n')[0]
+
+
 def output_extent(source: Source, operation: Operation) -> tuple[int, int]:
     """(height, width) of what `operation` makes of `source`; a ValueError if images differ."""
     extent = operation.extent(source.extent)
@@ -201,17 +249,3 @@ def output_extent(source: Source, operation: Operation) -> tuple[int, int]:
             'config.evaluate.preprocess contain random_resized_crop, center_crop or pad_and_crop'
         )
     return extent
-
-
-def _examine(source: Source, indices: list[int]) -> dict[int, str]:
-    """Read and decode the examples one by one: {index: reason} of those that fail."""
-    found = {}
-    for index in indices:
-        if index < 0:
-            continue
-        try:
-            decode.pixels(source.read(tensorflow().constant(index)))
-        except tensorflow().errors.OpError as error:
-            reason = str(error.message).split('[[')[0].split('[Op:')[0]
-            found[index] = reason.partition('}}')[2].strip() or reason.strip()
-    return found
