@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ from ml_collections import ConfigDict
 import jcls
 from jcls import config as configs
 from jcls import models, schema
-from jcls.data import augment, pipeline
+from jcls.data import augment as operations
+from jcls.data import pipeline
 from jcls.data import source as sources
 from jcls.models import layers
 from jcls.optim import optimizer, schedule
@@ -50,8 +51,8 @@ class Experiment:
     schedule: schedule.Schedule
     train_step: step.TrainStep
     eval_step: step.EvalStep
-    operation: augment.Operation
-    eval_operation: augment.Operation
+    operation: operations.Operation
+    eval_operation: operations.Operation
     evaluate: evaluate.Settings
     checkpoint: checkpoint.Settings
     log: log.Settings
@@ -152,6 +153,7 @@ class Experiment:
 
 def assemble(
     sections: Mapping[str, Any],
+    devices: Sequence[jax.Device] | None = None,
     *,
     recipe: str = '',
     batch_size: int = 256,
@@ -165,6 +167,7 @@ def assemble(
 
     Args:
       sections: the sections by name, complete.
+      devices: to run on; None: all there are.
       recipe: what this config is called; model.json passes it on.
       batch_size: examples in a step, over all devices.
       duration: of the run: '90 epochs', '1000 steps'.
@@ -178,7 +181,7 @@ def assemble(
         raise ValueError(f'config.seed={seed}: must be in 0..{2**32 - 1}')
     if deterministic:
         meshes.make_deterministic()
-    mesh = meshes.create(platform, batch_size)
+    mesh = meshes.create(platform, batch_size, devices)
     data = sources.create(**sections['data'])
     length = horizon.create(duration, batch_size, len(data.train))
     model = models.create(
@@ -199,7 +202,7 @@ def assemble(
         )
     moments = {'mean': data.mean, 'std': data.std}
     loss = losses.create(**sections['loss'])
-    experiment = Experiment(
+    return Experiment(
         config={},
         model=model,
         data=data,
@@ -211,19 +214,14 @@ def assemble(
             model, loss, rate.direction, lr, mesh, seed=seed, **moments
         ),
         eval_step=step.create_eval_step(model, mesh, **moments),
-        operation=_compose(augment, 'augment'),
-        eval_operation=_compose(evaluating.preprocess, 'evaluate.preprocess'),
+        operation=operations.compose(augment, 'augment'),
+        eval_operation=operations.compose(evaluating.preprocess, 'evaluate.preprocess'),
         evaluate=evaluating,
         checkpoint=saving,
         log=logging,
         every={key: length.every(text, f'{key}.every') for key, text in intervals.items()},
         damage=pipeline.Damage(data.max_damaged),
     )
-    return experiment
-
-
-def _compose(items: Any, where: str) -> augment.Operation:
-    return augment.compose(tuple(items), where)
 
 
 def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
@@ -241,11 +239,11 @@ def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
 
 SECTIONS: dict[str, schema.Section] = {
     '': schema.Section(assemble),
-    'augment[]': schema.Section(None, augment.OPERATIONS),
+    'augment[]': schema.Section(None, operations.OPERATIONS),
     'checkpoint': schema.Section(checkpoint.create),
     'data': schema.Section(sources.create, sources.SOURCES),
     'evaluate': schema.Section(evaluate.create),
-    'evaluate.preprocess[]': schema.Section(None, augment.OPERATIONS),
+    'evaluate.preprocess[]': schema.Section(None, operations.OPERATIONS),
     'log': schema.Section(log.create),
     'loss': schema.Section(losses.create, losses.LOSSES),
     'model': schema.Section(models.create, models.MODELS),
@@ -265,8 +263,10 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
     return configs.as_config_dict(tree)
 
 
-def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
-    """Make an `Experiment` from a config, complete or not.
+def build(
+    config: ConfigDict | Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+) -> Experiment:
+    """Make an `Experiment` from a config, complete or not, for `devices` (None: all there are).
 
     Looks at the data's names and labels, not at images; allocates nothing on the devices.
 
@@ -275,7 +275,7 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     """
     tree = schema.complete(config, sections=SECTIONS)
     top = {key: tree[key] for key in schema.fields(SECTIONS[''])}
-    experiment = dataclasses.replace(assemble(tree, **top), config=tree)
+    experiment = dataclasses.replace(assemble(tree, devices, **top), config=tree)
     experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
     pipeline.output_extent(experiment.data.val, experiment.eval_operation)
     return experiment

@@ -12,7 +12,7 @@ taken; Szegedy et al. 2014 (1409.4842, scale and aspect jitter); He et al. 2015 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jcls.data import decode
@@ -41,7 +41,7 @@ class Operation(NamedTuple):
     extent: Callable[[Extent], Extent]
 
 
-def compose(sections: tuple[dict[str, Any], ...], where: str) -> Operation:
+def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
     """The listed operations as one; its `apply` always returns pixels, uint8 [H, W, C]."""
     operations: list[Operation] = []
     for i, section in enumerate(sections):

@@ -7,6 +7,7 @@ of a global batch are the same examples in the same places on any number of host
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,17 +50,18 @@ def make_deterministic() -> None:
     os.environ['XLA_FLAGS'] = flags
 
 
-def create(platform: str, batch_size: int) -> Mesh:
-    """The mesh over all devices.
+def create(platform: str, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all there are).
 
     Raises:
       ValueError: if `platform` is not what JAX found, or the batch does not divide over the
         devices.
     """
     choose(dict.fromkeys(PLATFORMS), platform, 'config.platform')
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    found = {'cuda': 'gpu', 'rocm': 'gpu'}.get(devices[0].platform, devices[0].platform)
-    if platform not in ('any', found):
+    found = jax.devices() if devices is None else devices
+    devices = sorted(found, key=lambda d: (d.process_index, d.id))
+    kind = {'cuda': 'gpu', 'rocm': 'gpu'}.get(devices[0].platform, devices[0].platform)
+    if platform not in ('any', kind):
         raise ValueError(
             f'config.platform={platform!r}, but JAX found {describe(devices)}; install '
             f'jcls[{"tpu" if platform == "tpu" else "cuda12"}] on a machine with one, '
