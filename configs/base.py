@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
             'batch_size': 256,
             'data': {'name': 'folder', 'dir': '~/imagenet'},  # train/<class>/*, val/<class>/*
             'augment': ({'name': 'random_resized_crop', 'size': 224}, {'name': 'flip'}),
-            'model': {'name': 'resnet50', 'num_classes': 1000, 'dtype': 'bfloat16'},
+            'model': {'name': 'resnet50', 'dtype': 'bfloat16'},
             'evaluate': {
                 'preprocess': (
                     {'name': 'resize', 'size': 256},

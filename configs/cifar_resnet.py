@@ -14,10 +14,14 @@ from ml_collections import ConfigDict
 
 from jcls.config import parse_arg
 
+DEPTHS = (20, 32, 44, 56, 110)
+
 
 def get_config(arg: str = '') -> ConfigDict:
     """The config; arg is e.g. 'depth=56,epochs=164'."""
     args = parse_arg(arg, depth=20, epochs=164)
+    if args.depth not in DEPTHS:
+        raise ValueError(f'config argument depth={args.depth}: one of {DEPTHS}')
     return ConfigDict(
         {
             'batch_size': 128,

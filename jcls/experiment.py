@@ -94,13 +94,15 @@ class Experiment:
         rows, steps = pipeline.eval_rows(order, self._share(size))
         return self._to_devices(source, self.eval_operation, rows, 0, steps)
 
-    def evaluations(self, variables: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Evaluate on the validation set ('eval') and, if asked, on training images."""
-        val, train = self.data.val, self.data.train
-        sets = {'eval': (val, np.arange(len(val)))}
-        if count := self.evaluate.train_examples:
-            fixed = pipeline.epoch_order(0, 0, len(train))[:count]  # the same in every run
-            sets['eval_train'] = (train, fixed)
+    def evaluations(
+        self, variables: dict[str, Any], *, train: bool = True
+    ) -> dict[str, dict[str, float]]:
+        """Evaluate on the validation set ('eval') and, if the config asks, on training images."""
+        source, count = self.data.train, self.evaluate.train_examples
+        sets = {'eval': (self.data.val, np.arange(len(self.data.val)))}
+        if train and count:
+            fixed = pipeline.epoch_order(0, 0, len(source))[:count]  # the same in every run
+            sets['eval_train'] = (source, fixed)
         return {
             name: evaluate.evaluate(self.eval_step, variables, self.eval_batches(*examples))
             for name, examples in sets.items()
@@ -120,6 +122,10 @@ class Experiment:
                 yield waiting.popleft()
         yield from waiting
 
+    def complete(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config read from a file, with the defaults of fields that it does not have."""
+        return schema.complete(config, sections=SECTIONS)
+
     def card(self) -> dict[str, Any]:
         """What model.json says of the weights."""
         section = self.config['model']
@@ -130,6 +136,7 @@ class Experiment:
             'norm': self.config['norm'],
             'image_shape': self.image_shape,
             'classes': self.data.train.classes,
+            'train_examples': len(self.data.train),
             'mean': self.data.mean,
             'std': self.data.std,
             'preprocess': self.config['evaluate']['preprocess'],
@@ -141,7 +148,7 @@ class Experiment:
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
         data, c, h = self.data, self.config, self.horizon
         return (
-            f'devices: {meshes.describe()}\n'
+            f'devices: {meshes.describe(self.mesh.devices.flat)}\n'
             f'model: {c["model"]["name"]}, {count:,} parameters, {c["model"]["dtype"]}, '
             f'images {" x ".join(map(str, self.image_shape))}\n'
             f'data: {c["data"]["name"]}, {len(data.train):,} training and {len(data.val):,} '

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 75
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_KILLED = 1, 75, 130
 
 VERBS = {
     'train': 'train a config; the default verb',
@@ -35,7 +35,7 @@ Train ResNet image classifiers with JAX.
 
 Every field of a config can be set as --config.section.field=value. The same command in the same
 workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM or
-SIGINT with the state saved.
+SIGINT with the state saved, 130 interrupted outside of training or twice.
 """
 
 
@@ -57,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'error: {error}', file=sys.stderr)
         return EXIT_ERROR
+    except RuntimeError as error:
+        if type(error).__name__ != 'JaxRuntimeError' or not _has_peers():
+            raise
+        print(f'error: a process of this run failed; see its output ({error})', file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print('interrupted; what was saved before is intact', file=sys.stderr)
+        return EXIT_KILLED
     if args.json:
         print(json.dumps(result))
     return code
@@ -144,8 +152,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, An
 def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
     import tempfile
 
+    import jax
+
     from jcls.tools import train
 
+    if jax.process_count() > 1:
+        raise ValueError('--dry_run is for one process: add --distributed=off')
     shrunk = train.dry_run(args.config, overrides)
     print('dry run of', args.config, 'with')
     print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
@@ -159,6 +171,12 @@ def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
 def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
     tool = importlib.import_module(f'jcls.tools.{args.verb}')
     return 0, tool.run(args, overrides)
+
+
+def _has_peers() -> bool:
+    import jax
+
+    return jax.process_count() > 1
 
 
 def _set_up_logging() -> None:

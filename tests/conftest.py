@@ -65,15 +65,16 @@ def run_python(tmp_path: Path) -> Callable[..., list[str]]:
                 free.bind(('localhost', 0))
                 address = f'localhost:{free.getsockname()[1]}'
             env |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
+        own = [{'JAX_PROCESS_ID': str(i)} if processes > 1 else {} for i in range(processes)]
         running = [
             subprocess.Popen(
                 [sys.executable, str(script), *args],
-                env=environment(devices, **env, JAX_PROCESS_ID=str(i)),
+                env=environment(devices, **env, **named),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for i in range(processes)
+            for named in own
         ]
         results = [process.communicate(timeout=300) for process in running]
         for process, (_, errors) in zip(running, results, strict=True):

@@ -49,7 +49,7 @@ def assert_same_run(workdir: Path, reference: Path, experiment: Experiment) -> N
     """The newest checkpoints are equal bit for bit, and so are all lines of metrics.jsonl."""
     states = []
     for path in (workdir, reference):
-        checkpoints = Checkpoints(path)
+        checkpoints = Checkpoints(path, write=False)
         states.append(checkpoints.restore(experiment.state_shapes()))
         checkpoints.close()
     ours, theirs = (jax.tree_util.tree_leaves_with_path(state) for state in states)
@@ -80,6 +80,87 @@ def test_crashed_and_resumed_is_never_crashed(
     result = loop.train(experiment, tmp_path)
     assert (result.step, result.total, result.interrupted) == (12, 12, None)
     assert_same_run(tmp_path, finished, experiment)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over_with_its_log(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing of a start that no checkpoint kept stays in metrics.jsonl, step 0 included."""
+    tiny['evaluate'] |= {'at_start': True}
+    exp = jcls.build({**tiny, 'duration': '4 steps'})
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(exp, 3), tmp_path)
+    assert [line['step'] for line in lines(tmp_path)] == [0, 2]
+    loop.train(exp, tmp_path)
+    assert [line['step'] for line in lines(tmp_path)] == [0, 2, 4, 4]
+
+
+def test_an_evaluation_that_a_signal_put_off_is_made_up_for(
+    experiment: Experiment, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped where an evaluation was due, the run saves at once; resumed, it evaluates first, and
+    in the end nothing differs from an undisturbed run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Interrupt, 'requested', lambda _, step: 'SIGTERM' if step == 5 else None)
+        assert loop.train(experiment, tmp_path).interrupted == 'SIGTERM'
+    assert [line['step'] for line in lines(tmp_path)] == [2, 4]
+    loop.train(experiment, tmp_path)
+    assert_same_run(tmp_path, finished, experiment)
+
+
+def test_other_data_in_the_same_place_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A workdir does not go on with other classes or another number of images, whose weights and
+    order would not be the run's; model.json stays as it was."""
+
+    def arrays(name: str, classes: str, count: int) -> dict[str, Any]:
+        labels = np.arange(count) % 2
+        images = np.zeros((count, 8, 8, 3), np.uint8)
+        file = tmp_path / name
+        np.savez(file, train_images=images, train_labels=labels, classes=list(classes))
+        return {**tiny, 'duration': '2 steps', 'data': {'name': 'arrays', 'file': f'{file}.npz'}}
+
+    workdir = tmp_path / 'run'
+    jcls.train(arrays('one', 'cd', 40), workdir)
+    card = (workdir / 'model.json').read_bytes()
+    for config, message in (
+        (arrays('two', 'dz', 40), 'its classes: c, d; now: d, z'),
+        (arrays('three', 'cd', 50), 'its number of training images: 36; now: 45'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jcls.train(config, workdir)
+    assert (workdir / 'model.json').read_bytes() == card
+
+
+def test_a_config_from_before_a_field_was_added_still_resumes(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    """A field that config.json lacks has its default: an upgrade does not refuse old workdirs."""
+    old = json.loads((finished / 'config.json').read_text())
+    del old['optimizer']['nesterov']
+    (tmp_path / 'config.json').write_text(json.dumps(old))
+    assert loop.train(experiment, tmp_path).step == 12
+
+
+def test_tensorboard_gets_the_metrics(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """With log.tensorboard the event file holds the scalars of metrics.jsonl."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    tiny |= {'duration': '2 steps', 'log': {'every': '1 step', 'tensorboard': True}}
+    jcls.train(tiny, tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0})
+    events.Reload()
+    written = events.Tensors('train/loss')
+    expected = [line['train/loss'] for line in lines(tmp_path) if 'train/loss' in line]
+    assert [e.step for e in written] == [1, 2]
+    assert [float(make_ndarray(e.tensor_proto)) for e in written] == pytest.approx(expected)
+
+
+def test_the_best_is_a_metric_that_exists(tiny: dict[str, Any]) -> None:
+    """A misspelled checkpoint.best is refused before the run, with the metrics there are."""
+    tiny['checkpoint'] |= {'best': 'eval/topp1'}
+    with pytest.raises(ValueError, match=r"checkpoint.best 'eval/topp1'; did you mean 'eval/top1'"):
+        jcls.build(tiny)
 
 
 def test_metrics_say_what_happened_at_which_step(experiment: Experiment, finished: Path) -> None:
@@ -154,18 +235,16 @@ def test_a_loaded_model_gives_the_logits_of_the_run(
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     experiment: Experiment, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Flipped bits in the newest checkpoint's arrays are noticed: it is moved aside, named, and the
-    run from the one before ends the same."""
+    """A newest checkpoint that cannot be read is moved aside and named, and the run from the one
+    before ends the same."""
     with pytest.raises(RuntimeError, match='power cut'):
         loop.train(crashing(experiment, 11), tmp_path)
-    for file in (tmp_path / FOLDER / '8').rglob('ocdbt.process_0/d/*'):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
+    for file in (tmp_path / FOLDER / '10').rglob('d/*'):
+        file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
     loop.train(experiment, tmp_path)
-    assert 'checkpoint 8 cannot be read' in caplog.text
-    assert 'going on from checkpoint 4' in caplog.text
-    assert (tmp_path / 'damaged' / '8').is_dir()
+    assert 'checkpoint 10 cannot be read' in caplog.text
+    assert 'going on from checkpoint 8' in caplog.text
+    assert (tmp_path / 'damaged' / '10').is_dir()
     assert_same_run(tmp_path, finished, experiment)
 
 
@@ -325,6 +404,23 @@ def test_killed_at_five_moments_and_resumed_is_never_killed(
     assert start(workdir, *more).wait(timeout=300) == 0
     longer = jcls.build({**TINY, 'duration': '300 steps'})
     assert_same_run(workdir, reference, longer)
+
+
+def test_a_checkpoint_with_another_value_in_it_is_not_taken(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is compared with a checksum from when it was saved: Orbax itself returns arrays
+    whose bytes changed on disk without a word."""
+    state = experiment.init()
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:  # save as if one bit had been another
+        patch.setattr('jcls.training.checkpoint._digests', lambda _: {'params': 1})
+        checkpoints.save(state)
+        checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, write=False)
+    with pytest.raises(ValueError, match='the checksum of params differs'):
+        checkpoints.read(0, {'params': experiment.state_shapes().params})
+    checkpoints.close()
 
 
 def test_of_checkpoints_that_are_all_damaged_none_is_moved(

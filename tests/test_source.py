@@ -158,7 +158,9 @@ def test_what_is_wrong_with_arrays(tmp_path: Path, changes: Any, message: str) -
     assert 'my.npz' in str(error.value)
 
 
-@pytest.mark.parametrize('kind', ['missing', 'text', 'empty', 'npy', 'first half', 'changed'])
+@pytest.mark.parametrize(
+    'kind', ['missing', 'text', 'empty', 'npy', 'half', 'changed', 'compressed']
+)
 def test_unreadable_array_files(tmp_path: Path, kind: str) -> None:
     """A file that is missing, damaged or no .npz is an error that names the field and the file."""
     path = Path(stored(tmp_path))
@@ -169,8 +171,16 @@ def test_unreadable_array_files(tmp_path: Path, kind: str) -> None:
     elif kind == 'missing':
         path.unlink()
     else:
-        half, changed = whole[: len(whole) // 2], whole[:300] + b'\x00\x01\x02' + whole[303:]
-        data = {'text': b'hello', 'empty': b'', 'first half': half, 'changed': changed}
+        np.savez_compressed(path, train_images=numbers(12, 4, 5, 3))
+        small = path.read_bytes()
+        start = 30 + small[26] + small[28]  # of the packed bytes, after their zip header
+        data = {
+            'text': b'hello',
+            'empty': b'',
+            'half': whole[: len(whole) // 2],
+            'changed': whole[:300] + b'\x00\x01\x02' + whole[303:],
+            'compressed': small[:start] + b'\xff' + small[start + 1 :],  # no such packing
+        }
         path.write_bytes(data[kind])
     with pytest.raises(ValueError, match=r"config\.data\.file='.*my\.npz'"):
         source.arrays(file=str(path))

@@ -15,7 +15,8 @@ import pytest
 import jcls
 from jcls.training import step as steps
 
-# Runs the loop's own step on real batches and keeps losses, the first gradients and the end.
+# Runs the loop's own step on real batches: one in float32 for its loss and gradients, then a run in
+# float64 for its losses and its end.
 SCRIPT = """
 import json, sys
 import jax, numpy as np
@@ -24,17 +25,26 @@ mesh.initialize()
 import jcls
 
 config, updates, out = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-exp = jcls.build(config)
-state, losses = exp.init(), []
-for batch in exp.train_batches(0, updates):
-    state, metrics = exp.train_step(state, batch)
-    if not losses:  # the momentum buffer starts as the first gradient
-        gradients = jax.device_get(jax.tree.leaves(state.opt_state))
-    losses.append(float(metrics['loss']))
+arrays = {}
+
+def run(name, updates):
+    exp = jcls.build(config)
+    state, losses = exp.init(), []
+    for batch in exp.train_batches(0, updates):
+        state, metrics = exp.train_step(state, batch)
+        losses.append(float(metrics['loss']))
+    arrays[f'{name}_losses'] = losses
+    # After one step the momentum buffer is the gradient.
+    kept = {'momentum': state.opt_state, 'end': (state.params, state.batch_stats)}
+    for what, tree in kept.items():
+        for i, leaf in enumerate(jax.device_get(jax.tree.leaves(tree))):
+            arrays[f'{name}_{what}{i}'] = leaf
+
+run('float32', 1)
+jax.config.update('jax_enable_x64', True)
+run('float64', updates)
 if jax.process_index() == 0:
-    end = jax.device_get(jax.tree.leaves((state.params, state.batch_stats)))
-    arrays = {f'gradient{i}': a for i, a in enumerate(gradients)}
-    np.savez(out, losses=losses, **arrays, **{f'end{i}': a for i, a in enumerate(end)})
+    np.savez(out, **arrays)
 print(jax.device_count(), jax.process_count())
 """
 TOPOLOGIES = {'8 devices': (8, 1), '2 processes x 2 devices': (2, 2)}
@@ -57,25 +67,22 @@ def test_devices_and_processes_do_not_change_the_mathematics(
     tiny['batch_size'] = 16
     tiny['norm'] = {'batch_size': group}
     tiny['model'] |= {'drop_path': 0.2, 'dropout': 0.1}
-    for precision, updates in (('0', 1), ('1', 20)):
-        results = {}
-        for name, (devices, processes) in {'1 device': (1, 1), **TOPOLOGIES}.items():
-            out = str(tmp_path / f'{devices}_{processes}_{updates}.npz')
-            printed = run_python(
-                SCRIPT, json.dumps(tiny), str(updates), out,
-                devices=devices, processes=processes, JAX_ENABLE_X64=precision,
-            )  # fmt: skip
-            assert printed[0].split('\n')[-2].split() == [str(devices * processes), str(processes)]
-            results[name] = np.load(out)
-        for name in TOPOLOGIES:
-            ours, theirs = results[name], results['1 device']
-            if precision == '1':
-                assert theirs['end0'].dtype == np.float64
-                assert worst(ours, theirs, 'losses') < 1e-9
-                assert worst(ours, theirs, 'end') < 1e-9
-            else:
-                assert worst(ours, theirs, 'losses') < 1e-5
-                assert worst(ours, theirs, 'gradient') < 1e-5
+    results = {}
+    for name, (devices, processes) in {'1 device': (1, 1), **TOPOLOGIES}.items():
+        out = str(tmp_path / f'{devices}_{processes}.npz')
+        printed = run_python(
+            SCRIPT, json.dumps(tiny), '20', out, devices=devices, processes=processes
+        )
+        assert printed[0].split('\n')[-2].split() == [str(devices * processes), str(processes)]
+        results[name] = np.load(out)
+    theirs = results['1 device']
+    assert theirs['float64_end0'].dtype == np.float64
+    for name in TOPOLOGIES:
+        for what, bound in (
+            ('float32_losses', 1e-5), ('float32_momentum', 1e-5),
+            ('float64_losses', 1e-9), ('float64_end', 1e-9),
+        ):  # fmt: skip
+            assert worst(results[name], theirs, what) < bound, (name, what)
 
 
 def one_batch(exp: Any) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from jcls.data.runtime import tensorflow
 from jcls.schema import choose
 
 Extent = tuple[int, int] | None  # (height, width); None where it differs from image to image
+MOST = 64  # operations in a list: each has a key of its own between those of two examples
 TRIES = 10  # of the random-resized crop before it falls back to a central one
 
 
@@ -43,6 +44,8 @@ class Operation(NamedTuple):
 
 def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
     """The listed operations as one; its `apply` always returns pixels, uint8 [H, W, C]."""
+    if len(sections) > MOST:
+        raise ValueError(f'config.{where} has {len(sections)} operations; at most {MOST}')
     operations: list[Operation] = []
     for i, section in enumerate(sections):
         fields = dict(section)

@@ -116,7 +116,7 @@ def _decode_by_pillow(content: Any) -> np.ndarray:
     from PIL import Image as pillow  # noqa: N813
 
     try:
-        with pillow.open(io.BytesIO(content.numpy())) as opened:
+        with pillow.open(io.BytesIO(content.numpy()), formats=('BMP', 'GIF')) as opened:
             return np.asarray(opened.convert('RGB'))
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError):
         return np.zeros((0, 0, 3), np.uint8)

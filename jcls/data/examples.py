@@ -6,17 +6,19 @@ TensorFlow. Nothing here depends on the batch, the epoch or the number of hosts.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jcls.data.runtime import tensorflow
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
     """A set of examples at random access.
 
     Attributes:
@@ -85,17 +87,18 @@ def stratified_split(
     if not 0 < fraction < 1:
         raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
     counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() < 2:
-        few = classes[int(counts.argmin())]
+    if (counts == 1).any():
+        alone = classes[int((counts == 1).argmax())]
         raise ValueError(
-            f'class {few!r} has {counts.min()} image(s), too few to set one aside for evaluation; '
-            'add some, or give the validation images yourself'
+            f'class {alone!r} has 1 image, too few to set one aside for evaluation; add some, or '
+            'give the validation images yourself'
         )
     held_out = math.ceil(fraction * len(labels))
-    if not len(classes) <= held_out <= len(labels) - len(classes):
+    present = np.count_nonzero(counts)
+    if not present <= held_out <= len(labels) - present:
         raise ValueError(
             f'config.data.val_fraction={fraction} of {len(labels)} images sets {held_out} aside, '
-            f'but both parts need at least one of each of the {len(classes)} classes'
+            f'but both parts need at least one of each of the {present} classes'
         )
     rows = train_test_split(
         np.arange(len(labels)), test_size=held_out, random_state=seed, stratify=labels

@@ -31,6 +31,12 @@ def folder(*, dir: str, val_fraction: float = 0.1, split_seed: int = 0) -> tuple
     parts = [name for name in ('train', 'val') if (root / name).is_dir()]
     if parts == ['val']:
         raise ValueError(f'{root} has val/ but no train/; give both, or class folders only')
+    beside = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != '.')
+    if parts == ['train'] and beside != ['train']:
+        raise ValueError(
+            f'{root} has train/ beside {", ".join(beside[:4])}: is it a class or the training set? '
+            'Put the classes into train/ and val/, or give the class another name'
+        )
     if not parts or parts == ['train']:
         base = root / 'train' if parts else root
         files, labels, classes = _scan(base)

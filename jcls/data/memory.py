@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jcls.data.examples import Source, from_memory, stratified_split
+
+# What np.load raises for a file that is no .npz, or a damaged one.
+UNREADABLE = (ValueError, OSError, EOFError, AttributeError, RuntimeError, NotImplementedError,
+              zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def digits(*, val_fraction: float = 0.2, split_seed: int = 0) -> tuple[Source, Source]:
@@ -47,7 +52,7 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
         raise ValueError(f'config.data.file={file!r}: no such file; np.savez(...) makes one')
     try:
         stored = dict(np.load(path, allow_pickle=False).items())
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f'config.data.file={file!r} is not a readable .npz file: {error}'
         ) from None

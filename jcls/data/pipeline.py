@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcls.data import decode
-from jcls.data.augment import Draw, Operation
+from jcls.data.augment import MOST, Draw, Operation
 from jcls.data.examples import Source
 from jcls.data.runtime import tensorflow
 
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]  # image uint8 [b, H, W, C], label int32 [b], mask float32 [b]
 Rows = Callable[[int], np.ndarray]  # step -> int64 [b, 2]: index (-1: padding), random word
-OPERATIONS_APART = 64  # keys of neighbouring examples lie this far apart: one for each operation
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
@@ -99,17 +98,23 @@ class Damage:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self.reasons: dict[str, str] = {}
+        self._suspects: dict[int, set[int]] = {}
+
+    def suspects(self, source: Source) -> set[int]:
+        """The indices of the images of `source` that are read under guard from now on."""
+        return self._suspects.setdefault(id(source), set())
 
     def add(self, name: str, reason: str) -> None:
         """Note one; a ValueError that names them all if they are too many."""
-        self.reasons[name] = reason
-        logger.warning('damaged image %d: %s (%s)', len(self.reasons), name, reason)
+        if name not in self.reasons:
+            self.reasons[name] = reason
+            logger.warning('damaged image %d: %s (%s)', len(self.reasons), name, reason)
         if len(self.reasons) > self.limit:
             listed = '\n'.join(f'  {name}: {reason}' for name, reason in self.reasons.items())
             raise ValueError(
                 f'{len(self.reasons)} damaged image(s), more than config.data.max_damaged='
-                f'{self.limit}:\n{listed}\nRepair or remove them, or raise config.data.max_damaged '
-                'to train with them masked out.'
+                f'{self.limit}:\n{listed}\nRaise config.data.max_damaged to train with them masked '
+                'out. Or repair or remove them; without them it is another run, in another workdir.'
             )
 
 
@@ -134,7 +139,7 @@ def batches(
     blank = np.broadcast_to(
         np.round(255 * np.array(mean)).astype(np.uint8), (*extent, source.channels)
     )
-    suspects: set[int] = set()
+    suspects = damage.suspects(source)
     step = start
     while step < stop:
         dataset = _dataset(source, operation, rows, range(step, stop), blank, suspects)
@@ -149,7 +154,7 @@ def batches(
                 raise ValueError(message) from error
             for index, reason in found.items():
                 damage.add(source.name(index), reason)
-            suspects |= set(found)
+                suspects.add(index)
 
 
 def _dataset(
@@ -209,7 +214,7 @@ def _dataset(
 def _augmented(source: Source, operation: Operation, row: Any) -> Any:
     """The example of a row [index, word], read and augmented."""
     index, word = row[0], row[1]
-    key = tensorflow().stack([word, index * OPERATIONS_APART])
+    key = tensorflow().stack([word, index * MOST])
     return operation.apply(source.read(index), Draw(key))
 
 

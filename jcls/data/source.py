@@ -54,8 +54,12 @@ def create(
                 f'config.data.{where} has {len(values)} values, but the images of {name!r} have '
                 f'{train.channels} channels'
             )
-    if min(std) <= 0:
-        raise ValueError(f'config.data.std={std}: every value must be positive')
+    if not all(0 < value <= 1 for value in std):
+        raise ValueError(
+            f'config.data.std={std}: every value must be positive and at most 1: a fraction of 255'
+        )
+    if not all(0 <= value <= 1 for value in mean):
+        raise ValueError(f'config.data.mean={mean}: every value must be in 0..1: a fraction of 255')
     if max_damaged < 0:
         raise ValueError(f'config.data.max_damaged={max_damaged}: must not be negative')
     return Data(train, val, mean, std, max_damaged)

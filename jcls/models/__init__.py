@@ -53,7 +53,7 @@ def create(
       ValueError: an unknown name, stem or dtype, or a rate outside [0, 1).
     """
     preset = dict(choose(MODELS, name, 'model'))
-    choose(dict.fromkeys(STEMS), stem or preset['stem'], 'config.model.stem')
+    choose(dict.fromkeys(STEMS), preset['stem'] if stem is None else stem, 'config.model.stem')
     choose(dict.fromkeys(DTYPES), dtype, 'config.model.dtype')
     for field, rate in (('drop_path', drop_path), ('dropout', dropout)):
         if not 0 <= rate < 1:

@@ -29,7 +29,7 @@ linear_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 def param_dtype() -> Any:
     """The dtype of parameters and statistics: float32, or float64 under ``jax_enable_x64``."""
-    return jnp.zeros(()).dtype
+    return jax.dtypes.canonicalize_dtype(float)
 
 
 class Conv(nn.Module):

@@ -28,10 +28,10 @@ def evaluate(
       overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}.
     """
     path, number, checkpoints = find(workdir, step)
-    experiment = build(complete(folder.read_config(path), overrides, sections=SECTIONS))
     with closing(checkpoints):
+        experiment = build(complete(folder.read_config(path), overrides, sections=SECTIONS))
         variables = checkpoints.read(number, experiment.state_shapes().variables)
-    results = experiment.evaluations(variables)['eval']
+    results = experiment.evaluations(variables, train=False)['eval']
     return {**results, 'damaged': len(experiment.damage.reasons), 'step': number}
 
 

@@ -56,7 +56,7 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpo
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
     with ExitStack() as stack:
         best = folder.read_config(workdir)['checkpoint']['best']
-        checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best)))
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best, write=False)))
         known = checkpoints.steps()
         if not known:
             raise ValueError(f'{workdir / FOLDER} holds no finished checkpoint yet')
@@ -65,7 +65,9 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpo
                 f'step={step!r}: no such checkpoint in {workdir / FOLDER} (there are: '
                 f"{', '.join(map(str, known))}; or 'last', 'best')"
             )
-        found = {'last': known[-1], 'best': None}.get(str(step), step)
-        found = checkpoints.best() if found is None else int(found)
+        if step == 'best':
+            number = checkpoints.best()
+        else:
+            number = known[-1] if step == 'last' else int(step)
         stack.pop_all()  # the caller closes them
-        return workdir, found, checkpoints
+        return workdir, number, checkpoints

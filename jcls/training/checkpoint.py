@@ -8,7 +8,9 @@ and let a resumed run go backwards (orbax issue 526).
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import shutil
 import zlib
 from pathlib import Path
@@ -19,12 +21,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jcls.schema import choose
 from jcls.training.state import State
 
 policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
+METRICS = ('eval/top1', 'eval/top5', 'eval/loss',
+           'eval_train/top1', 'eval_train/top5', 'eval_train/loss')  # fmt: skip
 
 
 class Settings(NamedTuple):
@@ -42,9 +47,11 @@ def create(*, every: str = '1 epoch', keep: int = 2, best: str | None = 'eval/to
       every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
         the one at an interruption.
       keep: how many of the latest to keep.
-      best: also keep the checkpoint with the highest value of this metric; one whose name ends in
-        'loss' counts lowest best; None keeps the latest only.
+      best: also keep the checkpoint with the highest value of this metric of `METRICS` (of a loss,
+        the lowest), and save at every evaluation, so that there is one; None keeps the latest only.
     """
+    if best is not None:
+        choose(dict.fromkeys(METRICS), best, 'config.checkpoint.best')
     if keep < 1:
         raise ValueError(f'config.checkpoint.keep={keep}: at least 1')
     return Settings(every, keep, best)
@@ -53,7 +60,9 @@ def create(*, every: str = '1 epoch', keep: int = 2, best: str | None = 'eval/to
 class Checkpoints:
     """The checkpoints of a workdir. Close it: only then is everything on disk."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2, best: str | None = None) -> None:
+    def __init__(
+        self, workdir: Path, *, keep: int = 2, best: str | None = None, write: bool = True
+    ) -> None:
         self.directory = workdir.resolve() / FOLDER
         self._best = best
         policies: list[Any] = [policy.LatestN(n=keep)]
@@ -65,7 +74,9 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policy.AnyPreservationPolicy(policies),
                     best_fn=self._rank,  # without it the metrics are not stored, and forgotten
-                    create=True,
+                    create=write,
+                    read_only=not write,
+                    cleanup_tmp_directories=write,  # of writes that a kill cut off
                 ),
             )
         except OSError as error:
@@ -74,8 +85,8 @@ class Checkpoints:
     def _rank(self, metrics: dict[str, float] | None) -> float:
         """What the best checkpoint has most of; one without the metric comes last."""
         value = (metrics or {}).get(self._best or '')
-        if value is None:
-            return float('-inf')
+        if value is None or math.isnan(value):
+            return -math.inf
         return -value if str(self._best).endswith('loss') else value
 
     def steps(self) -> list[int]:
@@ -87,7 +98,7 @@ class Checkpoints:
         ranked = [(self._rank(self._manager.metrics(step)), step) for step in self.steps()]
         if not ranked:
             raise ValueError(f'{self.directory} holds no checkpoint')
-        if max(ranked)[0] == float('-inf'):
+        if max(ranked)[0] == -math.inf:
             raise ValueError(f'no checkpoint in {self.directory} has the metric {self._best!r}')
         return max(ranked)[1]
 
@@ -167,8 +178,8 @@ class Checkpoints:
         target = self.directory.parent / 'damaged' / str(step)
         if jax.process_index() == 0:
             target.parent.mkdir(exist_ok=True)
-            taken = len(list(target.parent.glob(f'{step}*')))
-            target = target.with_name(f'{step}.{taken}') if taken else target
+            names = itertools.chain([str(step)], (f'{step}.{i}' for i in itertools.count(1)))
+            target = next(p for p in map(target.with_name, names) if not p.exists())
             (self.directory / str(step)).rename(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('damaged checkpoint set aside')

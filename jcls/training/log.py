@@ -35,7 +35,7 @@ def create(*, every: str = '50 steps', tensorboard: bool = True) -> Settings:
     """The ``log`` section.
 
     Args:
-      every: interval of the training metrics, e.g. '50 steps'; 'never' for none.
+      every: interval of the training metrics, e.g. '50 steps'; 'never' leaves the last step's.
       tensorboard: also write event files for TensorBoard.
     """
     return Settings(every, tensorboard)
@@ -57,13 +57,11 @@ class Log:
         self._path = workdir / FILE
         self._writer: Any = None
         self.console = Console(quiet=not active, soft_wrap=True)
-        if active:
-            truncate(self._path, start)
-            if settings.tensorboard:
-                tensorflow()  # clu imports it, too: quiet and off the accelerators first
-                from clu.metric_writers import SummaryWriter
+        if active and settings.tensorboard:
+            tensorflow()  # clu imports it, too: quiet and off the accelerators first
+            from clu.metric_writers import SummaryWriter
 
-                self._writer = SummaryWriter(str(workdir))
+            self._writer = SummaryWriter(str(workdir))
         self._progress = Progress(
             TextColumn('step'),
             MofNCompleteColumn(),
@@ -79,6 +77,16 @@ class Log:
         )
         self._plain_at, self._clock, self._clock_step = 0.0, time.perf_counter(), start
         self._progress.start()
+
+    def truncate(self, step: int) -> None:
+        """Remove the lines beyond `step`: the run goes on from there."""
+        if self._active:
+            truncate(self._path, step)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether metrics.jsonl has an evaluation of this step already."""
+        lines = [line for line in read(self._path) if line['step'] == step]
+        return any(key.startswith('eval') for line in lines for key in line)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Log the training metrics of a step, with the speed since the last call."""
@@ -165,7 +173,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text().split('\n')[:-1]  # what follows the last newline is incomplete
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is damaged: {error}; repair or remove it') from None
 
 
 def truncate(path: Path, step: int) -> None:

@@ -50,7 +50,14 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     with ExitStack() as stack:
-        folder.prepare(path, experiment.config, horizon, experiment.card(), write=primary)
+        folder.prepare(
+            path,
+            experiment.config,
+            experiment.complete,
+            horizon,
+            experiment.card(),
+            write=primary,
+        )
         checkpoints = stack.enter_context(
             closing(Checkpoints(path, keep=settings.keep, best=settings.best))
         )
@@ -65,6 +72,8 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         log = stack.enter_context(
             closing(logs.Log(path, experiment.log, horizon, start, active=primary))
         )
+        # Without a checkpoint the run starts over, and so does its log.
+        log.truncate(-1 if state is None else start)
         log.say(experiment.describe())
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
@@ -95,8 +104,10 @@ def _run(
     def due(step: int, what: str) -> bool:
         return step == total or bool(every[what] and step % every[what] == 0)
 
-    if start == 0 and experiment.evaluate.at_start:
-        log.evaluation(0, experiment.evaluations(state.variables))
+    # A run that a signal ended was saved without the evaluation that was due: it is made up for.
+    at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')
+    if at_start and not log.has_evaluation(start):
+        log.evaluation(start, experiment.evaluations(state.variables))
     step = start
     for step, batch in enumerate(experiment.train_batches(start), start + 1):
         if step == start + 1:
@@ -107,8 +118,10 @@ def _run(
             state, metrics = experiment.train_step(state, batch)
         unchecked.append((step, metrics))
         signal = interrupt.requested(step)
-        evaluating = due(step, 'evaluate')
-        saving = due(step, 'checkpoint') or signal is not None
+        # A signal leaves little time: save first. The best can only be kept if it is saved.
+        evaluating = due(step, 'evaluate') and (signal is None or step == total)
+        best = evaluating and experiment.checkpoint.best is not None
+        saving = due(step, 'checkpoint') or signal is not None or best
         logging = due(step, 'log')
         if logging or evaluating or saving or len(unchecked) == CHECK_EVERY:
             _check_finite(unchecked)

@@ -7,43 +7,62 @@ of a global batch are the same examples in the same places on any number of host
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import xla_bridge  # the only place that tells whether there are backends yet
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcls.schema import choose
 
 PLATFORMS = ('any', 'cpu', 'gpu', 'tpu')
-# What tells that a launcher started several processes of one run: variable and its separator.
-LAUNCHERS = ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
+LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
+BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
 def initialize(mode: str = 'auto') -> None:
     """Join the processes of this run through `jax.distributed`; call before any other use of JAX.
 
-    'auto' does so where a launcher's environment shows more than one process or names a coordinator
-    (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID); 'on' always; 'off' never.
+    'auto' does so where `has_peers` finds other processes in the environment; 'on' always, 'off'
+    never.
     """
     choose(dict.fromkeys(('auto', 'on', 'off')), mode, '--distributed')
-    env = os.environ
-    several = any(int(env.get(name, '1') or 1) > 1 for name in LAUNCHERS)
-    several |= ',' in env.get('TPU_WORKER_HOSTNAMES', '')
-    named = 'JAX_COORDINATOR_ADDRESS' in env
-    if mode == 'off' or (mode == 'auto' and not (several or named)):
+    if mode == 'off' or (mode == 'auto' and not has_peers(os.environ)):
         return
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    count, index = env.get('JAX_NUM_PROCESSES'), env.get('JAX_PROCESS_ID')
+    count, index = (os.environ.get(name) for name in BY_HAND[1:])
     jax.distributed.initialize(
         num_processes=int(count) if count else None, process_id=int(index) if index else None
     )
 
 
+def has_peers(env: Mapping[str, str]) -> bool:
+    """Whether the environment shows that this is one of several processes of a run.
+
+    It does if srun, mpirun or a TPU launcher says so, or `BY_HAND` does: all three or none.
+    """
+    given = [name for name in BY_HAND if env.get(name)]
+    if given and len(given) < len(BY_HAND):
+        missing = ', '.join(name for name in BY_HAND if name not in given)
+        raise ValueError(f'{", ".join(given)} is set, but {missing} is not: set all three or none')
+    several = any(int(env.get(name) or 1) > 1 for name in LAUNCHERS)
+    return bool(given) or several or ',' in env.get('TPU_WORKER_HOSTNAMES', '')
+
+
 def make_deterministic() -> None:
-    """Ask XLA for bit-equal results on GPUs; must come before JAX first touches a device."""
+    """Ask XLA for bit-equal results on GPUs.
+
+    Raises ValueError if JAX has touched its devices already: XLA reads the flags only then.
+    """
     flags = os.environ.get('XLA_FLAGS', '')
+    if 'xla_gpu_deterministic_ops' not in flags and xla_bridge.backends_are_initialized():
+        raise ValueError(
+            'config.deterministic=True comes too late: JAX has its devices already. Set it before '
+            "anything uses JAX, or set the environment variable XLA_FLAGS='"
+            "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0'"
+        )
     for flag in ('--xla_gpu_deterministic_ops=true', '--xla_gpu_autotune_level=0'):
         if flag.partition('=')[0] not in flags:
             flags = f'{flags} {flag}'.strip()
@@ -75,9 +94,9 @@ def create(platform: str, batch_size: int, devices: Sequence[Any] | None = None)
     return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
 
 
-def describe(devices: Any = None) -> str:
+def describe(devices: Iterable[Any]) -> str:
     """What the run runs on, in words: '8 TPU v5 lite devices in 2 processes'."""
-    devices = jax.devices() if devices is None else devices
+    devices = list(devices)
     kind = (
         devices[0].device_kind.upper() if devices[0].platform == 'cpu' else devices[0].device_kind
     )

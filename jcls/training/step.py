@@ -7,6 +7,7 @@ Everything that the loop, the benchmarks and the planner run is made here, once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -74,7 +75,14 @@ def create_train_step(
             lambda p, d: p - (lr * d).astype(p.dtype), state.params, step_direction
         )
         measured = {**means, 'gradient_norm': optax.tree.norm(gradients), 'learning_rate': lr}
-        return State(state.step + 1, params, batch_stats, opt_state), measured
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new, measured
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
     return jax.jit(

@@ -7,6 +7,7 @@ model.json    what someone needs to use the weights: architecture, classes, prep
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ FREE = ('recipe', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir', 'd
         'data.max_damaged')  # fmt: skip
 
 
+Complete = Callable[[dict[str, Any]], dict[str, Any]]  # fills in the defaults of a config
+
+
 def prepare(
     workdir: Path,
     config: dict[str, Any],
+    complete: Complete,
     horizon: Horizon,
     card: dict[str, Any],
     *,
@@ -31,14 +36,15 @@ def prepare(
     Of several processes each checks, so that all of them stop together, and one writes.
 
     Raises:
-      ValueError: if it was made by a config with other mathematics (with the differences), or
-        trained for longer than `horizon`.
+      ValueError: if it was made by a config with other mathematics (with the differences), by other
+        data, or trained for longer than `horizon`.
       OSError: if it cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / 'config.json').exists():
-            check(workdir, config, horizon)
+            check(workdir, config, complete, horizon)
+            check_data(workdir, card)
         if write:
             write_json(workdir / 'config.json', config)
             update_card(workdir, card)
@@ -49,11 +55,12 @@ def prepare(
         ) from error
 
 
-def check(workdir: Path, config: dict[str, Any], horizon: Horizon) -> None:
-    """Refuse a `config` whose mathematics differ from those that the workdir was made with."""
-    made_by = read_config(workdir)
-    # What JSON makes of the new config, so that tuples and lists compare equal.
-    different = configs.diff(made_by, json.loads(json.dumps(config)))
+def check(workdir: Path, config: dict[str, Any], complete: Complete, horizon: Horizon) -> None:
+    """Refuse a `config` whose mathematics differ from those that the workdir was made with.
+
+    `complete` gives the old config the fields that have been added to jcls since.
+    """
+    different = configs.diff(complete(read_config(workdir)), config)
     refused = {key: pair for key, pair in different.items() if not key.startswith(FREE)}
     old, new = refused.pop('duration', ('', ''))
     if old and horizon.steps(new) < horizon.steps(old):
@@ -65,6 +72,22 @@ def check(workdir: Path, config: dict[str, Any], horizon: Horizon) -> None:
             f'{workdir} was made by another config:\n{listed}\nUse another --workdir, or the '
             'config of this one (a longer duration is fine).'
         )
+
+
+def check_data(workdir: Path, card: dict[str, Any]) -> None:
+    """Refuse other data: the same folder may have changed, and another name may hide others."""
+    old, new = read_card(workdir), json.loads(json.dumps(card))
+    for key, what in (('classes', 'classes'), ('train_examples', 'number of training images')):
+        if key in old and old[key] != new[key]:
+            raise ValueError(
+                f'{workdir} was trained on other data: its {what}: {_short(old[key])}; now: '
+                f'{_short(new[key])}. Bring the data back, or use another --workdir.'
+            )
+
+
+def _short(value: Any) -> str:
+    text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) < 200 else f'{text[:200]}, ...'
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

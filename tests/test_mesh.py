@@ -1,0 +1,82 @@
+"""Devices and hosts: what is found, what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import pytest
+
+import jcls
+from jcls.training import mesh
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_a_platform_that_is_not_there_is_refused(platform: str, tiny: dict[str, Any]) -> None:
+    """platform='tpu' on a CPU says what JAX found and how to get one; 'cpu' and 'any' take it."""
+    with pytest.raises(ValueError, match=rf"platform='{platform}', but JAX found 1 CPU device"):
+        jcls.build({**tiny, 'platform': platform})
+    assert jcls.build({**tiny, 'platform': 'cpu'}).mesh.size == 1
+    assert 'devices: 1 CPU device' in jcls.build(tiny).describe()
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(
+    run_python: Callable[..., list[str]],
+) -> None:
+    """12 examples do not divide over 8 devices: the error says so, for training and evaluation."""
+    code = """
+import sys, jcls
+for change in ({'batch_size': 12}, {'batch_size': 8, 'evaluate': {'batch_size': 12}}):
+    try:
+        jcls.build({'data': {'name': 'digits'}, 'model': {'name': 'resnet20'}, **change})
+    except ValueError as error:
+        print(error)
+"""
+    first, second, _ = run_python(code, devices=8)[0].split('\n')
+    assert 'batch_size=12 does not divide over 8 CPU devices; use a multiple of 8' in first
+    assert 'config.evaluate.batch_size=12 does not divide over 8 devices' in second
+
+
+@pytest.mark.parametrize(
+    ('env', 'expected'),
+    [
+        ({}, False),
+        ({'SLURM_NTASKS': '4'}, False),  # sbatch without srun: one process
+        ({'SLURM_STEP_NUM_TASKS': '4'}, True),
+        ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+        ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+        ({'TPU_WORKER_HOSTNAMES': 'a'}, False),
+        (dict.fromkeys(mesh.BY_HAND, '1'), True),
+    ],
+)
+def test_peers_are_found_in_the_environment(env: dict[str, str], expected: bool) -> None:
+    """Launchers of several processes are recognised, allocations without them are not."""
+    assert mesh.has_peers(env) == expected
+
+
+def test_half_an_address_is_an_error() -> None:
+    """A process number without a coordinator would silently train alone."""
+    with pytest.raises(ValueError, match='JAX_PROCESS_ID is set, but JAX_COORDINATOR_ADDRESS'):
+        mesh.has_peers({'JAX_PROCESS_ID': '1'})
+
+
+def test_deterministic_sets_the_flags_or_says_that_it_is_too_late(
+    tiny: dict[str, Any], run_python: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new process XLA gets the flags and runs with them; once JAX has its devices, asking for
+    them is an error."""
+    code = """
+import os, jcls
+exp = jcls.build({'data': {'name': 'digits'}, 'model': {'name': 'resnet20', 'blocks': (1,)},
+                  'augment': (), 'evaluate': {'preprocess': ()}, 'deterministic': True})
+print(os.environ['XLA_FLAGS'], int(exp.init().step))
+"""
+    flags = run_python(code)[0]
+    assert '--xla_gpu_deterministic_ops=true' in flags
+    jax.devices()
+    monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
+    with pytest.raises(ValueError, match=r'deterministic=True comes too late.*XLA_FLAGS'):
+        jcls.build({**tiny, 'deterministic': True})
