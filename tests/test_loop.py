@@ -104,6 +104,9 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up_for(
         patch.setattr(loop.Interrupt, 'requested', lambda _, step: 'SIGTERM' if step == 5 else None)
         assert loop.train(experiment, tmp_path).interrupted == 'SIGTERM'
     assert [line['step'] for line in lines(tmp_path)] == [2, 4]
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(experiment, 6), tmp_path)
+    assert [line['step'] for line in lines(tmp_path)] == [2, 4, 5]
     loop.train(experiment, tmp_path)
     assert_same_run(tmp_path, finished, experiment)
 

@@ -93,9 +93,13 @@ class Checkpoints:
         """The steps with a finished checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was saved with a checkpoint: its evaluation, or nothing."""
+        return self._manager.metrics(step) or {}
+
     def best(self) -> int:
         """The step of the best checkpoint (of equals, the latest)."""
-        ranked = [(self._rank(self._manager.metrics(step)), step) for step in self.steps()]
+        ranked = [(self._rank(self.metrics(step)), step) for step in self.steps()]
         if not ranked:
             raise ValueError(f'{self.directory} holds no checkpoint')
         if max(ranked)[0] == -math.inf:

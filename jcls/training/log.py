@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,10 @@ def create(*, every: str = '50 steps', tensorboard: bool = True) -> Settings:
 
 
 class Log:
-    """Writes and shows; with `active` false (every process but the first) it does neither."""
+    """Writes and shows from step `start` on; of the lines of an earlier run, those to `keep` stay.
+
+    With `active` false (every process but the first) it does neither.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Log:
         settings: Settings,
         horizon: Horizon,
         start: int,
+        keep: Callable[[dict[str, Any]], bool],
         *,
         active: bool = True,
     ) -> None:
@@ -57,6 +61,8 @@ class Log:
         self._path = workdir / FILE
         self._writer: Any = None
         self.console = Console(quiet=not active, soft_wrap=True)
+        if active:
+            truncate(self._path, keep)
         if active and settings.tensorboard:
             tensorflow()  # clu imports it, too: quiet and off the accelerators first
             from clu.metric_writers import SummaryWriter
@@ -77,16 +83,6 @@ class Log:
         )
         self._plain_at, self._clock, self._clock_step = 0.0, time.perf_counter(), start
         self._progress.start()
-
-    def truncate(self, step: int) -> None:
-        """Remove the lines beyond `step`: the run goes on from there."""
-        if self._active:
-            truncate(self._path, step)
-
-    def has_evaluation(self, step: int) -> bool:
-        """Whether metrics.jsonl has an evaluation of this step already."""
-        lines = [line for line in read(self._path) if line['step'] == step]
-        return any(key.startswith('eval') for line in lines for key in line)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Log the training metrics of a step, with the speed since the last call."""
@@ -179,10 +175,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f'{path} is damaged: {error}; repair or remove it') from None
 
 
-def truncate(path: Path, step: int) -> None:
-    """Remove the lines beyond `step`, atomically."""
+def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove the other lines of a metrics.jsonl, atomically."""
     if path.exists():
-        kept = [json.dumps(line) + '\n' for line in read(path) if line['step'] <= step]
+        kept = [json.dumps(line) + '\n' for line in read(path) if keep(line)]
         temporary = path.with_suffix('.tmp')
         temporary.write_text(''.join(kept))
         temporary.replace(path)

@@ -69,16 +69,23 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
                 f'{path} has a checkpoint at step {start}, beyond config.duration='
                 f'{experiment.config["duration"]!r} ({horizon.total} steps): lengthen it'
             )
+        evaluated = bool(start and checkpoints.metrics(start))
+
+        def keep(line: dict[str, Any]) -> bool:
+            """What the log has up to the checkpoint; nothing of a run that starts over."""
+            again = not evaluated and any(key.startswith('eval') for key in line)
+            return state is not None and line['step'] <= start - again
+
         log = stack.enter_context(
-            closing(logs.Log(path, experiment.log, horizon, start, active=primary))
+            closing(logs.Log(path, experiment.log, horizon, start, keep, active=primary))
         )
-        # Without a checkpoint the run starts over, and so does its log.
-        log.truncate(-1 if state is None else start)
         log.say(experiment.describe())
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
             state = experiment.init() if state is None else state
-            stopped_by, step = _run(experiment, state, start, checkpoints, log, interrupt)
+            stopped_by, step = _run(
+                experiment, state, start, evaluated, checkpoints, log, interrupt
+            )
         checkpoints.wait()
         result = Result(step, horizon.total, _last_evaluation(path), path, stopped_by)
         if primary:
@@ -93,11 +100,15 @@ def _run(
     experiment: Experiment,
     state: State,
     start: int,
+    evaluated: bool,
     checkpoints: Checkpoints,
     log: logs.Log,
     interrupt: Interrupt,
 ) -> tuple[str | None, int]:
-    """The steps from `start` on: what stopped them early, if anything, and the last one."""
+    """The steps from `start` on: what stopped them early, if anything, and the last one.
+
+    `evaluated`: whether the state at `start` was evaluated before it was saved.
+    """
     total, every = experiment.horizon.total, experiment.every
     unchecked: list[tuple[int, dict[str, jax.Array]]] = []
 
@@ -106,7 +117,7 @@ def _run(
 
     # A run that a signal ended was saved without the evaluation that was due: it is made up for.
     at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')
-    if at_start and not log.has_evaluation(start):
+    if at_start and not evaluated:
         log.evaluation(start, experiment.evaluations(state.variables))
     step = start
     for step, batch in enumerate(experiment.train_batches(start), start + 1):
