@@ -17,7 +17,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-EXIT_ERROR, EXIT_INTERRUPTED, EXIT_KILLED = 1, 75, 130
+EXIT_ERROR, EXIT_KILLED = 1, 130
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later; the same command resumes
 
 VERBS = {
     'train': 'train a config; the default verb',

@@ -15,8 +15,6 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later; the same command resumes
-
 
 class Interrupt:
     """A context in which a first signal asks for the end of the run; a second one ends it now."""
