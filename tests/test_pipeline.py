@@ -13,9 +13,10 @@ from PIL import Image
 from scipy import stats
 
 from jcls.data import augment, pipeline
+from jcls.data.examples import Source, from_memory
 from jcls.data.pipeline import Batch, Damage, Share
 from jcls.data.runtime import tensorflow
-from jcls.data.source import Source, folder
+from jcls.data.source import folder
 
 MEAN = (0.2, 0.5, 0.8)
 MEAN_COLOUR = (51, 128, 204)  # round(255 * MEAN), half to even: 127.5 -> 128
@@ -32,10 +33,7 @@ def memory(examples: int, classes: int = 3) -> Source:
     """Noise of 12 x 12 in memory, sorted by class."""
     images = np.random.default_rng(0).integers(0, 256, (examples, 12, 12, 3), np.uint8)
     labels = np.sort(np.arange(examples) % classes).astype(np.int32)
-    tf = tensorflow()
-    stored = tf.constant(images)
-    names = tuple('abcdefghij'[:classes])
-    return Source(labels, names, lambda i: tf.gather(stored, i), str, 3, (12, 12))
+    return from_memory(images, labels, tuple('abcdefghij'[:classes]), 'noise')
 
 
 @pytest.fixture
@@ -215,13 +213,13 @@ def test_every_example_has_its_own_random_numbers() -> None:
         return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
 
     operation, rows = augment.Operation(show, lambda _: (1, 16)), pipeline.train_rows(8, 0, FOUR)
-    grey = Source(np.zeros(8, np.int32), ('a',), lambda _: tensorflow().zeros([1]), str, 1, (1, 1))
+    grey = Source(lambda _: (tensorflow().zeros([1]), 0), 8, ('a',), None, str, 1, (1, 1))
     shown = pipeline.batches(grey, operation, rows, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()
     places = range(64)  # `compose` adds its place in the list to an operation's key
     assert len({(word, number + place) for word, number in keys for place in places}) == 24 * 64
     one = memory(1)
-    alike = Source(np.zeros(24, np.int32), ('a',), lambda _: one.read(0), str, 3, (12, 12))
+    alike = Source(lambda _: one.read(0), 24, ('a',), None, str, 3, (12, 12))
     assert len({image.tobytes() for image in join(train(alike, range(12)))}) == 48
 
 
@@ -261,7 +259,7 @@ def test_evaluation_is_exact() -> None:
     batches = read(source, rows, range(steps), (), None)
     np.testing.assert_array_equal(join(batches, 'mask'), [1] * 10 + [0] * 2)
     np.testing.assert_array_equal(join(batches, 'label')[:10], source.labels)
-    images = np.stack([source.read(i).numpy() for i in range(10)])
+    images = np.stack([source.read(i)[0].numpy() for i in range(10)])
     np.testing.assert_array_equal(join(batches)[:10], images)
     assert (join(batches)[10:] == MEAN_COLOUR).all()
 

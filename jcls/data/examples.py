@@ -1,12 +1,13 @@
 """A set of examples at random access, whatever it is kept in: memory or files.
 
-A `Source` knows its labels and class names at once and reads one example by its index in
-TensorFlow. Nothing here depends on the batch, the epoch or the number of hosts.
+A `Source` knows its size and class names at once and reads one example by its index in TensorFlow.
+Nothing here depends on the batch, the epoch or the number of hosts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -22,60 +23,93 @@ class Source:
     """A set of examples at random access.
 
     Attributes:
-      labels: [N] int32, in 0..len(classes)-1.
-      classes: their names.
       read: int64 index (a tf scalar) -> the encoded image (a tf string scalar) or its pixels
-        (uint8 [H, W, C]).
+        (uint8 [H, W, C]), and its label (a tf int32 scalar, in 0..len(classes)-1).
+      examples: how many there are.
+      classes: their names.
+      find_labels: all labels at once, [N] integers; it may take a pass over the data. None where
+        that is refused; see `labels`.
       name: index -> what to call the example in a message, such as its path.
       channels: of a decoded image.
       extent: (height, width) if all images share it, else None.
     """
 
-    labels: np.ndarray
+    read: Callable[[Any], tuple[Any, Any]]
+    examples: int
     classes: tuple[str, ...]
-    read: Callable[[Any], Any]
+    find_labels: Callable[[], np.ndarray] | None
     name: Callable[[int], str]
     channels: int = 3
     extent: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.examples
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[N] int32; a ValueError if they cannot be had without reading every image."""
+        if self.find_labels is None:
+            raise ValueError(
+                f'the labels of {self.name(0)} and the others are inside TFRECORD files, which '
+                'would have to be read whole for config.data.folds, subset or balanced; convert '
+                'them to ARRAY_RECORD (`jcls prepare`), or prepare the dataset with '
+                "file_format='array_record'"
+            )
+        return self.find_labels().astype(np.int32)
+
+    def select(self, rows: np.ndarray) -> Source:
+        """The source of these examples, in this order; `rows` are int64 indices."""
+        find, chosen = self.find_labels, constant(rows.astype(np.int64))
+        return dataclasses.replace(
+            self,
+            read=lambda index: self.read(tensorflow().gather(chosen(), index)),
+            examples=len(rows),
+            find_labels=None if find is None else lambda: self.labels[rows],
+            name=lambda i: self.name(int(rows[i])),
+        )
+
+
+def constant(values: np.ndarray) -> Callable[[], Any]:
+    """`values` as a tf constant, made at its first use, once, and outside of any graph."""
+    made: list[Any] = []
+
+    def get() -> Any:
+        with tensorflow().init_scope():
+            made[:] = made or [tensorflow().constant(values)]
+        return made[0]
+
+    return get
 
 
 def from_memory(
     images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], what: str
 ) -> Source:
-    """A source of `images`, uint8 [N, H, W, C] or [N, H, W], named '<what> <index>'."""
+    """A source of `images`, uint8 [P, H, W, C] or [P, H, W], named '<what> <index>'.
+
+    With fewer images than labels, the images take turns.
+    """
     images = images[..., None] if images.ndim == 3 else images
+    pixels, targets = constant(images), constant(labels.astype(np.int32))
 
-    def read(index: Any) -> Any:
+    def read(index: Any) -> tuple[Any, Any]:
         tf = tensorflow()
-        return tf.gather(pixels(), index % len(images))
+        return tf.gather(pixels(), index % len(images)), tf.gather(targets(), index)
 
-    cache: list[Any] = []
-
-    def pixels() -> Any:  # made outside the graph, once
-        with tensorflow().init_scope():
-            cache[:] = cache or [tensorflow().constant(images)]
-        return cache[0]
-
-    labels = labels.astype(np.int32)
+    shape: tuple[int, int] = images.shape[1:3]
     return Source(
-        labels, classes, read, lambda i: f'{what} {i}', images.shape[-1], images.shape[1:3]
+        read, len(labels), classes, lambda: labels, lambda i: f'{what} {i}', images.shape[-1], shape
     )
 
 
 def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Source:
     """A source of image files, read when they are asked for; `files` are paths as bytes, [N]."""
-    paths: list[Any] = []
+    paths, targets = constant(files), constant(labels.astype(np.int32))
 
-    def read(index: Any) -> Any:
+    def read(index: Any) -> tuple[Any, Any]:
         tf = tensorflow()
-        with tf.init_scope():
-            paths[:] = paths or [tf.constant(files)]
-        return tf.io.read_file(tf.gather(paths[0], index))
+        return tf.io.read_file(tf.gather(paths(), index)), tf.gather(targets(), index)
 
-    return Source(labels, classes, read, lambda i: os.fsdecode(files[i]))
+    return Source(read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]))
 
 
 def stratified_split(

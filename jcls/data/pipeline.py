@@ -167,34 +167,37 @@ def _dataset(
 ) -> Any:
     """The tf.data pipeline of these steps; `blank` stands in for what is padding or damaged."""
     tf = tensorflow()
-    labels = tf.constant(source.labels)
     guarded = tf.constant(sorted(suspects), tf.int64)
     local = len(rows(steps.start))
 
     def augmented(row: Any) -> Any:
-        return tf.ensure_shape(_augmented(source, operation, row), blank.shape), True
+        image, label = source.read(row[0])
+        return tf.ensure_shape(operation.apply(image, _draw(row)), blank.shape), label, True
 
     def padding() -> Any:
-        return tf.constant(blank), False
+        return tf.constant(blank), 0, False
 
     def under_guard(row: Any) -> Any:
         def attempt(row: Any) -> Any:
+            label: Any = 0
             try:
-                return augmented(row)
+                image, label = source.read(row[0])
+                return tf.ensure_shape(operation.apply(image, _draw(row)), blank.shape), label, True
             except tf.errors.OpError:
-                return padding()
+                return blank, label, False
 
-        image, real = tf.py_function(attempt, [row], (tf.uint8, tf.bool))
-        return tf.ensure_shape(image, blank.shape), tf.ensure_shape(real, [])
+        types = (tf.uint8, tf.int32, tf.bool)
+        image, label, real = tf.py_function(attempt, [row], types)
+        shaped = tf.ensure_shape(image, blank.shape)
+        return shaped, tf.ensure_shape(label, []), tf.ensure_shape(real, [])
 
     def example(row: Any) -> dict[str, Any]:
         index = row[0]
         suspect = tf.reduce_any(index == guarded)
-        image, real = tf.case(
+        image, label, real = tf.case(
             [(index < 0, padding), (suspect, lambda: under_guard(row))],
             default=lambda: augmented(row),
         )
-        label = tf.gather(labels, tf.maximum(index, 0))
         return {'image': image, 'label': label, 'mask': tf.cast(real, tf.float32)}
 
     dataset = tf.data.Dataset.from_generator(
@@ -211,11 +214,9 @@ def _dataset(
     )
 
 
-def _augmented(source: Source, operation: Operation, row: Any) -> Any:
-    """The example of a row [index, word], read and augmented."""
-    index, word = row[0], row[1]
-    key = tensorflow().stack([word, index * MOST])
-    return operation.apply(source.read(index), Draw(key))
+def _draw(row: Any) -> Draw:
+    """The random numbers of the example of a row [index, word]."""
+    return Draw(tensorflow().stack([row[1], row[0] * MOST]))
 
 
 def _failing(
@@ -230,10 +231,11 @@ def _failing(
         index = int(row[0])
         if index >= 0 and index not in suspects:
             try:
-                _augmented(source, operation, tensorflow().constant(row))
+                read = source.read(tensorflow().constant(index))
+                operation.apply(read[0], _draw(tensorflow().constant(row)))
             except tensorflow().errors.OpError:
                 try:
-                    decode.pixels(source.read(tensorflow().constant(index)))
+                    decode.pixels(source.read(tensorflow().constant(index))[0])
                 except tensorflow().errors.OpError as error:
                     found[index] = _reason(error)
     return found
