@@ -12,8 +12,9 @@ from PIL import Image
 from scipy import stats
 
 import jcls
-from jcls.data import augment
-from jcls.data.augment import OPERATIONS, Draw, Operation
+from jcls.data import augment, crop
+from jcls.data.augment import OPERATIONS
+from jcls.data.operation import Draw, Operation
 from jcls.data.runtime import tensorflow
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -70,7 +71,7 @@ def test_boxes_are_distributed_as_torchvisions(golden: Any, height: int, width: 
     """Place, size, area, aspect and the share of fallbacks are distributed as torchvision's."""
     theirs = golden('transforms.npz')[f'rrc_{height}x{width}'].astype(float)
     ours = collect(
-        lambda d: augment.random_box(height, width, d.uniform(2 * augment.TRIES + 2), SCALE, RATIO),
+        lambda d: crop.random_box(height, width, d.uniform(2 * crop.TRIES + 2), SCALE, RATIO),
         20_000,
     )
     assert ours.min(axis=0)[:2].min() >= 0
@@ -104,13 +105,13 @@ def test_boxes_are_distributed_as_torchvisions(golden: Any, height: int, width: 
 
 def test_boxes_in_closed_form() -> None:
     """With one area and one aspect the box has that size; with none that fits it is central."""
-    square = collect(lambda d: augment.random_box(100, 64, d.uniform(22), (0.25,) * 2, (1, 1)), 400)
+    square = collect(lambda d: crop.random_box(100, 64, d.uniform(22), (0.25,) * 2, (1, 1)), 400)
     assert {tuple(size) for size in square[:, 2:].tolist()} == {(40, 40)}
     assert set(square[:, 0]) == set(range(61))
     assert set(square[:, 1]) == set(range(25))
     for height, width, box in [(9, 91, (0, 39, 9, 12)), (91, 9, (39, 0, 12, 9))]:
         u = np.full(22, 0.5, np.float32)
-        assert tuple(augment.random_box(height, width, u, (1.0, 1.0), RATIO).numpy()) == box
+        assert tuple(crop.random_box(height, width, u, (1.0, 1.0), RATIO).numpy()) == box
 
 
 @pytest.mark.parametrize('kind', ['pixels', 'png', 'jpeg 4:4:4', 'jpeg 4:2:0'])
@@ -123,9 +124,9 @@ def test_random_resized_crop_is_pillows(golden: Any, kind: str) -> None:
         how = {} if kind == 'png' else {'quality': 92, 'subsampling': kind.removeprefix('jpeg ')}
         image.save(file, kind.split()[0], **how)
         tensor, image = tensorflow().constant(file.getvalue()), Image.open(file).convert('RGB')
-    operation = augment.random_resized_crop(size=96)
+    operation = crop.random_resized_crop(size=96)
     for index in range(25):
-        box = augment.random_box(375, 500, draw(index).uniform(22), SCALE, RATIO)
+        box = crop.random_box(375, 500, draw(index).uniform(22), SCALE, RATIO)
         top, left, height, width = box.numpy().tolist()
         cut = image.crop((left, top, left + width, top + height))
         wanted = np.asarray(cut.resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
@@ -211,8 +212,8 @@ def test_flip() -> None:
     np.testing.assert_array_equal(found[~kept], crops[~kept][:, :, ::-1])
     assert p_of_share(kept.sum(), 4000, 0.5) > ALPHA
     places = collections.defaultdict(lambda: [0, 0])
-    for crop, same in zip(crops, kept, strict=True):
-        places[crop.tobytes()][int(same)] += 1
+    for box, same in zip(crops, kept, strict=True):
+        places[box.tobytes()][int(same)] += 1
     assert len(places) == 9
     assert stats.chi2_contingency(list(places.values())).pvalue > ALPHA
     for probability in (0.0, 0.1, 1.0):

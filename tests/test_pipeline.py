@@ -14,6 +14,7 @@ from scipy import stats
 
 from jcls.data import augment, pipeline
 from jcls.data.examples import Source, from_memory
+from jcls.data.operation import Draw, Operation
 from jcls.data.pipeline import Batch, Damage, Share
 from jcls.data.runtime import tensorflow
 from jcls.data.source import folder
@@ -207,12 +208,12 @@ def test_a_change_of_seed_or_epoch_changes_the_images() -> None:
 def test_every_example_has_its_own_random_numbers() -> None:
     """No two of epoch, example and place in the list share a key; equal images come out unequal."""
 
-    def show(image: Any, draw: augment.Draw) -> Any:
+    def show(image: Any, draw: Draw) -> Any:
         del image
         tf = tensorflow()
         return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
 
-    operation, rows = augment.Operation(show, lambda _: (1, 16)), pipeline.train_rows(8, 0, FOUR)
+    operation, rows = Operation(show, lambda _: (1, 16)), pipeline.train_rows(8, 0, FOUR)
     grey = Source(lambda _: (tensorflow().zeros([1]), 0), 8, ('a',), None, str, 1, (1, 1))
     shown = pipeline.batches(grey, operation, rows, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()

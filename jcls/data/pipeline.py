@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcls.data import decode
-from jcls.data.augment import MOST, Draw, Operation
 from jcls.data.examples import Source
+from jcls.data.operation import MOST, Draw, Operation
 from jcls.data.runtime import tensorflow
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,171 @@
+"""Crops, resizes and flips: what brings images to one size, and decodes no more than it needs.
+
+Sources: torchvision's transforms (v0.29), from which the crop's distribution and all rounding are
+taken; Szegedy et al. 2014 (1409.4842, scale and aspect jitter); He et al. 2015 (1512.03385, section
+4.2, pad and crop).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jcls.data import decode
+from jcls.data.decode import Image
+from jcls.data.operation import Draw, Extent, Operation, between_0_and_1, positive
+from jcls.data.runtime import tensorflow
+
+TRIES = 10  # of the random-resized crop before it falls back to a central one
+
+
+def random_resized_crop(
+    *,
+    size: int = 224,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Operation:
+    """A random box of the image, resized to [size, size].
+
+    Ten tries at area * U(scale) and aspect exp(U(log ratio)), sides rounded half to even; the first
+    that fits is placed uniformly. If none does: the largest central box within `ratio`.
+    """
+    positive(size=size)
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f'scale={scale}: 0 < low <= high expected')
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f'ratio={ratio}: 0 < low <= high expected')
+
+    def apply(image: Image, draw: Draw) -> Any:
+        tf = tensorflow()
+        height, width = decode.size(image)
+        box = random_box(height, width, draw.uniform(2 * TRIES + 2), scale, ratio)
+        return decode.resize(decode.crop(image, *tf.unstack(box)), size, size)
+
+    return Operation(apply, lambda _: (size, size))
+
+
+def random_box(
+    height: Any, width: Any, u: Any, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Any:
+    """torchvision's box from 2 * TRIES + 2 uniforms `u`: int32 [top, left, height, width]."""
+    tf = tensorflow()
+    height_f, width_f = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = height_f * width_f * (scale[0] + (scale[1] - scale[0]) * u[:TRIES])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = tf.exp(low + (high - low) * u[TRIES : 2 * TRIES])
+    widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
+    heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = tf.argmax(fits, output_type=tf.int32)  # of equals, the first
+
+    def placed() -> Any:
+        h, w = heights[first], widths[first]
+        room = tf.cast([height - h + 1, width - w + 1], tf.float32)
+        # U[0, 1) * n can round up to n in float32.
+        corner = tf.minimum(tf.cast(u[2 * TRIES :] * room, tf.int32), [height - h, width - w])
+        return tf.stack([corner[0], corner[1], h, w])
+
+    def central() -> Any:
+        whole = width_f / height_f
+        w = tf.where(whole > ratio[1], tf.round(height_f * ratio[1]), width_f)
+        h = tf.where(whole < ratio[0], tf.round(width_f / ratio[0]), height_f)
+        w, h = tf.cast(w, tf.int32), tf.cast(h, tf.int32)
+        return tf.stack([(height - h) // 2, (width - w) // 2, h, w])
+
+    return tf.cond(tf.reduce_any(fits), placed, central)
+
+
+def resize(*, size: int = 256) -> Operation:
+    """The shorter side to `size` pixels, the longer to int(size * long / short)."""
+    positive(size=size)
+
+    def apply(image: Image, draw: Draw) -> Any:
+        del draw
+        tf = tensorflow()
+        image = decode.pixels(image)
+        height, width = decode.size(image)
+        short, long = tf.minimum(height, width), tf.maximum(height, width)
+        other = size * long // short
+        portrait = height >= width
+        return decode.resize(
+            image, tf.where(portrait, other, size), tf.where(portrait, size, other)
+        )
+
+    def extent(before: Extent) -> Extent:
+        return None if before is None else _resized(*before, size)
+
+    return Operation(apply, extent)
+
+
+def _resized(height: int, width: int, size: int) -> tuple[int, int]:
+    other = size * max(height, width) // min(height, width)
+    return (other, size) if height >= width else (size, other)
+
+
+def center_crop(*, size: int = 224) -> Operation:
+    """The central [size, size] box, corner at round((extent - size) / 2), half to even.
+
+    An image smaller than that is first padded with black, half of it (rounded down) before.
+    """
+    positive(size=size)
+
+    def apply(image: Image, draw: Draw) -> Any:
+        del draw
+        tf = tensorflow()
+        height, width = decode.size(image)
+
+        def padded() -> Any:
+            missing = tf.maximum(size - tf.stack([height, width]), 0)
+            before = missing // 2
+            pad = tf.stack([before, missing - before], axis=1)
+            return tf.pad(decode.pixels(image), tf.concat([pad, [[0, 0]]], axis=0))
+
+        if decode.is_encoded(image):
+            small = (height < size) | (width < size)
+            return tf.cond(small, lambda: _central(padded(), size), lambda: _central(image, size))
+        return _central(padded(), size)
+
+    return Operation(apply, lambda _: (size, size))
+
+
+def _central(image: Image, size: int) -> Any:
+    tf = tensorflow()
+    spare = tf.stack(decode.size(image)) - size
+    corner = tf.cast(tf.round(tf.cast(spare, tf.float32) / 2), tf.int32)
+    return decode.crop(image, corner[0], corner[1], size, size)
+
+
+def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
+    """Pad every side with `padding` black pixels, then a uniformly placed [size, size] box."""
+    positive(size=size)
+    if padding < 0:
+        raise ValueError(f'padding={padding}: must not be negative')
+
+    def apply(image: Image, draw: Draw) -> Any:
+        tf = tensorflow()
+        padded = tf.pad(decode.pixels(image), [[padding] * 2, [padding] * 2, [0, 0]])
+        height, width = decode.size(padded)
+        check = tf.debugging.Assert(
+            (height >= size) & (width >= size),
+            [f'pad_and_crop: size={size} is larger than a padded image of', height, width],
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            room = tf.stack([height, width]) - size
+        chosen = tf.cast(draw.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
+        corner = tf.minimum(chosen, room)
+        return decode.crop(padded, corner[0], corner[1], size, size)
+
+    return Operation(apply, lambda _: (size, size))
+
+
+def flip(*, probability: float = 0.5) -> Operation:
+    """Mirror left and right with this probability."""
+    between_0_and_1(probability=probability)
+
+    def apply(image: Image, draw: Draw) -> Any:
+        tf = tensorflow()
+        image = decode.pixels(image)
+        mirror = draw.uniform() < probability
+        return tf.cond(mirror, lambda: tf.reverse(image, axis=[1]), lambda: image)
+
+    return Operation(apply, lambda extent: extent)
