@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jcls.data import crop, decode
+from jcls.data import crop, decode, policies
 from jcls.data.decode import Image
 from jcls.data.operation import MOST, Draw, Extent, Operation
 from jcls.data.runtime import tensorflow
@@ -33,7 +33,7 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
     def apply(image: Image, draw: Draw) -> Any:
         for place, operation in enumerate(operations):
             key = tensorflow().add(draw.key, [0, place])
-            image = operation.apply(image, Draw(key))
+            image = operation.apply(image, draw._replace(key=key))
         return decode.pixels(image)
 
     def extent(size: Extent) -> Extent:
@@ -50,4 +50,7 @@ OPERATIONS: dict[str, Callable[..., Operation]] = {
     'center_crop': crop.center_crop,
     'pad_and_crop': crop.pad_and_crop,
     'flip': crop.flip,
+    'trivial_augment': policies.trivial_augment,
+    'rand_augment': policies.rand_augment,
+    'rand_augment_timm': policies.rand_augment_timm,
 }

@@ -9,17 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jcls.data.decode import Image
 from jcls.data.runtime import tensorflow
 
 Extent = tuple[int, int] | None  # (height, width); None where it differs from image to image
+Fill = str | int | tuple[int, ...]  # 'mean', a grey level or a colour, 0..255
 MOST = 64  # operations in a list: each has a key of its own between those of two examples
 
 
 class Draw(NamedTuple):
-    """The random numbers of one operation on one example; `key` is an int64 tensor [2]."""
+    """What an operation is given beside the image: random numbers, and the data's mean colour.
+
+    Attributes:
+      key: int64 tensor [2], this operation's own on this example.
+      mean: uint8 [C], the colour that is 0 after normalisation; ``fill='mean'`` asks for it.
+    """
 
     key: Any
+    mean: Any = (124, 116, 104)
 
     def uniform(self, *shape: int, stream: int = 0) -> Any:
         """float32 in [0, 1), the same ones at every call; another `stream` gives others."""
@@ -28,6 +37,13 @@ class Draw(NamedTuple):
     def normal(self, *shape: int, stream: int = 0) -> Any:
         """float32, N(0, 1), the same ones at every call; another `stream` gives others."""
         return tensorflow().random.stateless_normal(shape, self._of(stream), alg='philox')
+
+    def colour(self, fill: Fill, channels: int) -> Any:
+        """`fill` as uint8 [channels]."""
+        tf = tensorflow()
+        if fill == 'mean':
+            return tf.ensure_shape(tf.cast(self.mean, tf.uint8), [channels])
+        return tf.constant(np.broadcast_to(fill, channels).astype(np.uint8))
 
     def _of(self, stream: int) -> Any:
         # The first word of the key is a random number of the epoch: any odd stride will do.
@@ -56,3 +72,23 @@ def between_0_and_1(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f'{name}={value}: must be in [0, 1]')
+
+
+def check_fill(fill: Fill) -> None:
+    """Refuse what is no colour."""
+    if fill == 'mean':
+        return
+    levels = (fill,) if isinstance(fill, int) else fill
+    if isinstance(levels, str) or not all(0 <= level <= 255 for level in levels):
+        raise ValueError(f"fill={fill!r}: 'mean', or levels in 0..255")
+
+
+def same_extent(what: str) -> Callable[[Extent], Extent]:
+    """An `Operation.extent` that keeps the size, and refuses images of different sizes."""
+
+    def extent(before: Extent) -> Extent:
+        if before is None:
+            raise ValueError(f'{what} needs images of one size: put it after a crop')
+        return before
+
+    return extent

@@ -148,7 +148,7 @@ def batches(
                 yield batch
                 step += 1
         except tensorflow().errors.OpError as error:
-            found = _failing(source, operation, rows(step), suspects)
+            found = _failing(source, operation, rows(step), suspects, blank[0, 0])
             if not found:
                 message = f'the pipeline failed at step {step}: {_reason(error)}'
                 raise ValueError(message) from error
@@ -172,7 +172,11 @@ def _dataset(
 
     def augmented(row: Any) -> Any:
         image, label = source.read(row[0])
-        return tf.ensure_shape(operation.apply(image, _draw(row)), blank.shape), label, True
+        return (
+            tf.ensure_shape(operation.apply(image, _draw(row, blank[0, 0])), blank.shape),
+            label,
+            True,
+        )
 
     def padding() -> Any:
         return tf.constant(blank), 0, False
@@ -182,7 +186,11 @@ def _dataset(
             label: Any = 0
             try:
                 image, label = source.read(row[0])
-                return tf.ensure_shape(operation.apply(image, _draw(row)), blank.shape), label, True
+                return (
+                    tf.ensure_shape(operation.apply(image, _draw(row, blank[0, 0])), blank.shape),
+                    label,
+                    True,
+                )
             except tf.errors.OpError:
                 return blank, label, False
 
@@ -214,13 +222,13 @@ def _dataset(
     )
 
 
-def _draw(row: Any) -> Draw:
-    """The random numbers of the example of a row [index, word]."""
-    return Draw(tensorflow().stack([row[1], row[0] * MOST]))
+def _draw(row: Any, mean: np.ndarray) -> Draw:
+    """The random numbers of the example of a row [index, word]; `mean` is the mean colour."""
+    return Draw(tensorflow().stack([row[1], row[0] * MOST]), mean)
 
 
 def _failing(
-    source: Source, operation: Operation, rows: np.ndarray, suspects: set[int]
+    source: Source, operation: Operation, rows: np.ndarray, suspects: set[int], mean: np.ndarray
 ) -> dict[int, str]:
     """Read and augment the examples of a batch one by one: {index: reason} of the damaged ones.
 
@@ -232,7 +240,7 @@ def _failing(
         if index >= 0 and index not in suspects:
             try:
                 read = source.read(tensorflow().constant(index))
-                operation.apply(read[0], _draw(tensorflow().constant(row)))
+                operation.apply(read[0], _draw(tensorflow().constant(row), mean))
             except tensorflow().errors.OpError:
                 try:
                     decode.pixels(source.read(tensorflow().constant(index))[0])
