@@ -20,6 +20,12 @@ def _blend(degenerate: Any, image: Any, factor: Any) -> Any:
     return tf.cast(tf.cast(levels, tf.int32), tf.uint8)
 
 
+def _rows(image: Any) -> Any:
+    """[H, W, C] -> [H, W C]: XLA's loops over three channels of a pixel are many times slower."""
+    height, width, channels = image.shape
+    return tensorflow().reshape(image, [height, width * channels])
+
+
 def luma(image: Any) -> Any:
     """The grey level of uint8 [H, W, 3 or 1]: int32 [H, W], ITU-R 601 as Pillow's 'L'."""
     tf = tensorflow()
@@ -51,17 +57,20 @@ def contrast(image: Any, value: Any) -> Any:
 def sharpness(image: Any, value: Any) -> Any:
     """Away from, or beyond, the image smoothed with [1 1 1; 1 5 1; 1 1 1] / 13, border kept."""
     tf = tensorflow()
-    height, width, _ = image.shape
-    levels = tf.cast(image, tf.int32)
-    columns = levels[:, :-2] + levels[:, 1:-1] + levels[:, 2:]
-    around = columns[:-2] + columns[1:-1] + columns[2:]
-    total = around + 4 * levels[1:-1, 1:-1]
-    smooth = (2 * total + 13) // 26  # round half up
-    rows, places = tf.range(height), tf.range(width)
-    inner = ((rows > 0) & (rows < height - 1))[:, None] & ((places > 0) & (places < width - 1))
-    padded = tf.pad(smooth, [[1, 1], [1, 1], [0, 0]])
-    degenerate = tf.where(inner[..., None], padded, levels)
-    return _blend(tf.cast(degenerate, tf.float32), image, value)
+    height, width, channels = image.shape
+    if min(height, width) < 3:
+        return image
+    rows = _rows(image)
+    levels = tf.cast(rows, tf.float32)
+    columns = levels[:-2] + levels[1:-1] + levels[2:]
+    around = (
+        columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :]
+    )
+    inner = levels[1:-1, channels:-channels]
+    smooth = tf.floor((around + 4 * inner) * (1 / 13) + 0.5)  # 13 is odd: there are no halves
+    inside = [rows[1:-1, :channels], _blend(smooth, inner, value), rows[1:-1, -channels:]]
+    whole = tf.concat([rows[:1], tf.concat(inside, axis=1), rows[-1:]], axis=0)
+    return tf.reshape(whole, image.shape)
 
 
 def posterize(image: Any, value: Any) -> Any:
@@ -87,34 +96,43 @@ def solarize_add(image: Any, value: Any) -> Any:
 def autocontrast(image: Any, _: Any) -> Any:
     """Stretch each channel so that its darkest level becomes 0 and its lightest 255."""
     tf = tensorflow()
-    levels = tf.cast(image, tf.float32)
-    low, high = tf.reduce_min(levels, [0, 1]), tf.reduce_max(levels, [0, 1])
+    _, width, channels = image.shape
+    rows = _rows(image)
+
+    def extreme(reduce: Callable[..., Any]) -> Any:
+        lanes = tf.reshape(reduce(rows, axis=0), [width, channels])
+        return tf.cast(reduce(lanes, axis=0), tf.float32)
+
+    low, high = extreme(tf.reduce_min), extreme(tf.reduce_max)
+    stretch = high > low
+    scale = tf.where(stretch, 255 / tf.maximum(high - low, 1.0), 1.0)
+    low = tf.where(stretch, low, 0.0)
     # A multiple of 1 / 255 or more, so that rounding errors stay on the right side of 0.001.
-    stretched = (levels - low) * (255 / tf.maximum(high - low, 1.0)) + 0.001
-    chosen = tf.where(high > low, stretched, levels)
-    return tf.cast(tf.cast(chosen, tf.int32), tf.uint8)
+    levels = tf.cast(rows, tf.float32) - tf.tile(low, [width])
+    stretched = levels * tf.tile(scale, [width]) + 0.001
+    return tf.reshape(tf.cast(tf.cast(stretched, tf.int32), tf.uint8), image.shape)
 
 
 def equalize(image: Any, _: Any) -> Any:
     """Equalise the histogram of each channel."""
     tf = tensorflow()
-    levels = tf.cast(image, tf.int32)
-    channels = image.shape[2]
-    numbered = tf.reshape(levels + 256 * tf.range(channels), [-1])
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(numbered), numbered, 256 * channels)
+    height, width, channels = image.shape
+    numbered = tf.cast(image, tf.int32) + 256 * tf.range(channels)
+    flat = tf.reshape(numbered, [-1])
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(flat), flat, 256 * channels)
     counts = tf.reshape(counts, [channels, 256])
-    present = tf.where(counts > 0, tf.range(256), -1)
-    last = tf.reduce_max(present, axis=1, keepdims=True)
+    up_to = counts  # how many pixels have this level or a lower one
+    for shift in (1, 2, 4, 8, 16, 32, 64, 128):  # XLA's own cumulative sum takes quadratic time
+        up_to += tf.pad(up_to, [[0, 0], [shift, 0]])[:, :256]
+    last = tf.reduce_max(tf.where(counts > 0, tf.range(256), -1), axis=1, keepdims=True)
     of_last = tf.reduce_sum(tf.where(tf.range(256) == last, counts, 0), axis=1, keepdims=True)
-    step = (image.shape[0] * image.shape[1] - of_last) // 255
-    # XLA's cumulative sums take quadratic time: 16 of 16 are faster than one of 256.
-    blocks = tf.reshape(counts, [channels, 16, 16])
-    within = tf.cumsum(blocks, axis=2, exclusive=True)
-    sums = tf.reduce_sum(blocks, axis=2, keepdims=True)
-    before = tf.reshape(within + tf.cumsum(sums, axis=1, exclusive=True), [channels, 256])
-    table = (before + step // 2) // tf.maximum(step, 1)
+    step = (height * width - of_last) // 255
+    table = (up_to - counts + step // 2) // tf.maximum(step, 1)
     table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
-    return tf.cast(tf.reshape(tf.gather(tf.reshape(table, [-1]), numbered), levels.shape), tf.uint8)
+    table = tf.cast(tf.reshape(table, [-1]), tf.uint8)
+    # Without the condition XLA would make an entry of the table anew, divisions and all, for each
+    # pixel: a conditional's operands are computed once.
+    return tf.cond(tf.reduce_any(step > 0), lambda: tf.gather(table, numbered), lambda: image)
 
 
 def invert(image: Any, _: Any) -> Any:
