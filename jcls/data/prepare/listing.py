@@ -1,0 +1,263 @@
+"""What a source holds, before anything is read: its splits, classes and files, by name alone.
+
+A folder and a tar are both a sequence of `Entry`, so that the same rules hold for both: with
+``train/`` and ``val/`` on top those are the splits; the folders below are the classes; names that
+begin with a dot do not count; whatever is left out is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+TRAIN, VALIDATION = 'train', 'validation'  # the names of the splits, which are TFDS's
+
+
+class Entry(NamedTuple):
+    """A file or folder of a source.
+
+    Attributes:
+      path: below the source, with slashes.
+      kind: 'file', 'folder', or else why it is neither.
+      size: bytes.
+      stamp: changes when the file does: from its time of modification or its place in a tar.
+      where: the file to open.
+      offset: where in it the content begins.
+      problem: why the content cannot be read, if so.
+    """
+
+    path: str
+    kind: str
+    size: int = 0
+    stamp: int = 0
+    where: str = ''
+    offset: int = 0
+    problem: str = ''
+
+
+class File(NamedTuple):
+    """A file that may be an image; the attributes of its `Entry` and its label."""
+
+    shown: str  # its path below the source, for messages
+    name: str  # '<class>/<file>'
+    label: int
+    size: int
+    stamp: int
+    where: str
+    offset: int
+    problem: str
+
+    def read(self) -> bytes:
+        """The content; an OSError if it cannot be had."""
+        if self.problem:
+            raise OSError(self.problem)
+        with open(self.where, 'rb') as file:  # noqa: PTH123  (a Path costs as much as the open)
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Listing(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+      classes: their names, sorted.
+      files: of each split, sorted by class and path.
+      ignored: (path, reason) of what is left out.
+    """
+
+    classes: tuple[str, ...]
+    files: dict[str, list[File]]
+    ignored: list[tuple[str, str]]
+
+
+def walk(root: Path) -> Iterator[Entry]:
+    """All entries below a folder. Links are followed, but not around in circles."""
+
+    def below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+        try:
+            found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield Entry(prefix.rstrip('/'), 'file', problem=f'unreadable folder: {error.strerror}')
+            return
+        for entry in found:
+            path = prefix + entry.name
+            if entry.name[0] == '.':
+                yield Entry(path, 'file')  # of a hidden folder this is all that we want to know
+                continue
+            try:
+                facts = entry.stat()
+            except OSError as error:
+                broken = 'a broken link' if entry.is_symlink() else error.strerror
+                yield Entry(path, 'file', where=entry.path, problem=f'unreadable: {broken}')
+                continue
+            if stat.S_ISDIR(facts.st_mode):
+                place = (facts.st_dev, facts.st_ino)
+                if place in above:
+                    yield Entry(path, 'a link to a folder above it')
+                    continue
+                yield Entry(path, 'folder')
+                yield from below(entry.path, f'{path}/', (*above, place))
+            elif stat.S_ISREG(facts.st_mode):
+                yield Entry(path, 'file', facts.st_size, facts.st_mtime_ns, entry.path)
+            else:
+                yield Entry(path, 'neither a file nor a folder')
+
+    facts = root.stat()
+    return below(str(root), '', ((facts.st_dev, facts.st_ino),))
+
+
+def arrange(entries: Iterable[Entry], source: str, *, packed: bool) -> Listing:
+    """The listing of a source from its entries.
+
+    Args:
+      entries: of the whole source.
+      source: what to call it in messages.
+      packed: whether it is a tar, in which one folder around everything is no class.
+    """
+    ignored: list[tuple[str, str]] = []
+    folders: set[str] = set()
+    files: dict[str, Entry] = {}
+    for entry in entries:
+        if any(part[:1] == '.' for part in entry.path.split('/')):
+            ignored.append((entry.path, 'hidden'))
+        elif entry.kind == 'folder':
+            folders.add(entry.path)
+        elif entry.kind == 'file':
+            if entry.path in files:
+                ignored.append((entry.path, 'replaced by a later file of the same name'))
+            files[entry.path] = entry
+            folders.update(_parents(entry.path))
+        else:
+            ignored.append((entry.path, entry.kind))
+    wrapping = _wrapping(folders, files) if packed else ''
+    top = sorted(f[len(wrapping) :] for f in folders if f.startswith(wrapping))
+    top = [name for name in top if '/' not in name]
+    parts = [name for name in ('train', 'val') if name in top]
+    beside = [name for name in top if name not in parts]
+    if parts == ['val']:
+        raise ValueError(f'{source} has val/ but no train/; give both, or class folders only')
+    if parts == ['train'] and beside:
+        raise ValueError(
+            f'{source} has train/ beside {", ".join(beside[:4])}: is it a class or the training '
+            'set? Put the classes into train/ and val/, or give the class another name; a '
+            'validation set elsewhere is given with --val'
+        )
+    listings = {
+        split: _classes(wrapping + part, folders, files, ignored, source)
+        for split, part in zip((TRAIN, VALIDATION), [f'{p}/' for p in parts] or [''], strict=False)
+    }
+    inside = tuple(f'{wrapping}{part}/' for part in parts) or (wrapping,)
+    outside = Counter(
+        path[: path.find('/', len(wrapping)) + 1] or path
+        for path in files
+        if not path.startswith(inside)
+    )
+    for path, count in outside.items():
+        of = f' ({count:,} files)' if path.endswith('/') else ''
+        ignored.append((path, f'outside the class folders{of}'))
+    classes = same_classes(*((source, found[0]) for found in listings.values()))
+    return Listing(classes, {split: found[1] for split, found in listings.items()}, ignored)
+
+
+def same_classes(*parts: tuple[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The classes of (source, classes) of training and, if there is one, validation."""
+    (train, classes), (val, others) = parts[0], parts[-1]
+    if classes != others:
+        raise ValueError(
+            f'training ({train}) and validation ({val}) have different classes: only in training: '
+            f'{sorted(set(classes) - set(others))[:5]}, only in validation: '
+            f'{sorted(set(others) - set(classes))[:5]}'
+        )
+    return classes
+
+
+def _classes(
+    base: str,
+    folders: set[str],
+    files: dict[str, Entry],
+    ignored: list[tuple[str, str]],
+    source: str,
+) -> tuple[tuple[str, ...], list[File]]:
+    """The classes below `base` ('' or a path with a slash) and their files."""
+    place = f'{source}/{base}' if base else f'{source}/'
+    classes = sorted(
+        f[len(base) :] for f in folders if f.startswith(base) and '/' not in f[len(base) :]
+    )
+    if not classes:
+        raise ValueError(f'{source} has no class folders; expected {place}<class>/<image>.jpg')
+    labels = {name: label for label, name in enumerate(classes)}
+    found = []
+    for path, entry in files.items():
+        if not path.startswith(base):
+            continue
+        name = path[len(base) :]
+        first, slash, _ = name.partition('/')
+        if first not in labels:
+            ignored.append((path, 'outside the class folders'))
+        elif not slash:  # a class folder that cannot be read: an error of its own, when it is read
+            found.append(File(path, f'{name}/', labels[first], *entry[2:]))
+        else:
+            found.append(File(path, name, labels[first], *entry[2:]))
+    found.sort(key=lambda file: (file.label, file.name))
+    _check_names(classes, source)
+    readable = {file.label for file in found}
+    empty = [name for name in classes if labels[name] not in readable]
+    if empty:
+        raise ValueError(
+            f'{len(empty)} class folders of {place} are empty: {", ".join(empty[:5])}; add images '
+            'or remove the folder: every class needs one'
+        )
+    return tuple(classes), found
+
+
+def _check_names(classes: Sequence[str], source: str) -> None:
+    """Class names must survive label.labels.txt: UTF-8, one a line, stripped."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f'{source}: the class name {name!r} is not UTF-8: rename it') from None
+        if name != name.strip() or len(name.splitlines()) > 1:
+            raise ValueError(
+                f'{source}: the class name {name!r} begins or ends with white space or has a line '
+                'break, which TFDS would change: rename it'
+            )
+
+
+def _parents(path: str) -> Iterator[str]:
+    """'a/b/c' -> 'a', 'a/b'."""
+    at = path.find('/')
+    while at >= 0:
+        yield path[:at]
+        at = path.find('/', at + 1)
+
+
+def _wrapping(folders: set[str], files: dict[str, Entry]) -> str:
+    """The folder around all class folders of a tar ('photos/'), as most tars have one, or ''."""
+    around = ''
+    while True:
+        inside = {f[len(around) :].split('/')[0] for f in folders if f.startswith(around)}
+        if len(inside) != 1 or inside <= {'train', 'val'}:
+            return around
+        deeper = f'{around}{inside.pop()}/'
+        own = {path for path in files if path.startswith(deeper) and '/' not in path[len(deeper) :]}
+        subfolders = any(f.startswith(deeper) for f in folders)
+        # Images right inside make it a class; a read-me or a list of the files does not.
+        if not subfolders or any(is_image_name(path) for path in own):
+            return around
+        around = deeper
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a file's name promises an image."""
+    return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122
+
+
+IMAGE_EXTENSIONS = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.bmp', '.gif', '.webp', '.tif', '.tiff',
+    '.jp2', '.avif', '.ppm', '.pgm', '.heic',
+)  # fmt: skip
