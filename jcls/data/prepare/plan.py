@@ -1,0 +1,134 @@
+"""Which image goes where: the splits, the order within a split, the shards. Pure and repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jcls.data.examples import stratified_split
+from jcls.data.prepare.encode import estimate
+from jcls.data.prepare.inspect import Facts
+from jcls.data.prepare.listing import TRAIN, VALIDATION, File
+
+SEED = 0
+
+
+class Inspected(NamedTuple):
+    """A file and what it turned out to be."""
+
+    file: File
+    facts: Facts
+
+
+class Shard(NamedTuple):
+    """The images of one file of the dataset, in their order."""
+
+    split: str
+    number: int
+    of: int
+    images: Sequence[Inspected]
+    estimate: int  # bytes, roughly
+
+    def file_name(self, dataset: str) -> str:
+        """By TFDS's pattern."""
+        return f'{dataset}-{self.split}.array_record-{self.number:05d}-of-{self.of:05d}'
+
+
+def split_rows(
+    files: Sequence[File], classes: tuple[str, ...], fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of training and validation, sorted; a ValueError if a class is too small for that."""
+    labels = np.array([file.label for file in files], np.int32)
+    try:
+        return stratified_split(labels, classes, fraction, SEED)
+    except ValueError as error:  # it speaks of the config
+        raise ValueError(str(error).replace('config.data.', '--')) from None
+
+
+def divide(
+    images: Sequence[Inspected], classes: tuple[str, ...], fraction: float
+) -> tuple[dict[str, list[Inspected]], int]:
+    """Set a stratified fraction aside: the very files that ``data.name='folder'`` would.
+
+    Except that no image is in both parts: one whose exact copy is in training goes there, too.
+
+    Returns:
+      the images of each split, and how many were moved to training.
+    """
+    rows = split_rows([image.file for image in images], classes, fraction)
+    train = {images[row].facts.digest for row in rows[0]}
+    leaks = {row for row in rows[1] if images[row].facts.digest in train}
+    held_out = [row for row in rows[1] if row not in leaks]
+    missing = set(range(len(classes))) - {images[row].file.label for row in held_out}
+    if missing:
+        raise ValueError(
+            f'every image of class {classes[min(missing)]!r} that --val_fraction={fraction} sets '
+            'aside has an exact copy in the training set; remove the copies or give the '
+            'validation images with --val'
+        )
+    parts = {TRAIN: sorted([*rows[0], *leaks]), VALIDATION: held_out}
+    return {split: [images[row] for row in part] for split, part in parts.items()}, len(leaks)
+
+
+def shards(
+    splits: Mapping[str, Sequence[Inspected]], shard_bytes: int, max_side: int
+) -> list[Shard]:
+    """Shuffle each split and cut it into parts of about `shard_bytes`."""
+    found = []
+    for which, (split, images) in enumerate(splits.items()):
+        raw = np.random.Philox(key=[SEED, which]).random_raw(len(images))
+        order = np.argsort(raw, kind='stable')
+        sizes = [
+            estimate(images[row].facts, images[row].file.size, max_side) + 200 for row in order
+        ]
+        of = min(max(1, math.ceil(sum(sizes) / shard_bytes)), len(images))
+        bounds = [round(len(images) * i / of) for i in range(of + 1)]
+        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+            chosen = [images[row] for row in order[start:end]]
+            found.append(Shard(split, number, of, chosen, sum(sizes[start:end])))
+    return found
+
+
+def fingerprint(parts: Sequence[Shard]) -> str:
+    """A hash of which image goes where."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for image in part.images:
+            line = f'{part.split} {part.number} {image.file.name} {image.facts.digest}\n'
+            found.update(os.fsencode(line))
+    return found.hexdigest()
+
+
+def copies(splits: Mapping[str, Sequence[Inspected]]) -> dict[str, list[list[Inspected]]]:
+    """Groups of images with the same content, by what is wrong with having them.
+
+    Returns:
+      'leaks' (in training and validation), 'conflicts' (else: in several classes) and 'repeats'
+      (else: in one class of one split), each a list of groups.
+    """
+    groups: dict[str, list[tuple[str, Inspected]]] = defaultdict(list)
+    for split, images in splits.items():
+        for image in images:
+            groups[image.facts.digest].append((split, image))
+    found: dict[str, list[list[Inspected]]] = {'leaks': [], 'conflicts': [], 'repeats': []}
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        images = [image for _, image in group]
+        leak = len({split for split, _ in group}) > 1
+        conflict = len({image.file.label for image in images}) > 1
+        for kind, applies in (
+            ('leaks', leak),
+            ('conflicts', conflict),
+            ('repeats', not leak and not conflict),
+        ):
+            if applies:
+                found[kind].append(images)
+    return found

@@ -1,0 +1,198 @@
+"""The report: what was found in a source, as one JSON object and as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jcls.data.prepare.encode import change
+from jcls.data.prepare.inspect import Facts
+from jcls.data.prepare.listing import Listing, is_image_name
+from jcls.data.prepare.plan import Inspected, copies
+
+GREY = ('1', 'L', 'LA', 'I', 'I;16', 'I;16B', 'I;16L', 'F')
+TINY = 8  # pixels: smaller on both sides is tiny
+ASPECT, LARGE = 10, 10_000  # longer side over shorter; pixels of the longer
+EXAMPLES = 3  # file names in a row of the table
+
+PROBLEMS = {
+    'damaged': 'cannot be read',
+    'ignored': 'not images of the dataset',
+    'leaks': 'groups of exact copies in training and validation',
+    'conflicts': 'groups of exact copies in different classes',
+    'repeats': 'groups of exact copies in one class',
+}
+DONE = {
+    'dropped': 'damaged images left out',
+    'moved_to_training': 'of those set aside, as copies of training images',
+    'shrunk': 'to the shorter side asked for, as JPEG',
+    'converted': 'to JPEG or PNG',
+}
+FINDINGS = {
+    'suspicious': 'decodes, but not all of it is there',
+    'wrong_extension': 'named for another format',
+    'other_format': 'not read by TensorFlow; encoded anew as JPEG or PNG',
+    'cmyk': 'CMYK or YCCK',
+    'deep': 'more than 8 bits a channel',
+    'grey': 'greyscale',
+    'transparent': 'training ignores transparency',
+    'animated': 'several frames; training sees the first',
+    'rotated': 'EXIF orientation; training ignores it',
+    'tiny': f'both sides below {TINY} px',
+    'extreme': f'aspect over {ASPECT}:1 or side over {LARGE:,} px',
+}
+
+
+def findings(image: Inspected) -> list[str]:
+    """The names in `FINDINGS` that apply to an image that is not damaged."""
+    facts = image.facts
+    short, long = sorted((facts.width, facts.height))
+    holds = {
+        'suspicious': bool(facts.complaint),
+        'wrong_extension': not _named_right(image),
+        'other_format': change(facts, 0) == 'converted',
+        'cmyk': facts.mode in ('CMYK', 'YCCK'),
+        'deep': facts.bits > 8,
+        'grey': facts.mode in GREY,
+        'transparent': facts.alpha,
+        'animated': facts.frames > 1,
+        'rotated': facts.orientation != 1,
+        'tiny': long < TINY,
+        'extreme': long > ASPECT * short or long > LARGE,
+    }
+    return [name for name, applies in holds.items() if applies]
+
+
+def _named_right(image: Inspected) -> bool:
+    suffix = '.' + image.file.name.rpartition('.')[2].lower()
+    meant = Image.registered_extensions().get(suffix)
+    return meant == image.facts.format or (meant, image.facts.format) == ('JPEG', 'MPO')
+
+
+def sort_out(
+    listing: Listing, facts: Mapping[str, Sequence[Facts]]
+) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
+    """Part the images of each split from the damaged files and those that are none."""
+    good: dict[str, list[Inspected]] = {split: [] for split in listing.files}
+    damaged, ignored = [], list(listing.ignored)
+    for split, files in listing.files.items():
+        for file, found in zip(files, facts[split], strict=True):
+            no_image = not found.format and found.damage.startswith(('not an image', 'zero bytes'))
+            if no_image and not is_image_name(file.name):
+                ignored.append((file.shown, found.damage))
+            elif found.damage:
+                damaged.append(Inspected(file, found))
+            else:
+                good[split].append(Inspected(file, found))
+    return good, damaged, ignored
+
+
+def compose(
+    splits: Mapping[str, Sequence[Inspected]],
+    classes: tuple[str, ...],
+    damaged: Sequence[Inspected],
+    ignored: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """The report of what was found; files are named by their path below the source."""
+    images = [image for part in splits.values() for image in part]
+    found: dict[str, list[str]] = {name: [] for name in FINDINGS}
+    for image in images:
+        for name in findings(image):
+            found[name].append(image.file.shown)
+    sides = np.array([sorted(image.facts[2:4]) for image in images] or [[0, 0]])
+    same = Counter(name.casefold() for name in classes)
+    return {
+        'images': len(images),
+        'classes': len(classes),
+        'damaged': {
+            'count': len(damaged),
+            'files': [{'file': i.file.shown, 'reason': i.facts.damage} for i in damaged],
+        },
+        'ignored': {
+            'count': len(ignored),
+            'files': [{'file': file, 'reason': reason} for file, reason in ignored],
+        },
+        **{name: {'count': len(files), 'files': files} for name, files in found.items()},
+        'suspicious': {
+            'count': len(found['suspicious']),
+            'files': [
+                {'file': i.file.shown, 'reason': i.facts.complaint}
+                for i in images
+                if i.facts.complaint
+            ],
+        },
+        **{
+            name: {'count': len(groups), 'groups': [[i.file.shown for i in g] for g in groups]}
+            for name, groups in copies(splits).items()
+        },
+        'balance': {split: _balance(part, classes) for split, part in splits.items()},
+        'similar_classes': [name for name in classes if same[name.casefold()] > 1],
+        'sides': {
+            name: {'min': int(side.min()), 'median': float(np.median(side)), 'max': int(side.max())}
+            for name, side in zip(('shorter', 'longer'), sides.T, strict=True)
+        },
+        'formats': dict(Counter(image.facts.format for image in images).most_common()),
+        'source_bytes': sum(image.file.size for image in images),
+    }
+
+
+def _balance(images: Iterable[Inspected], classes: tuple[str, ...]) -> dict[str, Any]:
+    counts = np.bincount([image.file.label for image in images], minlength=len(classes))
+    small, large = int(counts.argmin()), int(counts.argmax())
+    return {
+        'smallest': {'class': classes[small], 'images': int(counts[small])},
+        'largest': {'class': classes[large], 'images': int(counts[large])},
+        'ratio': float(counts[large] / counts[small]) if counts[small] else None,
+        'images': dict(zip(classes, counts.tolist(), strict=True)),
+    }
+
+
+def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The table: (what, how much, details), without the lines that have nothing to say."""
+    found = [('images', f'{report["images"]:,}', f'{report["classes"]:,} classes')]
+    for split, balance in report['balance'].items():
+        small, large, ratio = balance['smallest'], balance['largest'], balance['ratio']
+        extent = f'{small["images"]:,} of each class'
+        if ratio != 1:
+            extent = f'{small["class"]}: {small["images"]:,} to {large["class"]}: '
+            extent += f'{large["images"]:,}' + (f' (ratio {ratio:.3g})' if ratio else '')
+        found.append((split, f'{sum(balance["images"].values()):,}', extent))
+    shorter, longer = report['sides']['shorter'], report['sides']['longer']
+    for name, side in (('shorter side', shorter), ('longer side', longer)):
+        found.append(
+            (name, f'{side["median"]:,.6g} px', f'median of {side["min"]:,} to {side["max"]:,}')
+        )
+    formats = ', '.join(f'{count:,} {name}' for name, count in report['formats'].items())
+    found.append(('formats', f'{len(report["formats"])}', formats))
+    for name, meaning in {**PROBLEMS, **FINDINGS}.items():
+        entry = report[name]
+        if entry['count']:
+            shown = [_shown(item) for item in entry.get('files', entry.get('groups'))[:EXAMPLES]]
+            more = [f'... ({entry["count"] - EXAMPLES:,} more)'][: entry['count'] > EXAMPLES]
+            found.append((name, f'{entry["count"]:,}', '\n'.join([f'{meaning}:', *shown, *more])))
+    for name, meaning in DONE.items():
+        if report.get(name):
+            found.append((name, f'{report[name]:,}', meaning))
+    if 'written_bytes' in report:
+        before, after = (
+            f'{report[key] / 1e6:,.6g} MB' for key in ('source_bytes', 'written_bytes')
+        )
+        found.append(('bytes', after, f'of {before} in the source'))
+    if report['similar_classes']:
+        found.append(('similar_classes', '', ', '.join(report['similar_classes'])))
+    return found
+
+
+def _shown(item: Any) -> str:
+    if isinstance(item, dict):
+        return printable(f'{item["file"]}: {item["reason"]}')
+    return printable(item if isinstance(item, str) else ' = '.join(item[:4]))
+
+
+def printable(text: str) -> str:
+    """Names that are not UTF-8, made fit for a terminal."""
+    return text.encode(errors='backslashreplace').decode()
