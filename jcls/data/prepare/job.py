@@ -1,0 +1,183 @@
+"""The folder of an unfinished dataset, from which a killed preparation goes on.
+
+OUT/NAME/incomplete.1.0.0/   (TFDS does not take it for a version)
+    lock                     held by the running process
+    inspected.jsonl          facts of every file looked at so far
+    job.json                 arguments and source, once writing has begun
+    dataset/                 finished shards; in the end renamed to ...
+OUT/NAME/1.0.0/              ... this: so what is here is complete
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from jcls.data.prepare.inspect import Facts
+from jcls.data.prepare.listing import File, Listing
+
+VERSION = '1.0.0'
+REPORT = 'report.json'
+
+
+class Job:
+    """A preparation of one dataset, finished or not."""
+
+    def __init__(self, out: Path, name: str) -> None:
+        self.name = name
+        self.final = out / name / VERSION
+        self.work = out / name / f'incomplete.{VERSION}'
+        self.dataset = self.work / 'dataset'
+        self._journal: TextIO | None = None
+        self._facts: dict[tuple[str, int, int], Facts] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, for this process alone; it goes again if nothing came into it."""
+        made = [path for path in (self.work, *self.work.parents) if not path.exists()]
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / 'lock').open('w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f'{self.work} is in use by another `jcls prepare`') from None
+            try:
+                yield
+            finally:
+                if self._journal is not None:
+                    self._journal.close()
+                if self.work.exists() and os.listdir(self.work) == ['lock']:  # noqa: PTH208
+                    self.clean()
+                    with suppress(OSError):  # not empty: not ours
+                        for path in made[1:]:
+                            path.rmdir()
+
+    def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The report of the finished dataset, if there is one of this very job.
+
+        Raises:
+          ValueError: it is of another job; the message says what differs.
+        """
+        if not self.final.exists():
+            return None
+        try:
+            report = json.loads((self.final / REPORT).read_text())
+            before = report['identity']
+        except (OSError, ValueError, KeyError):
+            raise ValueError(
+                f'{self.final} exists and was not made by `jcls prepare`; choose another --name or '
+                'output folder'
+            ) from None
+        anew = 'delete that folder to make it anew'
+        _compare(before, identity, f'{self.final} was made', anew)
+        if report['written_bytes'] != self.size(self.final):
+            raise ValueError(f'{self.final} was complete, but its shards are not now: {anew}')
+        found: dict[str, Any] = report
+        return found
+
+    @staticmethod
+    def size(folder: Path) -> int:
+        """The bytes of all shards in a folder."""
+        return sum(path.stat().st_size for path in folder.glob('*.array_record-*'))
+
+    def begin_writing(self, identity: Mapping[str, Any]) -> None:
+        """Fix arguments and source; a ValueError if writing began with others."""
+        path = self.work / 'job.json'
+        if path.exists():
+            cure = 'finish it with the same ones, or delete that folder to begin anew'
+            _compare(json.loads(path.read_text()), identity, f'{self.work} was begun', cure)
+        else:
+            dump(path, identity)
+        self.dataset.mkdir(exist_ok=True)
+
+    def known(self, file: File) -> Facts | None:
+        """What an earlier, killed run found of this very file."""
+        if self._journal is None:
+            self._open_journal()
+        return self._facts.get((file.shown, file.size, file.stamp))
+
+    def facts(self, file: File) -> Facts:
+        """What was found of a file that is recorded or known."""
+        return self._facts[file.shown, file.size, file.stamp]
+
+    def record(self, found: Sequence[tuple[File, Facts]]) -> None:
+        """Keep what was found of some files, on disk at once."""
+        journal = self._journal or self._open_journal()
+        for file, facts in found:
+            self._facts[file.shown, file.size, file.stamp] = facts
+            if facts.digest:  # what could not be read may be readable the next time
+                journal.write(json.dumps([file.shown, file.size, file.stamp, *facts]) + '\n')
+        journal.flush()
+
+    def finish(self) -> None:
+        """Make the dataset appear, all at once, and remove what only a resume needs."""
+        self.final.parent.mkdir(parents=True, exist_ok=True)
+        self.dataset.rename(self.final)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what a run that was killed after the end left behind."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _open_journal(self) -> TextIO:
+        path = self.work / 'inspected.jsonl'
+        whole = 0
+        if path.exists():
+            with path.open('rb') as lines:
+                for line in lines:
+                    if not line.endswith(b'\n'):
+                        break  # cut off by a kill
+                    shown, size, stamp, *facts = json.loads(line)
+                    self._facts[shown, size, stamp] = Facts(*facts)
+                    whole += len(line)
+            os.truncate(path, whole)
+        self._journal = path.open('a')
+        return self._journal
+
+
+def identify(listing: Listing, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a job the same job: its arguments and the names, sizes and times of its files."""
+    names = hashlib.blake2b(digest_size=16)
+    files = [(split, file) for split, part in listing.files.items() for file in part]
+    for split, file in files:
+        names.update(os.fsencode(f'{split} {file.shown} {file.size} {file.stamp}\n'))
+    return {
+        **arguments,
+        'source.files': len(files),
+        'source.bytes': sum(file.size for _, file in files),
+        'source.digest': names.hexdigest(),
+    }
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], what: str, cure: str) -> None:
+    differs = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if not differs:
+        return
+    lines = [f'  - {key} = {before.get(key)!r}\n  + {key} = {now.get(key)!r}' for key in differs]
+    note = ''
+    if differs == ['source.digest']:
+        note = '\n(a name, a size or a time of modification changed in the source)'
+    raise ValueError(
+        f'{what} with other arguments or another source:\n'
+        + '\n'.join(lines)
+        + note
+        + f'\n{cure}, '
+        'or choose another --name or output folder'
+    )
+
+
+def dump(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a kill leaves the old one or the new one."""
+    unfinished = path.with_name(f'unfinished.{path.name}')
+    with unfinished.open('w') as file:
+        json.dump(value, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)

@@ -1,0 +1,172 @@
+"""Writing the dataset, shard by shard, through TFDS's own writer and metadata."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from pathlib import Path
+from typing import Any
+
+from jcls.data.prepare.encode import encode
+from jcls.data.prepare.inspect import digest
+from jcls.data.prepare.job import VERSION
+from jcls.data.prepare.plan import Inspected, Shard
+from jcls.data.runtime import tensorflow
+
+WRITERS = 8  # shards at a time, at most: each compresses on one core
+
+
+def features(classes: Sequence[str]) -> Any:
+    """The TFDS features of the dataset."""
+    tensorflow()  # quiet and off the accelerators, before TFDS imports it
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Image(doc='The bytes of the file, in its own encoding.'),
+            'label': tfds.features.ClassLabel(names=list(classes)),
+            'file_name': tfds.features.Text(doc='<class>/<file> in the source.'),
+        }
+    )
+
+
+def write_shards(
+    paths: Mapping[Path, Shard],
+    made_of: Any,
+    content: Callable[[Inspected], bytes],
+    *,
+    pool: Executor,
+    workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Write shards, several at a time; one that has its name is whole.
+
+    Args:
+      paths: of the files.
+      made_of: `features`.
+      content: reads, and perhaps encodes, an image.
+      pool: does that.
+      workers: the threads of the pool.
+      advance: is told of the images that were written, by any thread.
+    """
+    writers = min(workers, WRITERS, len(paths))
+    ahead = max(2, 4 * workers // max(writers, 1))
+    stop = threading.Event()
+
+    def write(path: Path, shard: Shard) -> None:
+        made = in_order(pool, content, shard.images, ahead)
+        _write_shard(path, shard, made_of, made, advance, stop)
+
+    with ThreadPoolExecutor(max(writers, 1)) as threads:
+        running = [threads.submit(write, path, shard) for path, shard in paths.items()]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            stop.set()  # an error, or an interruption: the others need not go on
+            threads.shutdown(cancel_futures=True)
+
+
+def _write_shard(
+    path: Path,
+    shard: Shard,
+    made_of: Any,
+    contents: Iterable[bytes],
+    advance: Callable[[int], None],
+    stop: threading.Event,
+) -> None:
+    from tensorflow_datasets.core.file_adapters import FileFormat
+    from tensorflow_datasets.core.writer import ExampleWriter
+
+    tf = tensorflow()
+
+    def examples() -> Iterator[tuple[int, bytes]]:
+        for key, (image, content) in enumerate(zip(shard.images, contents, strict=True)):
+            if stop.is_set():
+                raise CancelledError
+            name = os.fsencode(image.file.name)
+            example = {'image': content, 'label': image.file.label, 'file_name': name}
+            # Protobuf writes features in another order in each process unless it is told not to.
+            made = tf.train.Example.FromString(made_of.serialize_example(example))
+            yield key, made.SerializeToString(deterministic=True)
+            advance(1)
+
+    unfinished = path.with_name(f'unfinished.{path.name}')
+    ExampleWriter(FileFormat.ARRAY_RECORD).write(os.fspath(unfinished), examples())
+    with unfinished.open('rb') as file:
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
+def content_of(image: Inspected, *, max_side: int, quality: int) -> bytes:
+    """The bytes to write for an image; a ValueError if it is not what was inspected."""
+    file = image.file
+    try:
+        content = file.read()
+    except OSError as error:
+        raise ValueError(f'{file.shown} cannot be read any more: {error}') from None
+    if digest(content) != image.facts.digest:
+        raise ValueError(
+            f'{file.shown} changed since it was inspected; leave the source alone and start again'
+        )
+    try:
+        return encode(content, image.facts, max_side=max_side, quality=quality)
+    except Exception as error:
+        raise ValueError(f'{file.shown} cannot be encoded anew: {error}') from error
+
+
+def in_order(
+    pool: Executor, content: Callable[[Inspected], bytes], images: Iterable[Inspected], ahead: int
+) -> Iterator[bytes]:
+    """The contents, made in a pool, at most `ahead` of them early, so that memory stays small."""
+    waiting: deque[Future[bytes]] = deque()
+    try:
+        for image in images:
+            waiting.append(pool.submit(content, image))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def count(path: Path) -> int:
+    """How many examples a shard has; 0 if it is missing or damaged."""
+    from tensorflow_datasets.core.file_adapters import ArrayRecordFileAdapter
+
+    try:
+        return int(ArrayRecordFileAdapter.num_examples(path))
+    except (ValueError, OSError, RuntimeError):
+        return 0
+
+
+def write_metadata(folder: Path, shards: Sequence[Shard], made_of: Any, description: str) -> None:
+    """Write what TFDS needs to read the shards of a folder."""
+    import tensorflow_datasets as tfds
+
+    infos = []
+    for split in dict.fromkeys(shard.split for shard in shards):
+        mine = [shard for shard in shards if shard.split == split]
+        sizes = [path.stat().st_size for path in folder.glob(f'*-{split}.array_record-*')]
+        lengths = [len(shard.images) for shard in mine]
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=sum(sizes)))
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=made_of,
+        split_infos=infos,
+        version=VERSION,
+        check_data=False,  # it would read TFRECORD
+        description=description,
+        supervised_keys=('image', 'label'),
+    )
