@@ -24,6 +24,7 @@ VERBS = {
     'train': 'train a config; the default verb',
     'evaluate': 'evaluate a trained model on its validation set',
     'config': 'show a config with all its defaults, or the difference of two',
+    'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
 }
 
 DESCRIPTION = """\
@@ -105,11 +106,37 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('configs', nargs='+', help='config files (file.py:arg) or workdirs')
 
 
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'src', help='a folder of class folders (or of train/ and val/), a tar of one, or of tars'
+    )
+    parser.add_argument('out', help='the folder of datasets; the new one is OUT/NAME/1.0.0')
+    parser.add_argument('--name', help="of the dataset (default: made from the source's)")
+    parser.add_argument('--val', metavar='SRC2', help='a folder or tar of validation images')
+    parser.add_argument(
+        '--val_fraction', type=float, metavar='F',
+        help='else the part of each class to set aside (default: 0.1; 0: none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--max_side', type=int, default=0, metavar='PIXELS',
+        help='shrink images whose shorter side is longer (default: 0, none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--quality', type=int, default=95, help='of JPEG, for what is encoded anew (default: 95)'
+    )
+    parser.add_argument('--workers', type=int, metavar='N', help='threads (default: one a core)')
+    parser.add_argument(
+        '--drop', default='none', choices=('damaged', 'none'),
+        help='leave damaged images out instead of stopping',
+    )  # fmt: skip
+
+
 # Here and not in the verbs' files, so that --help imports neither JAX nor TensorFlow.
 _ARGUMENTS = {
     'train': _train_arguments,
     'evaluate': _evaluate_arguments,
     'config': _config_arguments,
+    'prepare': _prepare_arguments,
 }
 
 

@@ -1,0 +1,279 @@
+"""From a folder or tar of images to a TFDS dataset: ``jcls prepare SRC OUT``.
+
+List the files, look at every one, report, decide, write. The result is in OUT/NAME/1.0.0, complete
+or not there at all; the same command goes on after a kill. Nothing is left out without being named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jcls.data.prepare import write
+from jcls.data.prepare.encode import change
+from jcls.data.prepare.find import find, name_dataset
+from jcls.data.prepare.inspect import Inspector
+from jcls.data.prepare.job import REPORT, Job, dump, identify
+from jcls.data.prepare.listing import TRAIN, VALIDATION, Listing
+from jcls.data.prepare.plan import Inspected, Shard, divide, fingerprint, shards, split_rows
+from jcls.data.prepare.report import compose, printable, rows, sort_out
+
+SHARD_BYTES = 256 << 20
+PLAIN_SECONDS = 5.0  # at least this long between two plain progress lines
+NAMED = 10  # damaged files in an error message
+
+
+def prepare(
+    src: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    val: str | Path | None = None,
+    val_fraction: float | None = None,
+    max_side: int = 0,
+    quality: int = 95,
+    workers: int | None = None,
+    drop: str = 'none',
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Write a TFDS dataset in ARRAY_RECORD to OUT/NAME/1.0.0 and return the report on it.
+
+    Its features are image (the bytes of the file), label and file_name ('<class>/<file>').
+
+    Args:
+      src: a folder of class folders, with or without train/ and val/, or a tar of either, or a tar
+        of a tar for each class.
+      out: the folder of datasets (TFDS calls it data_dir).
+      name: of the dataset; by default made from that of `src`.
+      val: another such folder or tar, of the validation images.
+      val_fraction: of each class to set aside if there are no validation images, 0.1 by default;
+        0 for a training set only.
+      max_side: images whose shorter side is longer, in pixels, are shrunk to it; 0 for none.
+      quality: of JPEG, 1 to 100, for images that are encoded anew.
+      workers: threads; by default one for each core.
+      drop: 'damaged' leaves images out that cannot be read; with 'none' they are an error.
+      shard_bytes: size of a file of the dataset, about.
+
+    Returns:
+      the report, see `jcls.data.prepare.report.compose`; in report.json, too.
+    """
+    source, target = Path(src).expanduser(), Path(out).expanduser()
+    validation = None if val is None else Path(val).expanduser()
+    workers = _cores() if workers is None else workers
+    _check(val_fraction, max_side, quality, workers, drop)
+    if '://' in str(out):
+        raise ValueError(
+            f'{out!r}: prepare writes to local disks only; copy the dataset afterwards'
+        )
+    job = Job(target.resolve(), name_dataset(source, name))
+    for place in (source, validation):
+        if place is not None and place.resolve() in job.final.parents:
+            raise ValueError(f'the dataset would be {job.final}, inside its source {place}')
+    with job.locked(), ThreadPoolExecutor(workers) as pool:
+        found = find(source, validation, job.work)
+        fraction = _fraction(val_fraction, found)
+        arguments = {
+            'val_fraction': fraction,
+            'max_side': max_side,
+            'quality': quality,
+            'drop': drop,
+            'shard_bytes': shard_bytes,
+        }
+        identity = identify(found, arguments)
+        if report := job.finished(identity):
+            _say(f'{job.final} is complete; nothing to do')
+            _show(report)
+            job.clean()
+            return report
+        if not max_side and not job.dataset.exists():
+            _check_space(identity['source.bytes'], target)
+        if fraction:
+            split_rows(found.files[TRAIN], found.classes, fraction)  # its error need not wait
+        began = time.perf_counter()
+        splits, damaged, ignored = _inspect(found, job, Inspector(pool, workers), drop)
+        moved = 0
+        if fraction:
+            splits, moved = divide(splits[TRAIN], found.classes, fraction)
+        report = compose(splits, found.classes, damaged, ignored)
+        inspected = time.perf_counter()
+        parts = shards(splits, shard_bytes, max_side)
+        job.begin_writing({**identity, 'images.digest': fingerprint(parts)})
+        content = functools.partial(write.content_of, max_side=max_side, quality=quality)
+        _write(job, parts, found.classes, content, pool, workers)
+        changes = [change(image.facts, max_side) for part in splits.values() for image in part]
+        report |= {
+            'dataset': str(job.final),
+            'moved_to_training': moved,
+            'dropped': report['damaged']['count'],
+            'shrunk': changes.count('shrunk'),
+            'converted': changes.count('converted'),
+            'written_bytes': job.size(job.dataset),
+            'shards': {split: sum(part.split == split for part in parts) for split in splits},
+            'seconds': {'inspect': inspected - began, 'write': time.perf_counter() - inspected},
+            'source': [str(place) for place in (source, validation) if place is not None],
+            'identity': identity,
+        }
+        dump(job.dataset / REPORT, report)
+        job.finish()
+    _show(report)
+    return report
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The verb: prepare, print the report and return it for --json."""
+    if overrides:
+        raise ValueError(f'prepare has no config; --config.{next(iter(overrides))} means nothing')
+    options = ('name', 'val', 'val_fraction', 'max_side', 'quality', 'workers', 'drop')
+    return prepare(args.src, args.out, **{option: getattr(args, option) for option in options})
+
+
+def _check(
+    val_fraction: float | None, max_side: int, quality: int, workers: int, drop: str
+) -> None:
+    """Refuse what can be refused before anything is looked at."""
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise ValueError(f'--val_fraction={val_fraction}: must be at least 0 and less than 1')
+    if max_side < 0:
+        raise ValueError(f'--max_side={max_side}: must be a number of pixels, or 0 for no limit')
+    if not 1 <= quality <= 100:
+        raise ValueError(f'--quality={quality}: must be in 1..100')
+    if workers < 1:
+        raise ValueError(f'--workers={workers}: must be at least 1')
+    if drop not in ('none', 'damaged'):
+        raise ValueError(f"--drop={drop!r}: known are 'none' and 'damaged'")
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _fraction(val_fraction: float | None, found: Listing) -> float:
+    """The fraction to set aside: 0 if there is a validation set."""
+    if VALIDATION not in found.files:
+        return 0.1 if val_fraction is None else val_fraction
+    if val_fraction:
+        raise ValueError(f'--val_fraction={val_fraction}, but there are validation images already')
+    return 0.0
+
+
+def _inspect(
+    found: Listing, job: Job, inspector: Inspector, drop: str
+) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
+    """Look at every file; see `sort_out`. Damaged ones are an error unless they may be dropped."""
+    everything = [file for files in found.files.values() for file in files]
+    with progress('inspecting', len(everything)) as advance:
+        inspector.run(everything, job.known, job.record, advance)
+    facts = {split: [job.facts(file) for file in files] for split, files in found.files.items()}
+    splits, damaged, ignored = sort_out(found, facts)
+    if damaged and drop == 'none':
+        report, path = compose(splits, found.classes, damaged, ignored), job.work / REPORT
+        dump(path, report)
+        _show(report)
+        lines = [f'  {image.file.shown}: {image.facts.damage}' for image in damaged[:NAMED]]
+        raise ValueError(
+            f'{len(damaged):,} of {len(everything):,} files are damaged and nothing is written:\n'
+            + printable('\n'.join([*lines, *['  ...'][: len(damaged) > NAMED]]))
+            + f'\nall are in {path}; repair or remove them, or leave them out with --drop damaged'
+        )
+    for split, images in splits.items():
+        missing = set(range(len(found.classes))) - {image.file.label for image in images}
+        if missing:
+            raise ValueError(
+                f'class {found.classes[min(missing)]!r} has no image in {split} that can be read; '
+                'every class needs one: add some or remove the class'
+            )
+    return splits, damaged, ignored
+
+
+def _write(
+    job: Job,
+    parts: Sequence[Shard],
+    classes: tuple[str, ...],
+    content: Callable[[Inspected], bytes],
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> None:
+    """Write the shards that are not there yet, then what describes them."""
+    made_of = write.features(classes)
+    paths = {job.dataset / part.file_name(job.name): part for part in parts}
+    for unexpected in set(job.dataset.iterdir()) - set(paths):
+        unexpected.unlink()
+    todo = {p: part for p, part in paths.items() if write.count(p) != len(part.images)}
+    _check_space(sum(part.estimate for part in todo.values()), job.work)
+    total = sum(len(part.images) for part in parts)
+    with progress('writing', total) as advance:
+        advance(total - sum(len(part.images) for part in todo.values()))
+        write.write_shards(todo, made_of, content, pool=pool, workers=workers, advance=advance)
+    text = f'{total:,} images of {len(classes):,} classes, prepared by `jcls prepare`.'
+    write.write_metadata(job.dataset, parts, made_of, text)
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed * 1.02 > free:
+        raise ValueError(
+            f'the dataset needs about {needed / 1e9:,.2f} GB, but {existing} has only '
+            f'{free / 1e9:,.2f} GB free; make room, or shrink the images with --max_side'
+        )
+
+
+def _say(message: str) -> None:
+    Console(soft_wrap=True).print(message, highlight=False, markup=False)
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    """Print the report as a table."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    for justify in ('left', 'right', 'left'):
+        table.add_column(justify=justify, overflow='fold')
+    for row in rows(report):
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+    if 'dataset' in report:
+        _say(f'read it with tfds.builder_from_directory({report["dataset"]!r}).as_data_source()')
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far something is: a bar on a terminal, a line now and then elsewhere."""
+    console, began, done = Console(soft_wrap=True), time.perf_counter(), 0
+    last, lock = began, threading.Lock()
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[r]}'))
+    bar = Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+    task = bar.add_task('', total=total, r='')
+
+    def rate() -> str:
+        return f'{done / max(time.perf_counter() - began, 1e-9):,.0f} images/s'
+
+    def advance(more: int) -> None:
+        nonlocal done, last
+        with lock:
+            done += more
+            bar.update(task, completed=done, r=rate())
+            if not console.is_terminal and time.perf_counter() - last >= PLAIN_SECONDS:
+                last = time.perf_counter()
+                _say(f'{what} {done:,}/{total:,}  {rate()}')
+
+    with bar:
+        yield advance
+    _say(f'{what} {done:,} took {time.perf_counter() - began:.1f} s ({rate()})')
