@@ -8,13 +8,16 @@ taken; Szegedy et al. 2014 (1409.4842, scale and aspect jitter); He et al. 2015 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from jcls.data import decode
+from jcls.data import decode as decoding
 from jcls.data.decode import Image
 from jcls.data.operation import Draw, Extent, Operation, between_0_and_1, positive
 from jcls.data.runtime import tensorflow
+from jcls.schema import choose
 
+INTERPOLATIONS = ('bilinear', 'bicubic')
 TRIES = 10  # of the random-resized crop before it falls back to a central one
 
 
@@ -23,23 +26,45 @@ def random_resized_crop(
     size: int = 224,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = 'bilinear',
+    decode: str = 'exact',
 ) -> Operation:
     """A random box of the image, resized to [size, size].
 
     Ten tries at area * U(scale) and aspect exp(U(log ratio)), sides rounded half to even; the first
     that fits is placed uniformly. If none does: the largest central box within `ratio`.
+
+    Args:
+      size: height and width afterwards.
+      scale: of the box's area, as shares of the image's.
+      ratio: of the box's width to its height.
+      interpolation: 'bilinear', 'bicubic', or 'random': one of them, for each image anew.
+      decode: 'exact', Pillow's pixels (antialiased), or 'fast': large boxes are shrunk while the
+        JPEG is decoded, and no antialiasing filter follows.
     """
     positive(size=size)
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f'scale={scale}: 0 < low <= high expected')
     if not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f'ratio={ratio}: 0 < low <= high expected')
+    choose(dict.fromkeys((*INTERPOLATIONS, 'random')), interpolation, 'interpolation')
+    fast = choose({'exact': False, 'fast': True}, decode, 'decode')
 
     def apply(image: Image, draw: Draw) -> Any:
         tf = tensorflow()
-        height, width = decode.size(image)
-        box = random_box(height, width, draw.uniform(2 * TRIES + 2), scale, ratio)
-        return decode.resize(decode.crop(image, *tf.unstack(box)), size, size)
+        height, width = decoding.size(image)
+        u = draw.uniform(2 * TRIES + 3)
+        box = tf.unstack(random_box(height, width, u[:-1], scale, ratio))
+        cropped = (
+            decoding.fast_crop(image, *box, target=size) if fast else decoding.crop(image, *box)
+        )
+
+        def resized(method: str) -> Callable[[], Any]:
+            return lambda: decoding.resize(cropped, size, size, method=method, antialias=not fast)
+
+        if interpolation == 'random':
+            return tf.cond(u[-1] < 0.5, resized('bilinear'), resized('bicubic'))
+        return resized(interpolation)()
 
     return Operation(apply, lambda _: (size, size))
 
@@ -75,20 +100,29 @@ def random_box(
     return tf.cond(tf.reduce_any(fits), placed, central)
 
 
-def resize(*, size: int = 256) -> Operation:
-    """The shorter side to `size` pixels, the longer to int(size * long / short)."""
+def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
+    """The shorter side to `size` pixels, the longer to int(size * long / short).
+
+    Args:
+      size: of the shorter side.
+      interpolation: 'bilinear' or 'bicubic', with antialiasing.
+    """
     positive(size=size)
+    choose(dict.fromkeys(INTERPOLATIONS), interpolation, 'interpolation')
 
     def apply(image: Image, draw: Draw) -> Any:
         del draw
         tf = tensorflow()
-        image = decode.pixels(image)
-        height, width = decode.size(image)
+        image = decoding.pixels(image)
+        height, width = decoding.size(image)
         short, long = tf.minimum(height, width), tf.maximum(height, width)
         other = size * long // short
         portrait = height >= width
-        return decode.resize(
-            image, tf.where(portrait, other, size), tf.where(portrait, size, other)
+        return decoding.resize(
+            image,
+            tf.where(portrait, other, size),
+            tf.where(portrait, size, other),
+            method=interpolation,
         )
 
     def extent(before: Extent) -> Extent:
@@ -112,15 +146,15 @@ def center_crop(*, size: int = 224) -> Operation:
     def apply(image: Image, draw: Draw) -> Any:
         del draw
         tf = tensorflow()
-        height, width = decode.size(image)
+        height, width = decoding.size(image)
 
         def padded() -> Any:
             missing = tf.maximum(size - tf.stack([height, width]), 0)
             before = missing // 2
             pad = tf.stack([before, missing - before], axis=1)
-            return tf.pad(decode.pixels(image), tf.concat([pad, [[0, 0]]], axis=0))
+            return tf.pad(decoding.pixels(image), tf.concat([pad, [[0, 0]]], axis=0))
 
-        if decode.is_encoded(image):
+        if decoding.is_encoded(image):
             small = (height < size) | (width < size)
             return tf.cond(small, lambda: _central(padded(), size), lambda: _central(image, size))
         return _central(padded(), size)
@@ -130,9 +164,9 @@ def center_crop(*, size: int = 224) -> Operation:
 
 def _central(image: Image, size: int) -> Any:
     tf = tensorflow()
-    spare = tf.stack(decode.size(image)) - size
+    spare = tf.stack(decoding.size(image)) - size
     corner = tf.cast(tf.round(tf.cast(spare, tf.float32) / 2), tf.int32)
-    return decode.crop(image, corner[0], corner[1], size, size)
+    return decoding.crop(image, corner[0], corner[1], size, size)
 
 
 def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
@@ -143,8 +177,8 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
 
     def apply(image: Image, draw: Draw) -> Any:
         tf = tensorflow()
-        padded = tf.pad(decode.pixels(image), [[padding] * 2, [padding] * 2, [0, 0]])
-        height, width = decode.size(padded)
+        padded = tf.pad(decoding.pixels(image), [[padding] * 2, [padding] * 2, [0, 0]])
+        height, width = decoding.size(padded)
         check = tf.debugging.Assert(
             (height >= size) & (width >= size),
             [f'pad_and_crop: size={size} is larger than a padded image of', height, width],
@@ -153,7 +187,7 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
             room = tf.stack([height, width]) - size
         chosen = tf.cast(draw.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
         corner = tf.minimum(chosen, room)
-        return decode.crop(padded, corner[0], corner[1], size, size)
+        return decoding.crop(padded, corner[0], corner[1], size, size)
 
     return Operation(apply, lambda _: (size, size))
 
@@ -164,7 +198,7 @@ def flip(*, probability: float = 0.5) -> Operation:
 
     def apply(image: Image, draw: Draw) -> Any:
         tf = tensorflow()
-        image = decode.pixels(image)
+        image = decoding.pixels(image)
         mirror = draw.uniform() < probability
         return tf.cond(mirror, lambda: tf.reverse(image, axis=[1]), lambda: image)
 

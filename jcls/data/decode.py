@@ -8,6 +8,7 @@ integer DCT and, on resizing, an antialiased triangle filter.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,6 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
     interpolated from the very neighbours that a whole decode sees.
     """
     tf = tensorflow()
-    if not is_encoded(image):
-        return image[top : top + height, left : left + width]
-    # A JPEG cut off below the crop would decode without complaint: without its end marker it is
-    # decoded whole, which finds the damage whatever the crop.
-    whole = tf.strings.substr(image, -2, 2) == b'\xff\xd9'
 
     def part() -> Any:
         rows, columns = size(image)
@@ -75,6 +71,42 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
         around = tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=DCT)
         return around[top - y : top - y + height, left - x : left - x + width]
 
+    return _crop(image, top, left, height, width, part)
+
+
+def fast_crop(image: Image, top: Any, left: Any, height: Any, width: Any, *, target: int) -> Any:
+    """About the box, uint8, for resizing to [target, target] without an antialiasing filter.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size by the inverse DCT itself, as
+    long as both sides of the box keep at least `target` pixels, and each pair of pixels shares its
+    colour where the file keeps colours at half the resolution.
+    """
+    tf = tensorflow()
+
+    def at(ratio: int) -> Callable[[], Any]:
+        box = [top // ratio, left // ratio, height // ratio, width // ratio]
+        return lambda: tf.image.decode_and_crop_jpeg(
+            image, box, channels=3, ratio=ratio, dct_method=DCT, fancy_upscaling=False
+        )
+
+    def part() -> Any:
+        fold = tf.minimum(height, width) // target
+        case = tf.reduce_sum(tf.cast(fold >= [2, 4, 8], tf.int32))
+        return tf.switch_case(case, [at(1), at(2), at(4), at(8)])
+
+    return _crop(image, top, left, height, width, part)
+
+
+def _crop(
+    image: Image, top: Any, left: Any, height: Any, width: Any, part: Callable[[], Any]
+) -> Any:
+    """The box of an image, decoded by `part` if it is a JPEG that is whole."""
+    tf = tensorflow()
+    if not is_encoded(image):
+        return image[top : top + height, left : left + width]
+    # A JPEG cut off below the crop would decode without complaint: without its end marker it is
+    # decoded whole, which finds the damage whatever the crop.
+    whole = tf.strings.substr(image, -2, 2) == b'\xff\xd9'
     decoded = tf.cond(
         tf.logical_and(tf.io.is_jpeg(image), whole),
         part,
@@ -83,11 +115,31 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
     return tf.ensure_shape(decoded, [None, None, 3])
 
 
-def resize(image: Any, height: Any, width: Any) -> Any:
-    """uint8 [H, W, C] -> uint8 [height, width, C], bilinear with antialiasing, as Pillow's."""
+def resize(
+    image: Any, height: Any, width: Any, *, method: str = 'bilinear', antialias: bool = True
+) -> Any:
+    """uint8 [H, W, C] -> uint8 [height, width, C], as Pillow's where `antialias` is on.
+
+    One direction at a time, as an image of one column: TensorFlow then adds up whole rows at once,
+    which takes two thirds of the time that it needs for both directions together.
+    """
     tf = tensorflow()
-    scaled = tf.image.resize(image, [height, width], method='bilinear', antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
+
+    def along(image: Any, length: Any) -> Any:
+        """[L, M, C] -> [M, length, C]: the first direction resized, and then the second one."""
+        shape = tf.shape(image)
+        rows = tf.reshape(image, [shape[0], 1, shape[1] * shape[2]])
+        rows = tf.image.resize(rows, [length, 1], method=method, antialias=True)
+        return tf.transpose(tf.reshape(rows, [length, shape[1], shape[2]]), [1, 0, 2])
+
+    if antialias:
+        scaled = along(along(image, height), width)
+    else:
+        scaled = tf.image.resize(image, [height, width], method=method)
+    if method != 'bilinear':
+        scaled = tf.clip_by_value(scaled, 0.0, 255.0)
+    known = [n if isinstance(n, int) else None for n in (height, width)]
+    return tf.ensure_shape(tf.cast(scaled + 0.5, tf.uint8), [*known, image.shape[-1]])
 
 
 def _decode_other(image: Image) -> Any:
