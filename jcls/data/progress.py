@@ -1,0 +1,57 @@
+"""A bar on the terminal for what takes longer than one likes to wait without a word."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 1.5  # seconds without a word
+PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call, from any thread, with how many of `total` have been done since.
+
+    Nothing is shown within the first `PATIENCE` seconds. Without a terminal it is lines in the log.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(what, total=total)
+    lock, next_word, done, started = threading.Lock(), time.monotonic() + PATIENCE, 0, False
+
+    def advance(count: int) -> None:
+        nonlocal next_word, done, started
+        with lock:
+            done += count
+            bar.update(task, completed=done)
+            if time.monotonic() < next_word:
+                return
+            next_word = time.monotonic() + PLAIN_SECONDS
+            if bar.disable:
+                logger.info('%s: %s of %s', what, f'{done:,}', f'{total:,}')
+            elif not started:
+                started = True
+                bar.start()
+
+    try:
+        yield advance
+    finally:
+        if started:
+            bar.stop()
