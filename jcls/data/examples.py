@@ -11,6 +11,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Source:
       name: index -> what to call the example in a message, such as its path.
       channels: of a decoded image.
       extent: (height, width) if all images share it, else None.
+      in_memory: whether the images are in memory already.
     """
 
     read: Callable[[Any], tuple[Any, Any]]
@@ -41,6 +43,7 @@ class Source:
     name: Callable[[int], str]
     channels: int = 3
     extent: tuple[int, int] | None = None
+    in_memory: bool = False
 
     def __len__(self) -> int:
         return self.examples
@@ -95,9 +98,15 @@ def from_memory(
         tf = tensorflow()
         return tf.gather(pixels(), index % len(images)), tf.gather(targets(), index)
 
-    shape: tuple[int, int] = images.shape[1:3]
     return Source(
-        read, len(labels), classes, lambda: labels, lambda i: f'{what} {i}', images.shape[-1], shape
+        read,
+        len(labels),
+        classes,
+        lambda: labels,
+        lambda i: f'{what} {i}',
+        channels=images.shape[-1],
+        extent=images.shape[1:3],
+        in_memory=True,
     )
 
 
@@ -110,6 +119,17 @@ def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
         return tf.io.read_file(tf.gather(paths(), index)), tf.gather(targets(), index)
 
     return Source(read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]))
+
+
+def class_names(file: str) -> tuple[str, ...]:
+    """The names in a text file, one a line, in the order of their labels; blank lines are none."""
+    try:
+        lines = Path(file).expanduser().read_text('utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'config.data.classes={file!r}: not a readable text file: {error}'
+        ) from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def stratified_split(
