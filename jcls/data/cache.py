@@ -1,0 +1,192 @@
+"""Examples kept in memory: as they are stored, or decoded.
+
+Each host keeps every example that it may read, which is all of them: its share of a batch comes
+from the whole data set. `cached` says at once how much memory that will take; the examples are read
+when the first of them is needed.
+
+Decoded, images need no decoder any more, but then it has seen them whole: damage that some crops
+of a JPEG would miss masks the image in every epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jcls.data import decode
+from jcls.data.examples import Source
+from jcls.data.order import epoch_order
+from jcls.data.progress import progress
+from jcls.data.runtime import tensorflow
+from jcls.schema import choose
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 1024  # images from which the memory needed is estimated
+SHARE = 0.8  # of the available memory that may be taken
+OVERHEAD = 256  # bytes for a tensor, besides its content
+CHUNK = 1024  # tensors in a short list, before the long one
+KINDS = {'none': 'nothing', 'encoded': 'the files', 'decoded': 'the pixels'}
+
+
+def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
+    """The sources with their examples in memory; those that are in memory anyway stay as they are.
+
+    Args:
+      sources: for training and for validation.
+      kind: 'none', 'encoded' (the bytes as stored) or 'decoded' (uint8 pixels).
+
+    Raises:
+      ValueError: if they would take more than `SHARE` of the memory that is available.
+    """
+    choose(KINDS, kind, 'config.data.cache')
+    todo = {id(source): source for source in sources if not source.in_memory}
+    if kind == 'none' or not todo:
+        return sources
+    needs = np.sum([needed(source) for source in todo.values()], axis=0)
+    needed_by = dict(zip(('encoded', 'decoded'), map(float, needs), strict=True))
+    free = available()
+    logger.info(
+        'config.data.cache=%r will take about %s of the %s of memory available',
+        kind,
+        _size(needed_by[kind]),
+        'unknown amount' if free is None else _size(free),
+    )
+    if free is not None and needed_by[kind] > SHARE * free:
+        smaller = needed_by['encoded'] <= SHARE * free
+        raise ValueError(
+            f'config.data.cache={kind!r} takes about {_size(needed_by[kind])}, more than '
+            f'{SHARE:.0%} of the {_size(free)} of memory that is available; '
+            + (
+                f"'encoded' would fit: it takes about {_size(needed_by['encoded'])}"
+                if smaller
+                else "only 'none' fits"
+            )
+        )
+    kept = {key: _kept(source, kind) for key, source in todo.items()}
+    train, val = (kept.get(id(source), source) for source in sources)
+    return train, val
+
+
+def needed(source: Source) -> tuple[float, float]:
+    """Bytes that the examples of a source take encoded and decoded, from a sample of them.
+
+    Of a JPEG only the header is looked at. Images that cannot be read are left out.
+    """
+    tf = tensorflow()
+
+    def sizes(index: Any) -> Any:
+        image, _ = source.read(index)
+        height, width = decode.size(image)
+        stored = tf.strings.length(image) if decode.is_encoded(image) else tf.size(image)
+        return tf.stack([stored, height * width * source.channels])
+
+    rows = epoch_order(0, 0, len(source))[:SAMPLE]
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(sizes, tf.data.AUTOTUNE)
+    found = list(dataset.ignore_errors().as_numpy_iterator())
+    mean = np.mean(found, axis=0) if found else np.zeros(2)
+    encoded, decoded = (mean + OVERHEAD) * len(source)
+    return encoded, decoded
+
+
+def available(root: str = '/') -> float | None:
+    """Bytes of memory that can be had without swapping, as the system under `root` says, or None.
+
+    Of a container it is what its limit leaves.
+    """
+    base, found = Path(root), []
+    try:
+        facts = dict(line.split(':') for line in (base / 'proc/meminfo').read_text().splitlines())
+        found.append(float(facts['MemAvailable'].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
+            found.append(float(os.sysconf('SC_AVPHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE'))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # no container, or without a limit
+        group = base / 'sys/fs/cgroup'
+        used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
+        found.append(float((group / 'memory.max').read_text()) - float(used['anon']))
+    return min(found, default=None)
+
+
+def _size(count: float) -> str:
+    return f'{count / 1e9:,.1f} GB' if count >= 1e9 else f'{count / 1e6:,.1f} MB'
+
+
+def _kept(source: Source, kind: str) -> Source:
+    """The source with its examples read into memory when the first of them is needed."""
+    lock = threading.Lock()
+
+    def original(index: Any) -> tuple[Any, Any]:
+        image, label = source.read(index)
+        return (decode.pixels(image) if kind == 'decoded' else image), label
+
+    @functools.cache
+    def store() -> Store:
+        with tensorflow().init_scope():
+            return _load(original, source)
+
+    def read(index: Any) -> tuple[Any, Any]:
+        tf = tensorflow()
+        index = tf.cast(index, tf.int64)
+        with lock:
+            kept = store()
+
+        def from_memory() -> tuple[Any, Any]:
+            image = tf.raw_ops.TensorListGetItem(
+                input_handle=kept.images, index=tf.cast(index, tf.int32), **kept.element
+            )
+            return image, tf.gather(kept.labels, index)
+
+        # What could not be read is not kept: it fails again, as it would without the cache.
+        return tf.cond(tf.reduce_any(index == kept.damaged), lambda: original(index), from_memory)
+
+    return dataclasses.replace(source, read=read, in_memory=True)
+
+
+class Store(NamedTuple):
+    """Examples in memory, as TensorFlow's tensors."""
+
+    images: Any  # a variant: a list of tensors, which hands them out without a copy
+    element: dict[str, Any]  # what the list is told of their type and shape
+    labels: Any  # int32 [N]
+    damaged: Any  # int64 [n]: the examples that could not be read
+
+
+def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
+    """Read all examples of a source."""
+    tf = tensorflow()
+    dataset = tf.data.Dataset.range(len(source)).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    dtype = dataset.element_spec[0].dtype
+    shape = [] if dtype == tf.string else [-1, -1, source.channels]
+    element = {'element_dtype': dtype, 'element_shape': tf.constant(shape, tf.int32)}
+    nothing = tf.zeros([max(extent, 0) for extent in shape], tf.uint8)
+    nothing = tf.constant('') if dtype == tf.string else nothing
+    images, damaged = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element), []
+    labels = np.zeros(len(source), np.int32)
+    iterator = iter(dataset.prefetch(tf.data.AUTOTUNE))
+    with progress(f'caching {source.name(0)}, ...', len(source)) as advance:
+        for start in range(0, len(source), CHUNK):
+            part = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element)
+            rows = range(start, min(start + CHUNK, len(source)))
+            for row in rows:
+                try:
+                    image, label = next(iterator)
+                    labels[row] = label
+                except tf.errors.OpError:  # of this example alone; the iterator goes on
+                    image = nothing
+                    damaged.append(row)
+                part = tf.raw_ops.TensorListPushBack(input_handle=part, tensor=image)
+            images = tf.raw_ops.TensorListConcatLists(
+                input_a=images, input_b=part, element_dtype=dtype
+            )
+            advance(len(rows))
+    return Store(images, element, tf.constant(labels), tf.constant(damaged, tf.int64))
