@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 from jcls.data import decode, source
+from jcls.data.examples import from_files
+from jcls.data.exif import orientation, upright
 from jcls.data.runtime import tensorflow
 from jcls.data.source import SOURCES, Source
 
@@ -290,6 +292,216 @@ def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
             source.folder(dir=str(tmp_path / name))
 
 
+def lists(root: Path, **texts: str) -> dict[str, str]:
+    """Text files, by name, of lines between bars; one with `{i}` is four, with 0, 1, 2, 3."""
+    for name, text in texts.items():
+        lines = [
+            line.format(i=i) for line in text.split('|') for i in range(4 if '{' in line else 1)
+        ]
+        (root / name).write_text('\n'.join(lines))
+    return {name: str(root / name) for name in texts}
+
+
+def test_a_list_of_numbers(tmp_path: Path) -> None:
+    """Paths and class numbers, with tabs or spaces between; the classes are 0 to the highest."""
+    paint(*(tmp_path / 'pictures' / f'a {i}.png' for i in range(4)), tmp_path / 'b.png')
+    text = 'pictures/a {i}.png\t{i}||  b.png 2 |./b.png 0\r'
+    files = lists(tmp_path, train=text, val=f'{tmp_path}/b.png\t5\n')
+    train, val = source.listing(train_list=files['train'], val_list=files['val'], dir=str(tmp_path))
+    assert train.classes == val.classes == tuple('012345')
+    assert train.labels.tolist() == [0, 1, 2, 3, 2, 0]
+    assert val.labels.tolist() == [5]
+    wanted = [str(tmp_path / f'pictures/a {i}.png') for i in range(4)] + [
+        str(tmp_path / 'b.png')
+    ] * 2
+    assert names(train) == wanted
+    image, label = train.read(tensorflow().constant(3))
+    assert image.numpy() == (tmp_path / 'pictures' / 'a 3.png').read_bytes()
+    assert (label.numpy(), label.dtype) == (3, tensorflow().int32)
+
+
+def test_a_list_of_names(tmp_path: Path) -> None:
+    """Class names are sorted, unless a file gives their order; numbers then count in it."""
+    paint(*(tmp_path / f'{i}.png' for i in range(4)))
+    files = lists(
+        tmp_path,
+        train='{i}.png zebra|0.png\tant bear|1.png\t2',
+        numbers='{i}.png 1|0.png 0|1.png bee',
+        classes='zebra\n bee \nant bear\nwolf\n',
+        digits='2\n1\n0',
+    )
+    both = {'train_list': files['train'], 'val_list': files['train'], 'dir': str(tmp_path)}
+    train, _ = source.listing(**both)
+    assert train.classes == ('2', 'ant bear', 'zebra')
+    assert train.labels.tolist() == [2] * 4 + [1, 0]
+    train, _ = source.listing(**both, classes=files['classes'])
+    assert train.classes == ('zebra', 'bee', 'ant bear', 'wolf')
+    assert train.labels.tolist() == [0] * 4 + [2, 2]
+    both |= {'train_list': files['numbers'], 'val_list': files['numbers']}
+    train, _ = source.listing(**both, classes=files['classes'])
+    assert train.labels.tolist() == [1] * 4 + [0, 1]
+    (tmp_path / 'numbers').write_text('0.png 0\n1.png 2')
+    train, _ = source.listing(**both, classes=files['digits'])  # a name before a number
+    assert train.labels.tolist() == [2, 0]
+
+
+def test_a_list_is_split(tmp_path: Path) -> None:
+    """Without a validation list a stratified part is held out: disjoint, and the seed's alone."""
+    paint(*(tmp_path / f'{i}.png' for i in range(40)))
+    (tmp_path / 'list').write_text('\n'.join(f'{i}.png {"ab"[i % 4 == 0]}' for i in range(40)))
+
+    def held_out(seed: int) -> set[str]:
+        data = source.create(
+            name='list',
+            train_list=str(tmp_path / 'list'),
+            dir=str(tmp_path),
+            val_fraction=0.2,
+            split_seed=seed,
+        )
+        assert np.bincount(data.train.labels).tolist() == [24, 8]
+        assert np.bincount(data.val.labels).tolist() == [6, 2]
+        assert len(set(names(data.train)) | set(names(data.val))) == 40
+        return set(names(data.val))
+
+    assert held_out(0) == held_out(0)
+    assert held_out(0) != held_out(1)
+
+
+def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
+    """A line that cannot be used is an error with its file and number; missing files are named."""
+    paint(*(tmp_path / f'{i}.png' for i in range(4)))
+    files = lists(
+        tmp_path,
+        good='{i}.png\tx|0.png y',
+        alone='{i}.png 0||1.png',
+        tab='{i}.png 0|\t3',
+        empty='\n',
+        numbers='{i}.png 0|0.png 3',
+        negative='{i}.png 0|0.png -1',
+        gone='{i}.png 0|no 1.png 0|' + '|'.join(f'deep/{i}.png 0' for i in range(7)),
+        classes='a\nb\na',
+        twice='{i}.png b|0.png a',
+    )
+    train = files['good']
+    for fields, message in (
+        (
+            {'train_list': str(tmp_path / 'none')},
+            r"config\.data\.train_list='.*none': No such file",
+        ),
+        ({'train_list': train, 'val_list': 'none'}, r"config\.data\.val_list='none': No such file"),
+        ({'train_list': files['empty']}, r"config\.data\.train_list='.*empty' lists no images"),
+        ({'train_list': files['alone']}, r"alone line 6: '1\.png' is not a path and a label"),
+        ({'train_list': files['tab']}, r"tab line 5: '\\t3' is not a path and a label"),
+        (
+            {'train_list': train, 'val_list': files['numbers']},
+            r"numbers line 1: .*'0' is no class.* 2: x, y$",
+        ),
+        (
+            {'train_list': files['negative']},
+            r"negative line 5: the label '-1' is no class.* 1: 0$",
+        ),
+        (
+            {'train_list': files['numbers'], 'classes': files['classes']},
+            r"numbers line 5: the label '3' is no class; there are 3: a, b, a",
+        ),
+        (
+            {'train_list': files['twice'], 'classes': files['classes']},
+            r"twice line 5: the label 'a' is the name of two classes",
+        ),
+        ({'train_list': train, 'classes': 'none'}, r"config\.data\.classes='none': not a readable"),
+        (
+            {'train_list': files['gone']},
+            r'8 of the 12 files of .*gone are missing:\n  line 5: .*/no 1\.png\n  line 6: .*/deep/0'
+            r'(?s:.*)line 9(?s:.*)\.\.\.\nconfig\.data\.dir',
+        ),
+        ({'train_list': train, 'dir': ''}, r'5 of the 5 files .* missing:\n  line 1: 0\.png\n'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            source.listing(**{'dir': str(tmp_path), **fields})
+
+
+def turned(path: Path, orientation: int | None, how: str = 'exif') -> bytes:
+    """An image of 6 x 9 noise, saved with an EXIF (or XMP) orientation."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 6, 3), np.uint8)
+    options: dict[str, Any] = {}
+    if orientation is not None and how == 'exif':
+        options['exif'] = Image.Exif()
+        options['exif'][0x0112] = orientation
+    elif orientation is not None:
+        packet = (
+            f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{orientation}"/></x:xmpmeta>'
+        )
+        options['xmp'] = packet.encode()
+    Image.fromarray(pixels).save(path, quality=95, **options)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientations_are_pillows(tmp_path: Path, extension: str, orientation: int) -> None:
+    """Every orientation of JPEG and PNG comes out as Pillow's exif_transpose; 1 is untouched."""
+    path = tmp_path / f'a.{extension}'
+    content = turned(path, orientation)
+    files = from_files(np.array([str(path).encode()]), np.array([0]), ('a',))
+    image, label = upright(files).read(tensorflow().constant(0))
+    with Image.open(path) as opened:
+        assert opened.getexif()[0x0112] == orientation
+        wanted = np.asarray(ImageOps.exif_transpose(opened).convert('RGB'))
+    found = decode.pixels(image).numpy()
+    assert found.shape == wanted.shape
+    exact = decode.pixels(tensorflow().constant(content)).numpy()
+    assert sorted(map(tuple, found.reshape(-1, 3))) == sorted(map(tuple, exact.reshape(-1, 3)))
+    assert np.abs(found.astype(int) - wanted).max() <= (1 if extension == 'jpg' else 0)
+    assert (image.numpy() == content) == (orientation == 1)
+    assert int(label) == 0
+
+
+def test_images_without_an_orientation_pass(tmp_path: Path) -> None:
+    """No tag, a senseless one, damage, pixels: all come out as they went in."""
+    contents = [turned(tmp_path / 'a.jpg', tag) for tag in (None, 0, 9, 77)]
+    contents += [turned(tmp_path / f'a.{kind}', None) for kind in ('png', 'gif', 'bmp')]
+    rotated = turned(tmp_path / 'b.jpg', 6)
+    place = rotated.index(b'Exif\0\0') + 6
+    contents += [b'', b'Exif\0\0', rotated[: place + 4], rotated[:place] + b'?' * 30]
+    files = []
+    for i, content in enumerate(contents):
+        files.append(tmp_path / f'{i}')
+        files[-1].write_bytes(content)
+    plain = from_files(
+        np.array([str(f).encode() for f in files]), np.zeros(len(files), int), ('a',)
+    )
+    found = tensorflow().data.Dataset.range(len(files)).map(lambda i: upright(plain).read(i)[0])
+    assert list(found.as_numpy_iterator()) == contents
+    data = source.create(name='digits', exif=True)
+    assert contents_of(data) == contents_of(source.create(name='digits'))
+
+
+def contents_of(data: source.Data) -> list[collections.Counter]:
+    return [contents(data.train), contents(data.val)]
+
+
+def test_an_orientation_in_xmp(tmp_path: Path) -> None:
+    """Pillow looks for an orientation in XMP, too, where EXIF has none."""
+    content = turned(tmp_path / 'a.jpg', 6, 'xmp')
+    assert orientation(content) == 6
+    with Image.open(tmp_path / 'a.jpg') as opened:
+        assert ImageOps.exif_transpose(opened).size == (9, 6)
+
+
+def test_exif_is_a_field(tmp_path: Path) -> None:
+    """Orientation is ignored unless asked for; damage behind a good header is still an error."""
+    for name in ('a/0.jpg', 'a/1.jpg', 'b/0.jpg', 'b/1.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = turned(tmp_path / name, 8)
+    for exif, shape in ((False, (9, 6, 3)), (True, (6, 9, 3))):
+        data = source.create(name='folder', dir=str(tmp_path), val_fraction=0.5, exif=exif)
+        for part in (data.train, data.val):
+            assert decode.pixels(part.read(tensorflow().constant(1))[0]).shape == shape
+    Path(data.train.name(0)).write_bytes(content[:-40])
+    with pytest.raises(tensorflow().errors.OpError):
+        data.train.read(tensorflow().constant(0))
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
@@ -314,5 +526,5 @@ def test_impossible_fields(fields: dict[str, Any], message: str) -> None:
 
 
 def test_the_table_is_covered() -> None:
-    """Every source of the table is tried by the tests above."""
-    assert set(SOURCES) == {'digits', 'arrays', 'synthetic', 'folder'}
+    """Every source of the table is tried by the tests above, or in a file of tests of its own."""
+    assert set(SOURCES) == {'digits', 'arrays', 'synthetic', 'folder', 'list', 'records', 'tfds'}
