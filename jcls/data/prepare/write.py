@@ -101,7 +101,12 @@ def _write_shard(
             advance(1)
 
     unfinished = path.with_name(f'unfinished.{path.name}')
-    ExampleWriter(FileFormat.ARRAY_RECORD).write(os.fspath(unfinished), examples())
+    try:
+        ExampleWriter(FileFormat.ARRAY_RECORD).write(os.fspath(unfinished), examples())
+    except RuntimeError as error:  # the writer's, such as of a full disk
+        raise OSError(f'{error}; the same command goes on from here') from None
+    if count(unfinished) != len(shard.images):
+        raise OSError(f'{unfinished} was not written whole: is the disk in order?')
     with unfinished.open('rb') as file:
         os.fsync(file.fileno())
     unfinished.rename(path)
