@@ -26,7 +26,8 @@ import jcls
 from jcls import config as configs
 from jcls import models, schema
 from jcls.data import augment as operations
-from jcls.data import pipeline
+from jcls.data import mix as mixing
+from jcls.data import order, pipeline
 from jcls.data import source as sources
 from jcls.models import layers
 from jcls.optim import optimizer, schedule
@@ -52,6 +53,7 @@ class Experiment:
     train_step: step.TrainStep
     eval_step: step.EvalStep
     operation: operations.Operation
+    mix: mixing.Mix | None
     eval_operation: operations.Operation
     evaluate: evaluate.Settings
     checkpoint: checkpoint.Settings
@@ -83,15 +85,30 @@ class Experiment:
 
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[step.Batch]:
         """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
-        source, seed = self.data.train, self.config['seed']
-        rows = pipeline.train_rows(len(source), seed, self._share(self.horizon.batch_size))
+        data, mix, share = self.data, self.mix, _share(self.horizon.batch_size)
+        rows = order.train_rows(
+            len(data.train),
+            self.config['seed'],
+            share,
+            labels=data.train.labels if data.balanced else None,
+            repeats=data.repeats,
+            groups=self.groups,
+        )
         stop = self.horizon.total if stop is None else stop
-        return self._to_devices(source, self.operation, rows, start, stop)
+        mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(share.rows())}
+        return self._to_devices(data.train, self.operation, rows, start, stop, **mixing)
 
-    def eval_batches(self, source: sources.Source, order: np.ndarray) -> Iterator[step.Batch]:
-        """The examples `order` (int64 indices) of `source`, once each, preprocessed, on devices."""
+    @property
+    def groups(self) -> int:
+        """In a global batch, of mixing or else of BatchNorm; repeats are spread over them."""
+        if self.mix is not None:
+            return self.mix.groups
+        return layers.group_count(self.horizon.batch_size, self.config['norm']['batch_size'])
+
+    def eval_batches(self, source: sources.Source, examples: np.ndarray) -> Iterator[step.Batch]:
+        """The `examples` (int64 indices) of `source`, once each, preprocessed, on devices."""
         size = self.evaluate.batch_size or self.horizon.batch_size
-        rows, steps = pipeline.eval_rows(order, self._share(size))
+        rows, steps = order.eval_rows(examples, _share(size))
         return self._to_devices(source, self.eval_operation, rows, 0, steps)
 
     def evaluations(
@@ -101,20 +118,17 @@ class Experiment:
         source, count = self.data.train, self.evaluate.train_examples
         sets = {'eval': (self.data.val, np.arange(len(self.data.val)))}
         if train and count:
-            fixed = pipeline.epoch_order(0, 0, len(source))[:count]  # the same in every run
+            fixed = order.epoch_order(0, 0, len(source))[:count]  # the same in every run
             sets['eval_train'] = (source, fixed)
         return {
             name: evaluate.evaluate(self.eval_step, variables, self.eval_batches(*examples))
             for name, examples in sets.items()
         }
 
-    def _share(self, batch_size: int) -> pipeline.Share:
-        return pipeline.Share(batch_size, jax.process_index(), jax.process_count())
-
-    def _to_devices(self, source: sources.Source, *args: Any) -> Iterator[step.Batch]:
+    def _to_devices(self, *args: Any, **mixing: Any) -> Iterator[step.Batch]:
         """Copy batches to the devices a few ahead of their use."""
         mean = self.data.mean
-        batches = pipeline.batches(source, *args, mean=mean, damage=self.damage)
+        batches = pipeline.batches(*args, mean=mean, damage=self.damage, **mixing)
         waiting: collections.deque[step.Batch] = collections.deque()
         for batch in batches:
             waiting.append(meshes.put_batch(batch, self.mesh))
@@ -209,6 +223,9 @@ def assemble(
         )
     moments = {'mean': data.mean, 'std': data.std}
     loss = losses.create(**sections['loss'])
+    mix = mixing.create(batch_size, seed, length.steps, **sections['mix'])
+    if mix is not None:
+        mix.within(_share(batch_size).rows())
     return Experiment(
         config={},
         model=model,
@@ -222,6 +239,7 @@ def assemble(
         ),
         eval_step=step.create_eval_step(model, mesh, **moments),
         operation=operations.compose(augment, 'augment'),
+        mix=mix,
         eval_operation=operations.compose(evaluating.preprocess, 'evaluate.preprocess'),
         evaluate=evaluating,
         checkpoint=saving,
@@ -229,6 +247,10 @@ def assemble(
         every={key: length.every(text, f'{key}.every') for key, text in intervals.items()},
         damage=pipeline.Damage(data.max_damaged),
     )
+
+
+def _share(batch_size: int) -> order.Share:
+    return order.Share(batch_size, jax.process_index(), jax.process_count())
 
 
 def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
@@ -253,6 +275,7 @@ SECTIONS: dict[str, schema.Section] = {
     'evaluate.preprocess[]': schema.Section(None, operations.OPERATIONS),
     'log': schema.Section(log.create),
     'loss': schema.Section(losses.create, losses.LOSSES),
+    'mix': schema.Section(mixing.create),
     'model': schema.Section(models.create, models.MODELS),
     'norm': schema.Section(layers.batch_norm),
     'optimizer': schema.Section(optimizer.create, optimizer.OPTIMIZERS),

@@ -13,7 +13,8 @@ from PIL import Image
 from jcls.data import augment, cache, decode, pipeline, source
 from jcls.data.cache import cached
 from jcls.data.examples import Source
-from jcls.data.pipeline import Batch, Damage, Share
+from jcls.data.order import Share, train_rows
+from jcls.data.pipeline import Batch, Damage
 from jcls.data.runtime import tensorflow
 
 KINDS = ('encoded', 'decoded')
@@ -43,7 +44,7 @@ def folder(root: Path, kind: str = 'none') -> tuple[Source, Source]:
 def batches(found: Source, damage: Damage | None = None, chain: Any = CHAIN) -> list[Batch]:
     """Three epochs of training batches."""
     operation = augment.compose(chain, 'augment')
-    rows = pipeline.train_rows(len(found), 0, Share(8))
+    rows = train_rows(len(found), 0, Share(8))
     made = pipeline.batches(
         found, operation, rows, 0, 9, mean=(0.5,) * 3, damage=damage or Damage()
     )

@@ -15,7 +15,8 @@ from scipy import stats
 from jcls.data import augment, pipeline
 from jcls.data.examples import Source, from_memory
 from jcls.data.operation import Draw, Operation
-from jcls.data.pipeline import Batch, Damage, Share
+from jcls.data.order import Share, epoch_order, epoch_word, eval_rows, train_rows
+from jcls.data.pipeline import Batch, Damage
 from jcls.data.runtime import tensorflow
 from jcls.data.source import folder
 
@@ -70,12 +71,12 @@ def train(
     share: Share = FOUR,
 ) -> list[Batch]:
     """Training batches of some steps."""
-    return read(source, pipeline.train_rows(len(source), seed, share), steps, chain, damage)
+    return read(source, train_rows(len(source), seed, share), steps, chain, damage)
 
 
 def in_order(source: Source, size: int, damage: Damage | None = None) -> list[Batch]:
     """Evaluation batches of a whole source."""
-    rows, steps = pipeline.eval_rows(np.arange(len(source)), Share(size))
+    rows, steps = eval_rows(np.arange(len(source)), Share(size))
     return read(source, rows, range(steps), CENTRAL, damage)
 
 
@@ -135,7 +136,7 @@ def test_order_is_an_argsort_of_philox(seed: int, epoch: int, examples: int) -> 
     """An epoch's order sorts the examples by their Philox numbers, written out here."""
     numbers = philox(seed, epoch, examples)
     wanted = sorted(range(examples), key=lambda i: (numbers[i], i))
-    found = pipeline.epoch_order(seed, epoch, examples)
+    found = epoch_order(seed, epoch, examples)
     assert found.tolist() == wanted
     assert found.dtype == np.int64
 
@@ -143,7 +144,7 @@ def test_order_is_an_argsort_of_philox(seed: int, epoch: int, examples: int) -> 
 def test_orders_are_unrelated() -> None:
     """Epochs and seeds are uncorrelated, and half an epoch of a sorted source has all classes."""
     places = {
-        key: np.argsort(pipeline.epoch_order(*key, 10_000))
+        key: np.argsort(epoch_order(*key, 10_000))
         for key in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
     }
     for a in places:
@@ -159,20 +160,18 @@ def test_orders_are_unrelated() -> None:
 @pytest.mark.parametrize(('examples', 'size'), [(23, 5), (24, 8), (7, 7), (9, 8)])
 def test_an_epoch_of_training(examples: int, size: int) -> None:
     """An epoch is floor(N / B) steps without a repetition; all examples are left out in turn."""
-    rows = pipeline.train_rows(examples, 3, Share(size))
+    rows = train_rows(examples, 3, Share(size))
     steps, left_out = examples // size, collections.Counter()
     for epoch in range(200):
         seen = np.concatenate([rows(epoch * steps + i) for i in range(steps)])
         assert len(set(seen[:, 0])) == steps * size
-        np.testing.assert_array_equal(
-            seen[:, 0], pipeline.epoch_order(3, epoch, examples)[: len(seen)]
-        )
-        assert set(seen[:, 1]) == {pipeline.epoch_word(3, epoch)}
+        np.testing.assert_array_equal(seen[:, 0], epoch_order(3, epoch, examples)[: len(seen)])
+        assert set(seen[:, 1]) == {epoch_word(3, epoch)}
         left_out.update(set(range(examples)) - set(seen[:, 0]))
     if examples % size:
         assert stats.chisquare([left_out[i] for i in range(examples)]).pvalue > 1e-3
     assert sum(left_out.values()) == 200 * (examples % size)
-    words = {pipeline.epoch_word(seed, epoch) for seed in range(100) for epoch in range(100)}
+    words = {epoch_word(seed, epoch) for seed in range(100) for epoch in range(100)}
     assert len(words) == 10_000
 
 
@@ -193,7 +192,7 @@ def test_a_change_of_seed_or_epoch_changes_the_images() -> None:
     def by_example(size: int, seed: int, epoch: int) -> dict[int, bytes]:
         steps = range(epoch * (24 // size), (epoch + 1) * (24 // size))
         batches = train(source, steps, seed=seed, share=Share(size))
-        order = pipeline.epoch_order(seed, epoch, 24)
+        order = epoch_order(seed, epoch, 24)
         np.testing.assert_array_equal(join(batches, 'label'), source.labels[order])
         return {i: image.tobytes() for i, image in zip(order, join(batches), strict=True)}
 
@@ -213,7 +212,7 @@ def test_every_example_has_its_own_random_numbers() -> None:
         tf = tensorflow()
         return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
 
-    operation, rows = Operation(show, lambda _: (1, 16)), pipeline.train_rows(8, 0, FOUR)
+    operation, rows = Operation(show, lambda _: (1, 16)), train_rows(8, 0, FOUR)
     grey = Source(lambda _: (tensorflow().zeros([1]), 0), 8, ('a',), None, str, 1, (1, 1))
     shown = pipeline.batches(grey, operation, rows, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()
@@ -245,7 +244,7 @@ def test_evaluation_rows(examples: int, size: int, processes: int) -> None:
     order = np.random.default_rng(0).permutation(examples) + 5
     seen = []
     for process in range(processes):
-        rows, steps = pipeline.eval_rows(order, Share(size, process, processes))
+        rows, steps = eval_rows(order, Share(size, process, processes))
         assert steps == -(-examples // size)
         seen.append(np.stack([rows(step) for step in range(steps)]))
     index = np.concatenate(seen, axis=1)[..., 0].ravel()
@@ -256,7 +255,7 @@ def test_evaluation_rows(examples: int, size: int, processes: int) -> None:
 def test_evaluation_is_exact() -> None:
     """Ten images in batches of four are each there once with mask 1, and two rows are masked."""
     source = memory(10)
-    rows, steps = pipeline.eval_rows(np.arange(10), Share(4))
+    rows, steps = eval_rows(np.arange(10), Share(4))
     batches = read(source, rows, range(steps), (), None)
     np.testing.assert_array_equal(join(batches, 'mask'), [1] * 10 + [0] * 2)
     np.testing.assert_array_equal(join(batches, 'label')[:10], source.labels)
@@ -290,7 +289,7 @@ def test_damaged_images_keep_their_places(files: Source, caplog: pytest.LogCaptu
     damage = Damage(4)
     with caplog.at_level(logging.WARNING, logger='jcls'):
         found = in_order(files, 5, damage)
-    mask_out(wanted, pipeline.eval_rows(np.arange(12), Share(5))[0], bad)
+    mask_out(wanted, eval_rows(np.arange(12), Share(5))[0], bad)
     assert_same(found, wanted)
     assert list(damage.reasons) == [vanished, truncated, empty, text]
     assert len(caplog.records) == 4
@@ -332,7 +331,7 @@ def test_damage_in_training(files: Source) -> None:
         truncate(files.name(which))
     damage = Damage(3)
     found = train(files, range(9), damage)
-    mask_out(wanted, pipeline.train_rows(12, 0, Share(4)), (2, 3, 11))
+    mask_out(wanted, train_rows(12, 0, Share(4)), (2, 3, 11))
     assert_same(found, wanted)
     assert sorted(damage.reasons) == sorted(map(files.name, (2, 3, 11)))
     assert_same(train(files, range(5, 9), Damage(3)), wanted[5:])

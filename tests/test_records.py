@@ -15,7 +15,8 @@ from PIL import Image
 
 from jcls.data import augment, disk, pipeline, source, tfrecord
 from jcls.data.examples import Source
-from jcls.data.pipeline import Damage, Share
+from jcls.data.order import Share, epoch_order, eval_rows, train_rows
+from jcls.data.pipeline import Damage
 from jcls.data.runtime import tensorflow
 
 SHARDS = (3, 0, 4, 2)  # records in each
@@ -126,7 +127,7 @@ def test_training_starts_anywhere(tmp_path: Path) -> None:
     operation = augment.compose(({'name': 'random_resized_crop', 'size': 8},), 'augment')
 
     def batches(start: int) -> list[Any]:
-        rows = pipeline.train_rows(9, 0, Share(4))
+        rows = train_rows(9, 0, Share(4))
         mean = (0.5, 0.5, 0.5)
         return [
             (batch['image'].tobytes(), batch['label'].tolist())
@@ -137,7 +138,7 @@ def test_training_starts_anywhere(tmp_path: Path) -> None:
 
     whole = batches(0)
     assert batches(3) == whole[3:]
-    order = np.concatenate([pipeline.epoch_order(0, epoch, 9)[:8] for epoch in range(3)])
+    order = np.concatenate([epoch_order(0, epoch, 9)[:8] for epoch in range(3)])
     assert [label for _, labels in whole for label in labels] == (order % 3).tolist()
 
 
@@ -149,7 +150,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     content[40] ^= 1
     shard.write_bytes(content)
     operation = augment.compose(({'name': 'center_crop', 'size': 8},), 'augment')
-    rows, steps = pipeline.eval_rows(np.arange(9), Share(3))
+    rows, steps = eval_rows(np.arange(9), Share(3))
     damage = Damage(1)
     found = pipeline.batches(train, operation, rows, 0, steps, mean=(0, 0, 0), damage=damage)
     masks = np.concatenate([batch['mask'] for batch in found])
@@ -165,7 +166,7 @@ def test_a_label_that_is_no_class_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / 'validation-00000-of-00001', *records)
     train, _ = read(tmp_path)
     operation = augment.compose(({'name': 'center_crop', 'size': 8},), 'augment')
-    rows, _ = pipeline.eval_rows(np.arange(2), Share(2))
+    rows, _ = eval_rows(np.arange(2), Share(2))
     message = r'label of .*train-00000-of-00001\[1\] is 4, but must be in 1\.\.3: 3 classes'
     with pytest.raises(ValueError, match=message):
         list(pipeline.batches(train, operation, rows, 0, 1, mean=(0, 0, 0), damage=Damage(9)))

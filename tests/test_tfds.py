@@ -16,7 +16,8 @@ from PIL import Image
 from jcls.data import arrayrecord, augment, pipeline, source
 from jcls.data import tfds as ours
 from jcls.data.examples import Source
-from jcls.data.pipeline import Damage, Share
+from jcls.data.order import Share, eval_rows, train_rows
+from jcls.data.pipeline import Damage
 from jcls.data.runtime import tensorflow
 
 FORMATS = ('array_record', 'tfrecord')
@@ -172,7 +173,7 @@ def test_training_starts_anywhere(datasets: dict[str, Path], kind: str) -> None:
     """Batches from the middle of an epoch are those of a run that began at the first step."""
     train, _ = read(datasets[kind])
     operation = augment.compose(({'name': 'random_resized_crop', 'size': 4},), 'augment')
-    rows = pipeline.train_rows(30, 0, Share(8))
+    rows = train_rows(30, 0, Share(8))
 
     def batches(start: int) -> list[Any]:
         found = pipeline.batches(train, operation, rows, start, 6, mean=(0.5,) * 3, damage=Damage())
@@ -191,7 +192,7 @@ def test_a_damaged_array_record_is_named(tmp_path: Path) -> None:
     content[2000] ^= 255  # in the middle of the records, 64 bytes into the file and on
     shard.write_bytes(content)
     train, _ = read(folder)
-    rows, steps = pipeline.eval_rows(np.arange(30), Share(10))
+    rows, steps = eval_rows(np.arange(30), Share(10))
     damage = Damage(1)
     operation = augment.compose(({'name': 'center_crop', 'size': 4},), 'augment')
     batches = pipeline.batches(train, operation, rows, 0, steps, mean=(0,) * 3, damage=damage)

@@ -1,95 +1,30 @@
-"""From a source to batches: order, shards of hosts, augmentation, padding and masks.
+"""From a source to batches: reading, augmentation, mixing, padding and masks.
 
-There is no iterator state. Which examples a step sees, and how each is augmented, are pure
-functions of (seed, step): a pipeline starts anywhere at once, so a resumed run sees exactly what an
-uninterrupted one would.
-
-* An epoch is floor(N / B) steps over a fresh permutation of the N examples; the N mod B left over
-  differ from epoch to epoch.
-* Process p of P reads rows p*B/P to (p+1)*B/P of every global batch.
-* A damaged image keeps its place in the batch as the mean colour with mask 0.
+Which examples a step sees is `jcls.data.order`'s. There is no iterator state: a pipeline starts
+anywhere at once, so a resumed run sees exactly what an uninterrupted one would. A damaged image
+keeps its place in the batch as the mean colour with mask 0.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from jcls.data import decode
 from jcls.data.examples import Source
+from jcls.data.mix import Mix
 from jcls.data.operation import MOST, Draw, Operation
+from jcls.data.order import Rows
 from jcls.data.runtime import tensorflow
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, np.ndarray]  # image uint8 [b, H, W, C], label int32 [b], mask float32 [b]
-Rows = Callable[[int], np.ndarray]  # step -> int64 [b, 2]: index (-1: padding), random word
-
-
-def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The permutation of 0..examples-1 of an epoch, int64: a stable argsort of Philox outputs."""
-    raw = np.random.Philox(key=[seed, epoch]).random_raw(examples)
-    return np.argsort(raw, kind='stable')
-
-
-def epoch_word(seed: int, epoch: int) -> int:
-    """The random word, a signed 64-bit integer, that keys the augmentation of an epoch."""
-    word = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
-    return int(word.view(np.int64)[0])
-
-
-class Share(NamedTuple):
-    """This process's part of every global batch of `batch_size`."""
-
-    batch_size: int
-    process: int = 0
-    processes: int = 1
-
-    def rows(self) -> slice:
-        """The rows of a global batch that this process reads."""
-        if self.batch_size % self.processes:
-            raise ValueError(
-                f'config.batch_size={self.batch_size} does not divide over {self.processes} '
-                'processes'
-            )
-        local = self.batch_size // self.processes
-        return slice(self.process * local, (self.process + 1) * local)
-
-
-def train_rows(examples: int, seed: int, share: Share) -> Rows:
-    """Which examples a training step sees: see the module's docstring."""
-    size, local = share.batch_size, share.rows()
-    steps_per_epoch = examples // size
-
-    @functools.lru_cache(maxsize=2)  # the epoch that is read and the one that is prefetched
-    def epoch_of(epoch: int) -> tuple[np.ndarray, int]:
-        return epoch_order(seed, epoch, examples), epoch_word(seed, epoch)
-
-    def rows(step: int) -> np.ndarray:
-        epoch, place = divmod(step, steps_per_epoch)
-        order, word = epoch_of(epoch)
-        index = order[place * size : (place + 1) * size][local]
-        return np.stack([index, np.full_like(index, word)], axis=1)
-
-    return rows
-
-
-def eval_rows(order: np.ndarray, share: Share) -> tuple[Rows, int]:
-    """Each example of `order` (int64 indices) exactly once, padded with -1; and how many steps."""
-    steps = -(-len(order) // share.batch_size)
-    padded = np.full(steps * share.batch_size, -1, np.int64)
-    padded[: len(order)] = order
-
-    def rows(step: int) -> np.ndarray:
-        index = padded[step * share.batch_size : (step + 1) * share.batch_size][share.rows()]
-        return np.stack([index, np.zeros_like(index)], axis=1)
-
-    return rows, steps
+# image uint8 [b, H, W, C], label int32 [b], mask float32 [b]; mixed: label2 int32, lam float32 [b]
+Batch = dict[str, np.ndarray]
 
 
 class Damage:
@@ -127,8 +62,12 @@ def batches(
     *,
     mean: tuple[float, ...],
     damage: Damage,
+    mix: Mix | None = None,
+    groups: range = range(0),
 ) -> Iterator[Batch]:
     """This process's batches of steps start..stop-1, as NumPy arrays.
+
+    With `mix`, `groups` are the numbers of the groups of its examples in a global batch.
 
     TensorFlow ends a pipeline at the first image that it cannot read. The batch is then looked at
     image by image, the culprits are noted in `damage`, and reading goes on at the same step with
@@ -140,9 +79,13 @@ def batches(
         np.round(255 * np.array(mean)).astype(np.uint8), (*extent, source.channels)
     )
     suspects = damage.suspects(source)
+    group = len(rows(start)) if mix is None else mix.size
     step = start
     while step < stop:
-        dataset = _dataset(source, operation, rows, range(step, stop), blank, suspects)
+        dataset = _dataset(source, operation, rows, range(step, stop), blank, suspects, group)
+        if mix is not None:
+            dataset = _mixed(dataset, mix, groups, range(step, stop))
+        dataset = dataset.prefetch(tensorflow().data.AUTOTUNE)
         try:
             for batch in dataset.as_numpy_iterator():
                 yield batch
@@ -164,8 +107,9 @@ def _dataset(
     steps: range,
     blank: np.ndarray,
     suspects: set[int],
+    group: int,
 ) -> Any:
-    """The tf.data pipeline of these steps; `blank` stands in for what is padding or damaged."""
+    """The examples of these steps in groups; `blank` stands in for what is padding or damaged."""
     tf = tensorflow()
     guarded = tf.constant(sorted(suspects), tf.int64)
     local = len(rows(steps.start))
@@ -216,9 +160,32 @@ def _dataset(
     return (
         dataset.unbatch()
         .map(example, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(local, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .batch(group, drop_remainder=True)
         .with_options(options)
+    )
+
+
+def _mixed(dataset: Any, mix: Mix, groups: range, steps: range) -> Any:
+    """Mix each group of a dataset of groups, and put them together to this process's batches."""
+    tf = tensorflow()
+    spec = dataset.element_spec
+    height, width = spec['image'].shape[1:3]
+
+    def draws() -> Iterator[dict[str, np.ndarray]]:
+        return (mix.draw(step, group, height, width) for step in steps for group in groups)
+
+    signature = {
+        'lam': tf.TensorSpec([mix.size], tf.float32),
+        'box': tf.TensorSpec([mix.size, 4], tf.int32),
+    }
+    drawn = tf.data.Dataset.from_generator(draws, output_signature=signature)
+    mixed = tf.data.Dataset.zip(dataset, drawn).map(
+        mix.program, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    if len(groups) == 1:
+        return mixed
+    return mixed.batch(len(groups), drop_remainder=True).map(
+        lambda parts: {key: tf.reshape(v, [-1, *v.shape[2:]]) for key, v in parts.items()}
     )
 
 

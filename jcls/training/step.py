@@ -23,7 +23,7 @@ from jcls.training import metrics
 from jcls.training.losses import Loss
 from jcls.training.state import State, key
 
-Batch = dict[str, Any]  # image [N, H, W, C] uint8, label [N] int32, mask [N] float32
+Batch = dict[str, Any]  # image [N, H, W, C] uint8, label, label2 [N] int32, lam, mask [N] f32
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
 EvalStep = Callable[[dict[str, Any], Batch], dict[str, jax.Array]]
 
@@ -64,8 +64,10 @@ def create_train_step(
                 mutable=['batch_stats'],
                 rngs={'dropout': rng},
             )
-            losses = loss(logits, targets(batch, logits))
-            means = metrics.batch_means(logits, batch['label'], losses, batch['mask'])
+            target = targets(batch, logits)
+            losses = loss(logits, target)
+            # Of a mixed image the larger part counts, as in torchvision.
+            means = metrics.batch_means(logits, target.argmax(-1), losses, batch['mask'])
             return means['loss'], (means, updated['batch_stats'])
 
         gradients, (means, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
@@ -112,5 +114,15 @@ def create_eval_step(
 
 
 def targets(batch: Batch, logits: jax.Array) -> jax.Array:
-    """The target distribution [N, K] in the dtype of the logits [N, K]."""
-    return jax.nn.one_hot(batch['label'], logits.shape[-1], dtype=logits.dtype)
+    """The target distribution [N, K] in the dtype of the logits [N, K].
+
+    Where images were mixed: lam of `label` and 1 - lam of `label2`.
+    """
+
+    def one_hot(labels: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+    if 'lam' not in batch:
+        return one_hot(batch['label'])
+    lam = batch['lam'].astype(logits.dtype)[:, None]
+    return lam * one_hot(batch['label']) + (1 - lam) * one_hot(batch['label2'])
