@@ -142,19 +142,21 @@ def test_the_memory_that_is_needed(root: Path) -> None:
     paths = [Path(plain.name(i)) for i in range(24)]
     encoded = sum(path.stat().st_size for path in paths)
     decoded = sum(np.asarray(Image.open(path)).size for path in paths)
-    found = cache.needed(plain)
-    assert found == pytest.approx((encoded + 24 * 256, decoded + 24 * 256))
-    paths[1].write_text('nonsense')  # left out, and counted as an average one
-    assert cache.needed(plain)[1] == pytest.approx(found[1], rel=0.1)
+    assert cache.needed(plain, 'encoded') == pytest.approx(encoded + 24 * 256)
+    assert cache.needed(plain, 'decoded') == pytest.approx(decoded + 24 * 256)
+    size = paths[1].stat().st_size
+    paths[1].write_text('nonsense')  # which has bytes, but no pixels: counted as an average one
+    assert cache.needed(plain, 'encoded') == pytest.approx(encoded - size + 8 + 24 * 256)
+    assert cache.needed(plain, 'decoded') == pytest.approx(decoded + 24 * 256, rel=0.1)
     for path in paths:
         path.unlink()
-    assert cache.needed(plain) == (24 * 256, 24 * 256)
+    assert cache.needed(plain, 'encoded') == cache.needed(plain, 'decoded') == 24 * 256
 
 
 def test_too_much_for_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """What does not fit is refused with the numbers and what would fit, before it is read."""
     plain = folder(root)
-    encoded, decoded = np.add(cache.needed(plain[0]), cache.needed(plain[1])) / 1e6
+    encoded, decoded = (sum(cache.needed(s, kind) for s in plain) / 1e6 for kind in KINDS)
     monkeypatch.setattr(cache, '_load', None)
     need = {'encoded': rf'{encoded:.1f} MB', 'decoded': rf'{decoded:.1f} MB'}
     free = 1.3 * min(encoded, decoded)
@@ -178,7 +180,7 @@ def test_too_much_for_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_large_pixels_suggest_the_files(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     """Where the pixels do not fit but the files would, the error says so."""
-    monkeypatch.setattr(cache, 'needed', lambda _: (1e9, 9e9))
+    monkeypatch.setattr(cache, 'needed', lambda _, kind: {'encoded': 1e9, 'decoded': 9e9}[kind])
     monkeypatch.setattr(cache, 'available', lambda: 5e9)
     with pytest.raises(
         ValueError, match=r"18\.0 GB, .* of the 5\.0 GB .*'encoded' would fit.* 2\.0"

@@ -166,8 +166,3 @@ def test_balanced_orders_are_pure_and_unrelated() -> None:
     drawn = balanced_order(5, 2, equal)
     assert sorted(drawn) == list(range(100))
     assert not np.array_equal(drawn, epoch_order(5, 2, 100))
-
-
-def test_the_order_is_the_pipelines() -> None:
-    """There is one order of an epoch."""
-    np.testing.assert_array_equal(epoch_order(1, 2, 50), epoch_order(1, 2, 50))

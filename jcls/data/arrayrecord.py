@@ -36,7 +36,7 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
     All labels at once cost one pass over the records, remembered while the shards are the same.
     """
     try:
-        from array_record.python import array_record_data_source as array_record  # type: ignore[import-untyped]
+        from array_record.python import array_record_data_source as array_record
     except ImportError as error:
         raise ValueError(
             f'{parts[0].file} cannot be read: the package array_record is missing ({error}); '

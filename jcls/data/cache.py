@@ -52,23 +52,21 @@ def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
     todo = {id(source): source for source in sources if not source.in_memory}
     if kind == 'none' or not todo:
         return sources
-    needs = np.sum([needed(source) for source in todo.values()], axis=0)
-    needed_by = dict(zip(('encoded', 'decoded'), map(float, needs), strict=True))
-    free = available()
+    need, free = sum(needed(source, kind) for source in todo.values()), available()
     logger.info(
         'config.data.cache=%r will take about %s of the %s of memory available',
         kind,
-        _size(needed_by[kind]),
+        _size(need),
         'unknown amount' if free is None else _size(free),
     )
-    if free is not None and needed_by[kind] > SHARE * free:
-        smaller = needed_by['encoded'] <= SHARE * free
+    if free is not None and need > SHARE * free:
+        smaller = sum(needed(source, 'encoded') for source in todo.values())
         raise ValueError(
-            f'config.data.cache={kind!r} takes about {_size(needed_by[kind])}, more than '
-            f'{SHARE:.0%} of the {_size(free)} of memory that is available; '
+            f'config.data.cache={kind!r} takes about {_size(need)}, more than {SHARE:.0%} of the '
+            f'{_size(free)} of memory that is available; '
             + (
-                f"'encoded' would fit: it takes about {_size(needed_by['encoded'])}"
-                if smaller
+                f"'encoded' would fit: it takes about {_size(smaller)}"
+                if smaller <= SHARE * free
                 else "only 'none' fits"
             )
         )
@@ -77,25 +75,24 @@ def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
     return train, val
 
 
-def needed(source: Source) -> tuple[float, float]:
-    """Bytes that the examples of a source take encoded and decoded, from a sample of them.
+def needed(source: Source, kind: str) -> float:
+    """Bytes that the examples of a source take, 'encoded' or 'decoded', from a sample of them.
 
     Of a JPEG only the header is looked at. Images that cannot be read are left out.
     """
     tf = tensorflow()
 
-    def sizes(index: Any) -> Any:
+    def size(index: Any) -> Any:
         image, _ = source.read(index)
+        if kind == 'encoded' and decode.is_encoded(image):
+            return tf.strings.length(image)
         height, width = decode.size(image)
-        stored = tf.strings.length(image) if decode.is_encoded(image) else tf.size(image)
-        return tf.stack([stored, height * width * source.channels])
+        return height * width * source.channels
 
     rows = epoch_order(0, 0, len(source))[:SAMPLE]
-    dataset = tf.data.Dataset.from_tensor_slices(rows).map(sizes, tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(size, tf.data.AUTOTUNE)
     found = list(dataset.ignore_errors().as_numpy_iterator())
-    mean = np.mean(found, axis=0) if found else np.zeros(2)
-    encoded, decoded = (mean + OVERHEAD) * len(source)
-    return encoded, decoded
+    return float(np.mean(found or [0]) + OVERHEAD) * len(source)
 
 
 def available(root: str = '/') -> float | None:
