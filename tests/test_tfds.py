@@ -155,10 +155,10 @@ def test_labels_of_array_records(
     assert labels.dtype == np.int32
     assert labels.tolist() == [label for _, label in everything(train)]
     assert len(list(own_cache.iterdir())) == 1
-    monkeypatch.setattr(arrayrecord, '_labels', None)
-    again, _ = read(datasets['array_record'], split='train[5:]')
-    np.testing.assert_array_equal(again.labels, labels)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(arrayrecord, '_labels', None)
+        again, _ = read(datasets['array_record'], split='train[5:]')
+        np.testing.assert_array_equal(again.labels, labels)
     folds = [read(datasets['array_record'], folds=3, fold=k) for k in range(3)]
     seen = [everything(val) for _, val in folds]
     assert sorted(pair for part in seen for pair in part) == [(i, i % 3) for i in range(30)]
