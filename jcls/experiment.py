@@ -85,8 +85,16 @@ class Experiment:
 
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[step.Batch]:
         """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
-        data, mix, share = self.data, self.mix, _share(self.horizon.batch_size)
-        rows = order.train_rows(
+        mix, share = self.mix, _share(self.horizon.batch_size)
+        stop = self.horizon.total if stop is None else stop
+        mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(share.rows())}
+        rows = self.train_rows(share)
+        return self._to_devices(self.data.train, self.operation, rows, start, stop, **mixing)
+
+    def train_rows(self, share: order.Share) -> order.Rows:
+        """Which examples each step sees."""
+        data = self.data
+        return order.train_rows(
             len(data.train),
             self.config['seed'],
             share,
@@ -94,9 +102,6 @@ class Experiment:
             repeats=data.repeats,
             groups=self.groups,
         )
-        stop = self.horizon.total if stop is None else stop
-        mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(share.rows())}
-        return self._to_devices(data.train, self.operation, rows, start, stop, **mixing)
 
     @property
     def groups(self) -> int:
@@ -153,6 +158,7 @@ class Experiment:
             'train_examples': len(self.data.train),
             'mean': self.data.mean,
             'std': self.data.std,
+            'exif': self.config['data']['exif'],
             'preprocess': self.config['evaluate']['preprocess'],
         }
 

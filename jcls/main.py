@@ -24,6 +24,8 @@ VERBS = {
     'train': 'train a config; the default verb',
     'evaluate': 'evaluate a trained model on its validation set',
     'config': 'show a config with all its defaults, or the difference of two',
+    'preview': 'draw what the network will see, beside the originals',
+    'bench': 'measure how fast images come in, stage by stage',
     'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
 }
 
@@ -131,11 +133,34 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _preview_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='whose images')
+    parser.add_argument('--out', default='preview.png', help='the PNG file to write')
+    parser.add_argument('--images', type=int, default=8, help='how many (rows)')
+    parser.add_argument('--step', type=int, default=0, help='of which training step')
+    parser.add_argument(
+        '--operations', action='store_true', help='a row for each operation and its magnitudes'
+    )
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('what', choices=('input',), help='input: the data pipeline')
+    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to measure')
+    parser.add_argument('--cores', type=int, default=0, help='use only so many; 0: all')
+    parser.add_argument('--seconds', type=float, default=5.0, help='of each measurement')
+    parser.add_argument('--rounds', type=int, default=3, help='of measurements; the best counts')
+    parser.add_argument('--step_seconds', type=float, help='of a training step: is it input-bound?')
+    parser.add_argument('--compare', action='store_true', help='with torchvision and DALI, too')
+    parser.add_argument('--peer_python', help='the Python that has them; default: this one')
+
+
 # Here and not in the verbs' files, so that --help imports neither JAX nor TensorFlow.
 _ARGUMENTS = {
     'train': _train_arguments,
     'evaluate': _evaluate_arguments,
     'config': _config_arguments,
+    'preview': _preview_arguments,
+    'bench': _bench_arguments,
     'prepare': _prepare_arguments,
 }
 

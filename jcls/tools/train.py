@@ -35,6 +35,7 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         'model.width': 16,
         'model.blocks': (1,) * len(MODELS[config.model.name]['blocks']),
         'norm.batch_size': 0,
+        'mix.batch_size': 0,
         'schedule.warmup': '0 steps',
         'evaluate.every': 'never',
         'evaluate.batch_size': None,

@@ -1,0 +1,179 @@
+"""Look at the data: ``jcls preview --config FILE`` draws what the network will see.
+
+The pictures come out of the training pipeline itself, for the very examples of a training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jcls.data import augment, decode, kernels, order, pipeline
+from jcls.data.operation import Operation
+from jcls.data.runtime import tensorflow
+from jcls.experiment import Experiment, build, load_config
+
+CELL, GAP, TEXT = 176, 6, 15  # pixels: of a picture, between two, height of a line
+DRAWS = 4  # further draws of an example
+LEVELS = 6  # magnitudes in a row
+
+
+class Picture(NamedTuple):
+    """uint8 [H, W, C], and what stands below it."""
+
+    pixels: np.ndarray
+    caption: str
+
+
+def examples(experiment: Experiment, images: int, step: int) -> list[list[Picture]]:
+    """A row for each of the first examples of a step: the original, what the network sees in that
+    step, mixed where the config mixes, and what it sees of the example in later epochs."""
+    data, size = experiment.data, experiment.horizon.batch_size
+    if not 1 <= images <= size:
+        raise ValueError(f'--images={images}: must be in 1..{size}, the batch size')
+    if not 0 <= step < experiment.horizon.total:
+        raise ValueError(f'--step={step}: must be in 0..{experiment.horizon.total - 1}')
+    rows = experiment.train_rows(order.Share(size))(step)
+    epoch, seed = step // experiment.horizon.steps_per_epoch, experiment.config['seed']
+    table = [[_original(experiment, int(index))] for index, _ in rows[:images]]
+
+    def add(operation_rows: order.Rows, number: int, caption: str, **mixing: Any) -> None:
+        batch = next(iter(_batches(experiment, operation_rows, number, **mixing)))
+        for i, row in enumerate(table):
+            row.append(Picture(batch['image'][i], caption or _target(batch, i, data.train.classes)))
+
+    add(_always(rows), step, f'step {step}')
+    if experiment.mix is not None:
+        mix = experiment.mix
+        add(_always(rows), step, '', mix=mix, groups=range(mix.groups))
+    for later in range(epoch + 1, epoch + 1 + DRAWS):
+        words = np.full(images, order.epoch_word(seed, later))
+        drawn = np.stack([rows[:images, 0], words], axis=1)
+        add(_always(drawn), 0, f'epoch {later}')
+    return table
+
+
+def operations(experiment: Experiment) -> list[list[Picture]]:
+    """A row for each operation of the config by itself, and for each that a policy may draw."""
+    data, sections = experiment.data, experiment.config['augment']
+    index = int(experiment.train_rows(order.Share(experiment.horizon.batch_size))(0)[0, 0])
+    cut: list[dict[str, Any]] = []  # what brings images to one size comes first, where there is one
+    table = []
+    for section in sections:
+        chain = [*cut, section]
+        operation = augment.compose(chain, 'augment')
+        if operation.extent(data.train.extent) is None:
+            cut = chain
+            continue
+        if not cut and data.train.extent is None:
+            cut = chain
+        words = [order.epoch_word(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
+        drawn = np.stack([np.full(LEVELS, index), words], axis=1)
+        batch = next(iter(_batches(experiment, _always(drawn), 0, operation=operation)))
+        row = [Picture(image, section['name']) for image in batch['image']]
+        table.append([_original(experiment, index), *row])
+    plain = table[0][1].pixels if table else _original(experiment, index).pixels
+    return table + [_magnitudes(plain, name) for name in kernels.NAMES if name != 'identity']
+
+
+# From the weakest to the strongest that a policy draws: TrivialAugment's and timm's ranges.
+RANGES: dict[str, Any] = {
+    'shear_x': np.linspace(-0.99, 0.99, LEVELS),
+    'shear_y': np.linspace(-0.99, 0.99, LEVELS),
+    'translate_x': np.linspace(-32, 32, LEVELS),
+    'translate_y': np.linspace(-32, 32, LEVELS),
+    'rotate': np.linspace(-135, 135, LEVELS),
+    'posterize': range(8, 8 - LEVELS, -1),
+    'solarize': np.linspace(255, 0, LEVELS),
+    'solarize_add': np.linspace(0, 110, LEVELS),
+}
+BLENDS = np.linspace(0.01, 1.99, LEVELS)
+
+
+def _magnitudes(image: np.ndarray, name: str) -> list[Picture]:
+    tf = tensorflow()
+    unused = kernels.NAMES[name] == 'unused'
+    values = [0.0] if unused else RANGES.get(name, BLENDS)
+    fill = tf.zeros([image.shape[-1]], tf.uint8)
+    row = [Picture(image, 'before')]
+    for value in values:
+        steps = kernels.Step(
+            tf.constant([kernels.INDEX[name]]), tf.constant([float(value)]), tf.constant([False])
+        )
+        pixels = kernels.transform(tf.constant(image), steps, fill, 'bilinear').numpy()
+        row.append(Picture(pixels, name if unused else f'{name} {value:.3g}'))
+    return row
+
+
+def _always(rows: np.ndarray) -> order.Rows:
+    return lambda _: rows
+
+
+def _batches(
+    experiment: Experiment,
+    rows: order.Rows,
+    step: int,
+    operation: Operation | None = None,
+    **mixing: Any,
+) -> Any:
+    return pipeline.batches(
+        experiment.data.train,
+        operation or experiment.operation,
+        rows,
+        step,
+        step + 1,
+        mean=experiment.data.mean,
+        damage=experiment.damage,
+        **mixing,
+    )
+
+
+def _original(experiment: Experiment, index: int) -> Picture:
+    source = experiment.data.train
+    image, label = source.read(tensorflow().constant(index, tensorflow().int64))
+    return Picture(decode.pixels(image).numpy(), source.classes[int(label)])
+
+
+def _target(batch: Mapping[str, np.ndarray], i: int, classes: Sequence[str]) -> str:
+    lam, first, second = (batch[key][i] for key in ('lam', 'label', 'label2'))
+    return f'{lam:.2f} {classes[first]} + {1 - lam:.2f} {classes[second]}'
+
+
+def draw(table: Sequence[Sequence[Picture]], path: str | Path) -> None:
+    """Write the pictures as a PNG file, every row of the table one row of the grid."""
+    from PIL import Image, ImageDraw
+
+    columns = max(map(len, table))
+    wide, high = CELL + GAP, CELL + GAP + TEXT
+    grid = Image.new('RGB', (columns * wide + GAP, len(table) * high + GAP), 'white')
+    pen = ImageDraw.Draw(grid)
+    for y, row in enumerate(table):
+        for x, (pixels, caption) in enumerate(row):
+            picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+            scale = CELL / max(picture.size)
+            size = [max(1, round(scale * side)) for side in picture.size]
+            sharp = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BILINEAR
+            corner = (GAP + x * wide, GAP + y * high)
+            grid.paste(picture.convert('RGB').resize(size, sharp), corner)
+            while caption and pen.textlength(caption) > CELL:
+                caption = caption[:-1]
+            pen.text((corner[0], corner[1] + CELL + 1), caption, fill='black')
+    try:
+        grid.save(path, 'PNG')
+    except OSError as error:
+        raise OSError(f'--out={path}: cannot be written: {error.strerror or error}') from error
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The verb: draw, and say where the picture is."""
+    experiment = build(load_config(args.config, overrides))
+    table = (
+        operations(experiment) if args.operations else examples(experiment, args.images, args.step)
+    )
+    draw(table, args.out)
+    print(f'{args.out}: {len(table)} rows; original first, then what the network sees')
+    return {'out': str(Path(args.out).resolve()), 'rows': len(table)}
