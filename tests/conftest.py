@@ -29,6 +29,12 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered about data on disk is remembered for the tests alone."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """The config of a run of seconds, to change at will."""

@@ -8,7 +8,6 @@ taken; Szegedy et al. 2014 (1409.4842, scale and aspect jitter); He et al. 2015 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from jcls.data import decode as decoding
@@ -39,8 +38,8 @@ def random_resized_crop(
       scale: of the box's area, as shares of the image's.
       ratio: of the box's width to its height.
       interpolation: 'bilinear', 'bicubic', or 'random': one of them, for each image anew.
-      decode: 'exact', Pillow's pixels (antialiased), or 'fast': large boxes are shrunk while the
-        JPEG is decoded, and no antialiasing filter follows.
+      decode: 'exact', Pillow's pixels (antialiased), or 'fast': large boxes are shrunk while a JPEG
+        is decoded, and no antialiasing filter follows. What is no JPEG is always exact.
     """
     positive(size=size)
     if not 0 < scale[0] <= scale[1]:
@@ -55,16 +54,23 @@ def random_resized_crop(
         height, width = decoding.size(image)
         u = draw.uniform(2 * TRIES + 3)
         box = tf.unstack(random_box(height, width, u[:-1], scale, ratio))
-        cropped = (
-            decoding.fast_crop(image, *box, target=size) if fast else decoding.crop(image, *box)
-        )
 
-        def resized(method: str) -> Callable[[], Any]:
-            return lambda: decoding.resize(cropped, size, size, method=method, antialias=not fast)
+        def resized(method: str) -> Any:
+            def exactly() -> Any:
+                cropped = decoding.crop(image, *box)
+                return decoding.resize(cropped, size, size, method=method)
+
+            def quickly() -> Any:
+                cropped = decoding.fast_crop(image, *box, target=size)
+                return decoding.resize(cropped, size, size, method=method, antialias=False)
+
+            if fast and decoding.is_encoded(image):
+                return tf.cond(tf.io.is_jpeg(image), quickly, exactly)
+            return exactly()
 
         if interpolation == 'random':
-            return tf.cond(u[-1] < 0.5, resized('bilinear'), resized('bicubic'))
-        return resized(interpolation)()
+            return tf.cond(u[-1] < 0.5, lambda: resized('bilinear'), lambda: resized('bicubic'))
+        return resized(interpolation)
 
     return Operation(apply, lambda _: (size, size))
 

@@ -80,24 +80,26 @@ def operations(experiment: Experiment) -> list[list[Picture]]:
     return table + [_magnitudes(plain, name) for name in kernels.NAMES if name != 'identity']
 
 
-# From the weakest to the strongest that a policy draws: TrivialAugment's and timm's ranges.
-RANGES: dict[str, Any] = {
-    'shear_x': np.linspace(-0.99, 0.99, LEVELS),
-    'shear_y': np.linspace(-0.99, 0.99, LEVELS),
-    'translate_x': np.linspace(-32, 32, LEVELS),
-    'translate_y': np.linspace(-32, 32, LEVELS),
-    'rotate': np.linspace(-135, 135, LEVELS),
-    'posterize': range(8, 8 - LEVELS, -1),
-    'solarize': np.linspace(255, 0, LEVELS),
-    'solarize_add': np.linspace(0, 110, LEVELS),
+# The weakest and the strongest that a policy draws: TrivialAugment's and timm's ranges.
+RANGES = {
+    'shear_x': (-0.99, 0.99),
+    'shear_y': (-0.99, 0.99),
+    'translate_x': (-32, 32),
+    'translate_y': (-32, 32),
+    'rotate': (-135, 135),
+    'brightness': (0.01, 1.99),
+    'color': (0.01, 1.99),
+    'contrast': (0.01, 1.99),
+    'sharpness': (0.01, 1.99),
+    'posterize': (8, 3),
+    'solarize': (255, 0),
+    'solarize_add': (0, 110),
 }
-BLENDS = np.linspace(0.01, 1.99, LEVELS)
 
 
 def _magnitudes(image: np.ndarray, name: str) -> list[Picture]:
     tf = tensorflow()
-    unused = kernels.NAMES[name] == 'unused'
-    values = [0.0] if unused else RANGES.get(name, BLENDS)
+    values = np.linspace(*RANGES[name], LEVELS) if name in RANGES else [0.0]
     fill = tf.zeros([image.shape[-1]], tf.uint8)
     row = [Picture(image, 'before')]
     for value in values:
@@ -105,7 +107,7 @@ def _magnitudes(image: np.ndarray, name: str) -> list[Picture]:
             tf.constant([kernels.INDEX[name]]), tf.constant([float(value)]), tf.constant([False])
         )
         pixels = kernels.transform(tf.constant(image), steps, fill, 'bilinear').numpy()
-        row.append(Picture(pixels, name if unused else f'{name} {value:.3g}'))
+        row.append(Picture(pixels, f'{name} {value:.3g}' if name in RANGES else name))
     return row
 
 
