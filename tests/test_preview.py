@@ -1,0 +1,81 @@
+"""The picture shows what the network sees: the training pipeline's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jcls
+from jcls.data import kernels
+from jcls.main import main
+from jcls.tools import preview
+
+# Digits are grey and go from 0 to 255 already; 17 levels survive most of
+# posterizing; and 64 pixels are too few to equalise.
+GREYS_STAY = ('color', 'autocontrast', 'equalize', 'posterize')
+MIX = {'mixup': 0.2, 'cutmix': 1.0, 'batch_size': 4}
+
+
+def built(tiny: dict[str, Any], **changes: Any) -> Any:
+    """The tiny experiment, changed."""
+    return jcls.build({**tiny, **changes})
+
+
+@pytest.mark.parametrize('mix', [{}, MIX])
+def test_it_shows_the_batch_itself(tiny: dict[str, Any], mix: dict[str, Any]) -> None:
+    """What the network sees in a step is in the grid, pixel by pixel, after the original."""
+    experiment = built(tiny, mix=mix)
+    table = preview.examples(experiment, 5, 3)
+    batch = next(iter(experiment.train_batches(3, 4)))
+    shown = np.stack([row[2 if mix else 1].pixels for row in table])
+    np.testing.assert_array_equal(shown, np.asarray(batch['image'])[:5])
+    labels = np.asarray(batch['label'])[:5]
+    assert [row[0].caption for row in table] == [str(label) for label in labels]
+    later = [[picture.pixels.tobytes() for picture in row[-4:]] for row in table]
+    assert all(len(set(row)) > 1 for row in later)  # an epoch sees another crop than the next
+    if mix:
+        lam = np.asarray(batch['lam'])[:5]
+        assert [row[2].caption[:4] for row in table] == [f'{value:.2f}' for value in lam]
+
+
+def test_every_operation_has_a_row(tiny: dict[str, Any]) -> None:
+    """Each operation of the config, and each that a policy may draw, from weak to strong."""
+    augment = (*tiny['augment'], {'name': 'trivial_augment'})
+    table = preview.operations(built(tiny, augment=augment))
+    names = [row[1].caption.split()[0] for row in table]
+    assert names == ['pad_and_crop', 'trivial_augment', *list(kernels.NAMES)[1:]]
+    for row in table[2:]:
+        if row[1].caption.split()[0] not in GREYS_STAY:
+            assert any(not np.array_equal(row[0].pixels, p.pixels) for p in row[1:]), row[1]
+
+
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PNG of as many rows as asked for, and an error for more than there are."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    words = ['preview', '--config', 'configs/quickstart.py', '--out', str(tmp_path / 'grid.png')]
+    assert main([*words, '--images', '3']) == 0
+    cell = preview.CELL + preview.GAP
+    with Image.open(tmp_path / 'grid.png') as grid:
+        assert grid.format == 'PNG'
+        assert grid.size == (6 * cell + preview.GAP, 3 * (cell + preview.TEXT) + preview.GAP)
+
+
+@pytest.mark.parametrize(
+    ('images', 'step', 'message'),
+    [(0, 0, r'--images=0: must be in 1\.\.8'), (9, 0, 'images=9'), (2, 12, r'--step=12.*0\.\.11')],
+)
+def test_bad_input(tiny: dict[str, Any], images: int, step: int, message: str) -> None:
+    """What cannot be shown is refused with what can."""
+    with pytest.raises(ValueError, match=message):
+        preview.examples(built(tiny), images, step)
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    """The error names the file."""
+    picture = preview.Picture(np.zeros((4, 4, 3), np.uint8), 'black')
+    with pytest.raises(OSError, match=r'--out=.*missing.*cannot be written'):
+        preview.draw([[picture]], tmp_path / 'missing' / 'grid.png')
