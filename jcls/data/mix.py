@@ -2,17 +2,20 @@
 
 Zhang et al. 2017 (1710.09412); Yun et al. 2019 (1905.04899). What a group draws depends on (seed,
 step, number of the group) and on nothing else. Images stay uint8: a mixed one is rounded, as in
-timm's prefetcher. Its target is lam of `label` and 1 - lam of `label2`; nothing is mixed with an
-image that could not be read.
+timm's prefetcher. Its target is lam of `label` and 1 - lam of `label2`. An image that could not be
+read is mixed with none and stays as it is, and so does the one whose partner it is.
 
 Sources: torchvision's references/classification (v0.29: one draw a group, partner i - 1) and timm's
-Mixup (v1.0: the modes, partner n - 1 - i, which is what it calls flip). Their boxes are the same.
+Mixup (v1.0: the modes, partner n - 1 - i, which is what it calls flip). Boxes are torchvision's,
+whose sides are even before clipping; so were timm's, in which (1.0.31) some now have one more row
+or column.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +93,7 @@ class Mix:
             return tf.roll(values, 1, axis=0) if self.partner == 'roll' else values[::-1]
 
         image, label, mask = batch['image'], batch['label'], batch['mask']
-        readable = of_partner(mask) > 0
+        readable = mask * of_partner(mask) > 0
         lam = tf.where(readable, drawn['lam'], 1.0)
         top, left, bottom, right = (
             part[:, None, None] for part in tf.unstack(drawn['box'], axis=1)
@@ -144,8 +147,8 @@ def create(
       until: a length of time, '280 epochs', after which nothing is mixed; None: to the end.
     """
     for name, value in (('mixup', mixup), ('cutmix', cutmix)):
-        if value < 0:
-            raise ValueError(f'config.mix.{name}={value}: must not be negative')
+        if not 0 <= value < math.inf:
+            raise ValueError(f'config.mix.{name}={value}: must not be negative, and finite')
     for name, value in (('switch', switch), ('probability', probability)):
         if not 0 <= value <= 1:
             raise ValueError(f'config.mix.{name}={value}: must be in [0, 1]')
@@ -163,9 +166,16 @@ def create(
             f"config.mix.partner='flip' needs groups of an even size, but a group has {size} "
             'examples; set config.mix.batch_size'
         )
-    stop = None if until is None else to_steps(until)
+    try:
+        stop = None if until is None else to_steps(until)
+    except ValueError as error:
+        raise ValueError(f'config.mix.until: {error}') from None
     if not mixup and not cutmix:
         return None
+    if size < 2:
+        raise ValueError(
+            f'config.mix.batch_size={batch_size}: in a group of 1 there is nobody to be mixed with'
+        )
     return Mix(
         mixup, cutmix, switch, probability, mode, partner, size, examples // size, stop, seed
     )
