@@ -1,8 +1,7 @@
-"""Order, shares, reproducibility, padding and damage of the batches."""
+"""Shares, reproducibility, padding and damage of the batches."""
 
 from __future__ import annotations
 
-import collections
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import stats
 
 from jcls.data import augment, pipeline
 from jcls.data.examples import Source, from_memory
 from jcls.data.operation import Draw, Operation
-from jcls.data.order import Share, epoch_order, epoch_word, eval_rows, train_rows
+from jcls.data.order import Share, epoch_order, eval_rows, train_rows
 from jcls.data.pipeline import Batch, Damage
 from jcls.data.runtime import tensorflow
 from jcls.data.source import folder
@@ -110,71 +108,6 @@ def truncate(path: str) -> None:
     Path(path).write_bytes(data[: len(data) * 2 // 3])
 
 
-def philox(seed: int, epoch: int, count: int) -> list[int]:
-    """Philox4x64-10 of Salmon et al. 2011, counting from 1."""
-    outputs: list[int] = []
-    for counter in range(1, -(-count // 4) + 1):
-        c, key = [counter, 0, 0, 0], [seed, epoch]
-        for _ in range(10):
-            first, second = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
-            low = 2**64 - 1
-            c = [
-                second >> 64 ^ c[1] ^ key[0],
-                second & low,
-                first >> 64 ^ c[3] ^ key[1],
-                first & low,
-            ]
-            key = [key[0] + 0x9E3779B97F4A7C15 & low, key[1] + 0xBB67AE8584CAA73B & low]
-        outputs += c
-    return outputs[:count]
-
-
-@pytest.mark.parametrize(
-    ('seed', 'epoch', 'examples'), [(0, 0, 1), (0, 7, 103), (2**32 - 1, 1, 50)]
-)
-def test_order_is_an_argsort_of_philox(seed: int, epoch: int, examples: int) -> None:
-    """An epoch's order sorts the examples by their Philox numbers, written out here."""
-    numbers = philox(seed, epoch, examples)
-    wanted = sorted(range(examples), key=lambda i: (numbers[i], i))
-    found = epoch_order(seed, epoch, examples)
-    assert found.tolist() == wanted
-    assert found.dtype == np.int64
-
-
-def test_orders_are_unrelated() -> None:
-    """Epochs and seeds are uncorrelated, and half an epoch of a sorted source has all classes."""
-    places = {
-        key: np.argsort(epoch_order(*key, 10_000))
-        for key in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
-    }
-    for a in places:
-        for b in places:
-            if a < b:
-                assert abs(stats.spearmanr(places[a], places[b]).statistic) < 0.05, (a, b)
-    for key, place in places.items():
-        assert abs(stats.spearmanr(place, np.arange(10_000)).statistic) < 0.05
-        first_half = (place < 5000).reshape(10, 1000).sum(axis=1)  # of ten classes of a thousand
-        assert np.abs(first_half - 500).max() < 60, key  # the standard deviation is 15
-
-
-@pytest.mark.parametrize(('examples', 'size'), [(23, 5), (24, 8), (7, 7), (9, 8)])
-def test_an_epoch_of_training(examples: int, size: int) -> None:
-    """An epoch is floor(N / B) steps without a repetition; all examples are left out in turn."""
-    rows = train_rows(examples, 3, Share(size))
-    steps, left_out = examples // size, collections.Counter()
-    for epoch in range(200):
-        seen = np.concatenate([rows(epoch * steps + i) for i in range(steps)])
-        assert len(set(seen[:, 0])) == steps * size
-        np.testing.assert_array_equal(seen[:, 0], epoch_order(3, epoch, examples)[: len(seen)])
-        assert set(seen[:, 1]) == {epoch_word(3, epoch)}
-        left_out.update(set(range(examples)) - set(seen[:, 0]))
-    if examples % size:
-        assert stats.chisquare([left_out[i] for i in range(examples)]).pvalue > 1e-3
-    assert sum(left_out.values()) == 200 * (examples % size)
-    words = {epoch_word(seed, epoch) for seed in range(100) for epoch in range(100)}
-    assert len(words) == 10_000
-
-
 def test_any_start_gives_the_same_batches() -> None:
     """A pipeline that starts at a step gives, bit for bit, what one from the beginning does."""
     source = memory(23)
@@ -235,21 +168,6 @@ def test_the_shares_of_processes_are_the_batch(processes: int) -> None:
     assert_same(joined, train(source, range(7)))
     with pytest.raises(ValueError, match=r'config\.batch_size=4 does not divide over 3 processes'):
         Share(4, 0, 3).rows()
-
-
-@pytest.mark.parametrize('examples', [1, 4, 10, 12])
-@pytest.mark.parametrize(('size', 'processes'), [(4, 1), (4, 2), (1, 1), (16, 4)])
-def test_evaluation_rows(examples: int, size: int, processes: int) -> None:
-    """Every example stands in exactly one row of one process; the other rows are padding."""
-    order = np.random.default_rng(0).permutation(examples) + 5
-    seen = []
-    for process in range(processes):
-        rows, steps = eval_rows(order, Share(size, process, processes))
-        assert steps == -(-examples // size)
-        seen.append(np.stack([rows(step) for step in range(steps)]))
-    index = np.concatenate(seen, axis=1)[..., 0].ravel()
-    np.testing.assert_array_equal(index[:examples], order)
-    assert (index[examples:] == -1).all()
 
 
 def test_evaluation_is_exact() -> None:

@@ -86,7 +86,8 @@ def train_rows(
       examples: how many there are.
       seed: of the run.
       share: this process's.
-      labels: [N], to draw every class equally often; None: every example once.
+      labels: [N], to draw every class equally often; None: every example once. Who is drawn again
+        in an epoch is augmented differently.
       repeats: copies of each example in a batch, augmented differently (Hoffer et al. 2019,
         1901.09335; Berman et al. 2019, 1902.05509). An epoch is as long as without, over a part of
         the examples, which changes with the epoch.
@@ -94,6 +95,9 @@ def train_rows(
     """
     size, local = share.batch_size, share.rows()
     steps_per_epoch = examples // size
+    # Where a group has several copies of an example they must not be neighbours, which are mixed.
+    together = -(-repeats // groups)
+    apart = np.argsort(np.arange(size // groups) % together, kind='stable')
 
     @functools.lru_cache(maxsize=2)  # the epoch that is read and the one that is prefetched
     def epoch_of(epoch: int) -> np.ndarray:
@@ -101,18 +105,28 @@ def train_rows(
             order = epoch_order(seed, epoch, examples)
         else:
             order = balanced_order(seed, epoch, labels)
-        words = np.array([epoch_word(seed, epoch, copy) for copy in range(repeats)])
         index = np.repeat(order, repeats)[:examples]
-        return np.stack([index, np.tile(words, -(-examples // repeats))[:examples]], axis=1)
+        copies = _copies(index)
+        words = np.array([epoch_word(seed, epoch, copy) for copy in range(copies.max() + 1)])
+        return np.stack([index, words[copies]], axis=1)
 
     def rows(step: int) -> np.ndarray:
         epoch, place = divmod(step, steps_per_epoch)
         batch = epoch_of(epoch)[place * size : (place + 1) * size]
         # One example to each group in turn, as torchvision deals them out to its devices.
-        dealt = batch.reshape(-1, groups, 2).swapaxes(0, 1).reshape(size, 2)
+        dealt = batch.reshape(-1, groups, 2)[apart].swapaxes(0, 1).reshape(size, 2)
         return dealt[local]
 
     return rows
+
+
+def _copies(index: np.ndarray) -> np.ndarray:
+    """How often each entry came before, int64: [7, 7, 3, 7] -> [0, 1, 0, 2]."""
+    by_index = np.argsort(index, kind='stable')
+    ordered = index[by_index]
+    copies = np.empty_like(index)
+    copies[by_index] = np.arange(len(index)) - np.searchsorted(ordered, ordered)
+    return copies
 
 
 def eval_rows(order: np.ndarray, share: Share) -> tuple[Rows, int]:
