@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import TINY, environment
 
@@ -91,3 +93,42 @@ def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> No
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1
         assert '+ seed = 0' in errors
+
+
+# Saves this process's part of the global batches of some steps.
+BATCHES = """
+import json, sys
+import jax, numpy as np
+from jcls.training import mesh
+mesh.initialize()
+import jcls
+
+exp = jcls.build(json.loads(sys.argv[1]))
+kept = {}
+for at, batch in enumerate(exp.train_batches(*json.loads(sys.argv[2]))):
+    for key, array in batch.items():
+        parts = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start)
+        kept[f'{at}_{key}'] = np.concatenate([np.asarray(shard.data) for shard in parts])
+np.savez(f'{sys.argv[3]}_{jax.process_index()}.npz', **kept)
+"""
+
+
+def test_two_processes_mix_as_one(
+    tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """With repeated images and groups that are mixed, 2 processes x 2 devices that start at step 3
+    put together the very batches that one process sees there: images, labels, lambdas."""
+    tiny['data'] |= {'repeats': 2}
+    tiny['mix'] = {'mixup': 0.8, 'cutmix': 1.0, 'batch_size': 2, 'mode': 'elem'}
+    run_python(
+        BATCHES, json.dumps(tiny), '[3, 6]', str(tmp_path / 'part'), devices=2, processes=2
+    )  # fmt: skip
+    parts = [np.load(tmp_path / f'part_{i}.npz') for i in range(2)]
+    whole = list(jcls.build(tiny).train_batches(0, 6))[3:]
+    assert len(parts[0].files) == len(parts[1].files) == 15
+    for at, batch in enumerate(whole):
+        assert set(batch) == {'image', 'label', 'label2', 'lam', 'mask'}
+        assert (np.asarray(batch['lam']) < 1).any()
+        for key, array in batch.items():
+            joined = np.concatenate([part[f'{at}_{key}'] for part in parts])
+            np.testing.assert_array_equal(joined, array, err_msg=key)
