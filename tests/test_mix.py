@@ -529,6 +529,19 @@ def test_a_group_must_fit_into_a_process(batch_size: int, processes: int) -> Non
                 own.within(rows)
 
 
+def test_build_checks_that_groups_fit(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two processes a mixed batch without groups is refused before anything is read."""
+    tiny['mix'] = BOTH
+    assert jcls.build(tiny).groups == 1
+    monkeypatch.setattr('jcls.experiment._share', lambda size: Share(size, 1, 2))
+    with pytest.raises(ValueError, match=r'a group of 8 .* the 4 of one .*config\.mix\.batch_size'):
+        jcls.build(tiny)
+    tiny['mix'] = {**BOTH, 'batch_size': 4}
+    assert jcls.build(tiny).groups == 2
+
+
 def test_off_is_off(tiny: dict[str, Any]) -> None:
     """By default, and whatever else its section says while both alphas are 0, nothing is mixed: no
     label2 and no lam in a batch, and the step compiles to the same program."""
