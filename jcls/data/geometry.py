@@ -2,15 +2,32 @@
 
 As Pillow's ``Image.transform``: samples at pixel centres, bilinear values truncated, cubic ones
 with a = -1, and the fill colour wherever the place looked up lies outside of the image.
+
+`affine` is for use inside of a compiled function; policies use it, too.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+from jcls.data import decode
+from jcls.data.decode import Image
+from jcls.data.operation import (
+    Draw,
+    Fill,
+    Operation,
+    between_0_and_1,
+    check_fill,
+    same_extent,
+)
+from jcls.data.program import compiled, prepared
 from jcls.data.runtime import tensorflow
+from jcls.schema import choose
 
-# Geometry. All channels of a pixel travel in one 64-bit word, so that each neighbour costs one load
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'random')  # of bilinear and bicubic
+
+# All channels of a pixel travel in one 64-bit word, so that each neighbour costs one load
 # and one product: 21 bits a channel, of which 8 are the level's and 11 or 12 its weight's. Cubic
 # weights are negative, too; the bias keeps each channel's sum from borrowing from the next.
 SPACING = 21
@@ -18,8 +35,71 @@ WEIGHT_BITS = {'nearest': 0, 'bilinear': 12, 'bicubic': 11}
 BIAS = {'nearest': 0, 'bilinear': 0, 'bicubic': 3 << 17}
 
 
+def flip_vertical(*, probability: float = 0.5) -> Operation:
+    """Turn upside down, as in a mirror, with this probability."""
+    between_0_and_1(probability=probability)
+
+    def apply(image: Image, draw: Draw) -> Any:
+        tf = tensorflow()
+        image = decode.pixels(image)
+        mirror = draw.uniform() < probability
+        return tf.cond(mirror, lambda: tf.reverse(image, axis=[0]), lambda: image)
+
+    return Operation(apply, lambda extent: extent)
+
+
+def rotation(
+    *, degrees: float = 15.0, interpolation: str = 'bilinear', fill: Fill = 0
+) -> Operation:
+    """Turn about the centre by an angle uniform in -degrees..degrees; the size stays.
+
+    Args:
+      degrees: the largest angle, in 0..180.
+      interpolation: 'nearest', 'bilinear', 'bicubic', or for each image one of the latter 'random'.
+      fill: for the corners that are left empty.
+    """
+    if not 0 <= degrees <= 180:
+        raise ValueError(f'degrees={degrees}: must be in [0, 180]')
+    check_interpolation(interpolation)
+    check_fill(fill)
+
+    def run(image: Any, u: Any, colour: Any) -> Any:
+        matrix = rotated((2 * u[0] - 1) * degrees, *image.shape[:2])
+        return affine(image, tensorflow().stack(matrix), colour, interpolation, u[1] < 0.5)
+
+    program = compiled(run)
+
+    def apply(image: Image, draw: Draw) -> Any:
+        image = prepared(image, 'rotation')
+        return program(image, draw.uniform(2), draw.colour(fill, image.shape[-1]))
+
+    return Operation(apply, same_extent('rotation'))
+
+
+def check_interpolation(interpolation: str) -> None:
+    """Refuse what is none."""
+    choose(dict.fromkeys(INTERPOLATIONS), interpolation, 'interpolation')
+
+
+def rotated(degrees: Any, height: int, width: int) -> list[Any]:
+    """The six entries of the matrix that turns counter-clockwise about the centre; see `affine`."""
+    tf = tensorflow()
+    angle = degrees * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    x, y = width / 2, height / 2
+    return [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y]
+
+
 def affine(image: Any, matrix: Any, fill: Any, kind: str, cubic: Any = False) -> Any:
-    """Look every output pixel up in `image`; see `_matrix` and `transform`."""
+    """Look the output pixel (x, y), measured at pixel centres, up at (ax+by+c, dx+ey+f) in `image`.
+
+    Args:
+      image: uint8 [H, W, 3 or 1], H and W static.
+      matrix: float32 [6]: a, b, c, d, e, f.
+      fill: uint8 [3 or 1] for what lies outside.
+      kind: one of `INTERPOLATIONS`.
+      cubic: with 'random', bicubic if true, else bilinear.
+    """
     tf = tensorflow()
     if kind == 'random':
         return tf.cond(
@@ -34,13 +114,12 @@ def affine(image: Any, matrix: Any, fill: Any, kind: str, cubic: Any = False) ->
         return tf.add_n([_word(levels[..., c]) * _word(1 << SPACING * c) for c in range(channels)])
 
     def sampled() -> Any:
-        xs = tf.range(width, dtype=tf.float32)[None] + 0.5
-        ys = tf.range(height, dtype=tf.float32)[:, None] + 0.5
-        x = matrix[0] * xs + matrix[1] * ys + matrix[2]
-        y = matrix[3] * xs + matrix[4] * ys + matrix[5]
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        if kind == 'nearest':
+            inside, neighbours = _nearest(matrix, height, width)
+        else:
+            inside, neighbours = _around(matrix, height, width, kind)
         total = _word(0)
-        for index, weight in _neighbours(x, y, height, width, kind):
+        for index, weight in neighbours:
             total += tf.gather(packed, index) * weight
         return tf.where(inside, total, pack(fill) * _word(1 << bits)) + offset
 
@@ -59,13 +138,43 @@ def affine(image: Any, matrix: Any, fill: Any, kind: str, cubic: Any = False) ->
     return tf.cast(tf.stack(out, -1), tf.uint8)
 
 
-def _neighbours(x: Any, y: Any, height: int, width: int, kind: str) -> list[tuple[Any, Any]]:
-    """(index of the pixel, weight as a word) of each neighbour; weights sum to 2 ** bits."""
+class _Places(NamedTuple):
+    """Where each output pixel is looked up: tensors [H, W].
+
+    Attributes:
+      inside: bool, whether that is inside of the image.
+      neighbours: (index of a pixel, its weight as a word), whose weights sum to 2 ** bits.
+    """
+
+    inside: Any
+    neighbours: list[tuple[Any, Any]]
+
+
+def _nearest(matrix: Any, height: int, width: int) -> _Places:
+    """In 16 binary places, as Pillow, whose rounding decides between two neighbours."""
     tf = tensorflow()
-    if kind == 'nearest':
-        column, row = (tf.cast(tf.floor(at), tf.int32) for at in (x, y))
-        column, row = tf.clip_by_value(column, 0, width - 1), tf.clip_by_value(row, 0, height - 1)
-        return [(row * width + column, _word(1))]
+
+    def fixed(number: Any) -> Any:
+        return tf.cast(tf.floor(number * 65536 + 0.5), tf.int32)
+
+    def place(a: Any, b: Any, c: Any) -> Any:
+        x, y = tf.range(width)[None], tf.range(height)[:, None]
+        return tf.bitwise.right_shift(fixed(a) * x + fixed(b) * y + fixed(c + 0.5 * (a + b)), 16)
+
+    column, row = place(*tf.unstack(matrix[:3])), place(*tf.unstack(matrix[3:]))
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = tf.clip_by_value(row, 0, height - 1) * width + tf.clip_by_value(column, 0, width - 1)
+    return _Places(inside, [(index, _word(1))])
+
+
+def _around(matrix: Any, height: int, width: int, kind: str) -> _Places:
+    """The four or sixteen pixels that a bilinear or bicubic value is made of."""
+    tf = tensorflow()
+    xs = tf.range(width, dtype=tf.float32)[None] + 0.5
+    ys = tf.range(height, dtype=tf.float32)[:, None] + 0.5
+    x = matrix[0] * xs + matrix[1] * ys + matrix[2]
+    y = matrix[3] * xs + matrix[4] * ys + matrix[5]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     axes = []
     for at, extent in ((x - 0.5, width), (y - 0.5, height)):
         first = tf.floor(at)
@@ -98,7 +207,7 @@ def _neighbours(x: Any, y: Any, height: int, width: int, kind: str) -> list[tupl
     # Rounding must not make a plain area lighter or darker: what is left goes to the nearest.
     main = len(found) // 2 - (0 if kind == 'bilinear' else 3)
     found[main] = (found[main][0], found[main][1] + rest)
-    return [(index, _word(weight)) for index, weight in found]
+    return _Places(inside, [(index, _word(weight)) for index, weight in found])
 
 
 def _word(value: Any) -> Any:

@@ -11,11 +11,10 @@ Values are in natural units: degrees, pixels, factors, bits, levels; see `NAMES`
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jcls.data.geometry import affine
+from jcls.data.geometry import affine, rotated
 from jcls.data.pixels import PIXEL
 from jcls.data.runtime import tensorflow
 
@@ -40,7 +39,6 @@ NAMES = {
 }
 INDEX = {name: index for index, name in enumerate(NAMES)}
 GEOMETRIC = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate')
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'random')  # of bilinear and bicubic
 
 
 class Step(NamedTuple):
@@ -64,7 +62,7 @@ def transform(image: Any, steps: Step, fill: Any, kind: str) -> Any:
       image: uint8 [H, W, 3] or [H, W, 1], H and W static.
       steps: the operations.
       fill: uint8 [3 or 1] for what lies outside.
-      kind: interpolation of geometric operations, one of `INTERPOLATIONS`.
+      kind: interpolation of geometric operations, one of `jcls.data.geometry.INTERPOLATIONS`.
     """
     tf = tensorflow()
     count = steps.which.shape[0]
@@ -98,16 +96,13 @@ def _apply(image: Any, step: Step, fill: Any, kind: str) -> Any:
 
 
 def _matrix(which: Any, value: Any, height: int, width: int) -> Any:
-    """[6]: output pixel (x, y), measured at pixel centres, is looked up at (ax+by+c, dx+ey+f)."""
+    """The matrix of a geometric operation, float32 [6]; see `affine`."""
     tf = tensorflow()
 
     def drawn(name: str) -> Any:
         return tf.where(which == INDEX[name], value, 0.0)
 
-    angle = drawn('rotate') * (math.pi / 180)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    x, y = width / 2, height / 2
-    return tf.stack([
-        cos, drawn('shear_x') - sin, x - cos * x + sin * y + drawn('translate_x'),
-        drawn('shear_y') + sin, cos, y - sin * x - cos * y + drawn('translate_y'),
-    ])  # fmt: skip
+    a, b, c, d, e, f = rotated(drawn('rotate'), height, width)
+    b, c = b + drawn('shear_x'), c + drawn('translate_x')
+    d, f = d + drawn('shear_y'), f + drawn('translate_y')
+    return tf.stack([a, b, c, d, e, f])

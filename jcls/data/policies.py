@@ -1,19 +1,20 @@
 """Policies: augmentations that draw a few operations of `jcls.data.kernels` for each image.
 
-Cubuk et al. 2018 (1805.09501, AutoAugment), 2019 (1909.13719, RandAugment); Mueller and Hutter 2021
-(2103.10158, TrivialAugment). The tables are torchvision's (v0.29), or timm's where it says so.
+Cubuk et al. 2019 (1909.13719, RandAugment); Mueller and Hutter 2021 (2103.10158, TrivialAugment).
+The tables are torchvision's (v0.29), or timm's (v1.0.31) where it says so. AutoAugment has a room
+of its own, `jcls.data.autoaugment`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jcls.data import decode, kernels
+from jcls.data import kernels
 from jcls.data.decode import Image
+from jcls.data.geometry import check_interpolation
 from jcls.data.kernels import INDEX, Step
 from jcls.data.operation import (
     Draw,
@@ -24,74 +25,96 @@ from jcls.data.operation import (
     positive,
     same_extent,
 )
+from jcls.data.program import compiled, pick, prepared
 from jcls.data.runtime import tensorflow
-from jcls.schema import choose
 
 Plan = Callable[[Any, int, int], Step]  # uniforms, height, width -> what to do
 
-TORCHVISION = ('identity', 'shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate',
+# All that torchvision's policies draw from; the first nine have a sign, only AutoAugment inverts.
+TORCHVISION = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate',
                'brightness', 'color', 'contrast', 'sharpness', 'posterize', 'solarize',
-               'autocontrast', 'equalize')  # fmt: skip
-SIGNED = {'shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate',
-          'brightness', 'color', 'contrast', 'sharpness'}  # fmt: skip
+               'identity', 'autocontrast', 'equalize', 'invert')  # fmt: skip
+SIGNED = TORCHVISION[:9]
 BLENDS = ('brightness', 'color', 'contrast', 'sharpness')
 TIMM = ('autocontrast', 'equalize', 'invert', 'rotate', 'posterize', 'solarize', 'solarize_add',
         'color', 'contrast', 'brightness', 'sharpness', 'shear_x', 'shear_y', 'translate_x',
         'translate_y')  # fmt: skip
 
 
-def _policy(name: str, numbers: int, plan: Plan, interpolation: str, fill: Fill) -> Operation:
+def planned(name: str, numbers: int, plan: Plan, interpolation: str, fill: Fill) -> Operation:
     """An operation that does what `plan` says for so many uniform numbers."""
-    choose(dict.fromkeys(kernels.INTERPOLATIONS), interpolation, 'interpolation')
+    check_interpolation(interpolation)
     check_fill(fill)
 
-    @functools.cache
-    def program() -> Any:
-        def run(image: Any, u: Any, colour: Any) -> Any:
-            return kernels.transform(image, plan(u, *image.shape[:2]), colour, interpolation)
+    def run(image: Any, u: Any, colour: Any) -> Any:
+        return kernels.transform(image, plan(u, *image.shape[:2]), colour, interpolation)
 
-        return tensorflow().function(run, jit_compile=True, autograph=False)
+    program = compiled(run)
 
     def apply(image: Image, draw: Draw) -> Any:
-        image = decode.pixels(image)
-        channels = image.shape[-1]
-        if channels not in (1, 3):
-            raise ValueError(f'{name} takes images of 1 or 3 channels, not {channels}')
-        image.shape.assert_is_fully_defined()
-        return program()(image, draw.uniform(numbers), draw.colour(fill, channels))
+        image = prepared(image, name)
+        return program(image, draw.uniform(numbers), draw.colour(fill, image.shape[-1]))
 
     return Operation(apply, same_extent(name))
 
 
-def _pick(u: Any, count: int) -> Any:
-    """Uniform in [0, 1) -> int32 in 0..count-1."""
+def spread(first: float, last: float, bins: int) -> np.ndarray:
+    """float32 [bins] from first to last, as ``torch.linspace`` computes it on a CPU.
+
+    Its rounding decides where whole pixels are cut off from a translation: 15.999999 is 15.
+    """
+    bin_ = np.arange(bins)
+    first, last = float(np.float32(first)), float(np.float32(last))
+    step = float(np.float32(last - first) / np.float32(bins - 1))
+    # float64 until here: torch multiplies and adds in one instruction, which rounds once.
+    halves = bin_ < bins // 2, first + step * bin_, last - step * (bins - 1 - bin_)
+    return np.where(*halves).astype(np.float32)
+
+
+def space(
+    bins: int,
+    *,
+    shear: float,
+    translate: tuple[float, float],
+    rotate: float,
+    blend: float,
+    bits: int,
+) -> np.ndarray:
+    """Values of torchvision's operations, float32 [2 signs, operations of `TORCHVISION`, bins].
+
+    Each rises with the bin, from doing nothing to the number given here.
+
+    Args:
+      bins: how many.
+      shear: pixels a pixel.
+      translate: pixels, (x, y); what is cut off to whole ones.
+      rotate: degrees.
+      blend: what a factor differs from 1 by.
+      bits: how many of 8 posterizing takes away.
+    """
+    magnitudes = {
+        **dict.fromkeys(('shear_x', 'shear_y'), spread(0, shear, bins)),
+        # torchvision's go to the right and down, ours to the left and up.
+        'translate_x': -np.trunc(spread(0, translate[0], bins)),
+        'translate_y': -np.trunc(spread(0, translate[1], bins)),
+        'rotate': spread(0, rotate, bins),
+        **dict.fromkeys(BLENDS, spread(0, blend, bins)),
+        'posterize': 8 - np.round(np.arange(bins) / ((bins - 1) / bits)),
+        'solarize': spread(255, 0, bins),
+    }
+    values = np.zeros((2, len(TORCHVISION), bins), np.float32)
+    for name, magnitude in magnitudes.items():
+        for index, sign in enumerate((-1, 1)):
+            signed = magnitude * (sign if name in SIGNED else 1)
+            values[index, TORCHVISION.index(name)] = signed + (name in BLENDS)
+    return values
+
+
+def lookup(values: np.ndarray, sign: Any, operation: Any, level: Any) -> tuple[Any, Any]:
+    """`Step.which` and `Step.value` of operations of a `space`; all int32 of one shape."""
     tf = tensorflow()
-    # In float32 the product can round up to `count`.
-    return tf.minimum(tf.cast(u * count, tf.int32), count - 1)
-
-
-def _natural(name: str, magnitude: Any, sign: Any) -> Any:
-    """The value of an operation from its magnitude: a blend's factor is 1 + its magnitude."""
-    return magnitude * sign + (1.0 if name in BLENDS else 0.0)
-
-
-def _table(names: tuple[str, ...], magnitudes: dict[str, Any], bins: int) -> np.ndarray:
-    """float32 [2, operations, bins]: the values for both signs."""
-    rows = [
-        [
-            np.broadcast_to(
-                _natural(name, magnitudes.get(name, 0.0), s if name in SIGNED else 1), bins
-            )
-            for name in names
-        ]
-        for s in (-1, 1)
-    ]
-    return np.array(rows, np.float32)
-
-
-def _lookup(table: np.ndarray, sign: Any, operation: Any, level: Any) -> Any:
-    tf = tensorflow()
-    return tf.gather_nd(table, tf.stack([sign, operation, level], axis=-1))
+    value = tf.gather_nd(values, tf.stack([sign, operation, level], axis=-1))
+    return tf.gather(_numbers(TORCHVISION), operation), value
 
 
 def _numbers(names: tuple[str, ...]) -> np.ndarray:
@@ -100,27 +123,20 @@ def _numbers(names: tuple[str, ...]) -> np.ndarray:
 
 def trivial_augment(*, interpolation: str = 'bilinear', fill: Fill = 0) -> Operation:
     """TrivialAugmentWide: one of 14 operations at one of 31 magnitudes, all equally likely."""
-    table = _table(TORCHVISION, _wide(), 31)
+    values = space(31, shear=0.99, translate=(32, 32), rotate=135, blend=0.99, bits=6)
 
     def plan(u: Any, height: int, width: int) -> Step:
         del height, width
-        operation, level, sign = _pick(u[:1], 14), _pick(u[1:2], 31), _pick(u[2:3], 2)
-        value = _lookup(table, sign, operation, level)
-        return Step(tensorflow().gather(_numbers(TORCHVISION), operation), value, u[3:] < 0.5)
+        operation, level, sign = pick(u[:1], 14), pick(u[1:2], 31), pick(u[2:3], 2)
+        return Step(*lookup(values, sign, operation, level), u[3:] < 0.5)
 
-    return _policy('trivial_augment', 4, plan, interpolation, fill)
+    return planned('trivial_augment', 4, plan, interpolation, fill)
 
 
-def _wide() -> dict[str, Any]:
-    """TrivialAugment's magnitudes, 31 of each operation."""
-    level = np.arange(31)
-    return {
-        **dict.fromkeys(('shear_x', 'shear_y', *BLENDS), 0.99 * level / 30),
-        **dict.fromkeys(('translate_x', 'translate_y'), np.trunc(32 * level / 30)),
-        'rotate': 135 * level / 30,
-        'posterize': 8 - np.round(level / 5),
-        'solarize': 255 - 8.5 * level,
-    }
+def searched_space(height: int, width: int, bins: int) -> np.ndarray:
+    """The `space` of torchvision's RandAugment and AutoAugment for images of this size."""
+    reach = (150 / 331 * width, 150 / 331 * height)
+    return space(bins, shear=0.3, translate=reach, rotate=30, blend=0.9, bits=4)
 
 
 def rand_augment(
@@ -145,25 +161,14 @@ def rand_augment(
         raise ValueError(f'bins={bins}: at least 2')
     if not 0 <= magnitude < bins:
         raise ValueError(f'magnitude={magnitude}: must be in 0..{bins - 1} (bins={bins})')
-    share = magnitude / (bins - 1)
 
     def plan(u: Any, height: int, width: int) -> Step:
-        magnitudes = {
-            **dict.fromkeys(('shear_x', 'shear_y'), 0.3 * share),
-            **dict.fromkeys(BLENDS, 0.9 * share),
-            'translate_x': np.trunc(150 / 331 * width * share),
-            'translate_y': np.trunc(150 / 331 * height * share),
-            'rotate': 30 * share,
-            'posterize': 8 - np.round(magnitude / ((bins - 1) / 4)),
-            'solarize': 255 * (1 - share),
-        }
-        table = _table(TORCHVISION, magnitudes, 1)
-        operation, sign = _pick(u[:num_ops], 14), _pick(u[num_ops : 2 * num_ops], 2)
-        value = _lookup(table, sign, operation, tensorflow().zeros_like(operation))
-        which = tensorflow().gather(_numbers(TORCHVISION), operation)
-        return Step(which, value, u[2 * num_ops :] < 0.5)
+        values = searched_space(height, width, bins)
+        operation, sign = pick(u[:num_ops], 14), pick(u[num_ops : 2 * num_ops], 2)
+        level = tensorflow().fill([num_ops], magnitude)
+        return Step(*lookup(values, sign, operation, level), u[2 * num_ops :] < 0.5)
 
-    return _policy('rand_augment', 3 * num_ops, plan, interpolation, fill)
+    return planned('rand_augment', 3 * num_ops, plan, interpolation, fill)
 
 
 def rand_augment_timm(
@@ -199,7 +204,7 @@ def rand_augment_timm(
     def plan(u: Any, height: int, width: int) -> Step:
         tf = tensorflow()
         operation, sign, applied, normal, cubic = tf.unstack(tf.reshape(u, [5, num_ops]))
-        operation, sign = _pick(operation, 15), tf.where(sign < 0.5, -1.0, 1.0)
+        operation, sign = pick(operation, 15), tf.where(sign < 0.5, -1.0, 1.0)
         # Strictly inside (0, 1): the inverse of the normal distribution is infinite at 0.
         level = magnitude + magnitude_std * tf.math.ndtri(normal + 2.0**-25)
         level = tf.clip_by_value(level, 0.0, 10.0) / 10
@@ -218,4 +223,4 @@ def rand_augment_timm(
         which = tf.where(applied < probability, tf.gather(_numbers(TIMM), operation), 0)
         return Step(which, value, cubic < 0.5)
 
-    return _policy('rand_augment_timm', 5 * num_ops, plan, interpolation, fill)
+    return planned('rand_augment_timm', 5 * num_ops, plan, interpolation, fill)
