@@ -20,6 +20,8 @@ from jcls.data.runtime import tensorflow
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ALPHA = 1e-3  # of a statistical test; every draw here is fixed, so none fails by chance later
 
+JITTERED = ('brightness', 'contrast', 'saturation', 'hue')
+
 # Fields with which each operation surely changes the image `noise(40, 56)`.
 EACH: dict[str, dict[str, Any]] = {
     'random_resized_crop': {'size': 24},
@@ -29,7 +31,19 @@ EACH: dict[str, dict[str, Any]] = {
     'flip': {'probability': 1.0},
     'trivial_augment': {},
     'rand_augment': {'magnitude': 15},
-    'rand_augment_timm': {'probability': 1.0, 'fill': 50},
+    'rand_augment_timm': {'probability': 1.0},
+    'auto_augment': {},
+    'three_augment': {},
+    'color_jitter': {'brightness': 0.5},
+    'grey': {'probability': 1.0},
+    'gaussian_blur': {'probability': 1.0},
+    'lighting': {},
+    'flip_vertical': {'probability': 1.0},
+    'rotation': {'degrees': 40.0},
+    'random_erasing': {'probability': 1.0},
+    'cutout': {'length': 10},
+    'grid_mask': {'d': (8, 16)},
+    'hide_and_seek': {'grid_sizes': (16,)},
 }
 
 
@@ -245,7 +259,8 @@ def test_every_operation(name: str) -> None:
         np.testing.assert_array_equal(found, operation.apply(image, draw(4)))
         assert operation.extent((height, width)) == found.shape[:2]
         assert foretold(operation, None) in (None, found.shape[:2])
-        assert operation.apply(image[..., :1], draw(4)).shape == (*found.shape[:2], 1)
+        grey = operation.apply(image[..., :1], draw(4)._replace(mean=(9,)))
+        assert grey.shape == (*found.shape[:2], 1)
 
 
 def test_nothing_to_do_decodes() -> None:
@@ -271,6 +286,47 @@ def test_nothing_to_do_decodes() -> None:
         ({'name': 'random_resized_crop', 'scale': (0.5, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
         ({'name': 'random_resized_crop', 'scale': (0.0, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
         ({'name': 'random_resized_crop', 'ratio': (0.0, 1.0)}, r'augment\[1\].*ratio=.*0 < low'),
+        ({'name': 'flip_vertical', 'probability': -1.0}, r'augment\[1\].*probability=-1.*\[0, 1\]'),
+        ({'name': 'rotation', 'degrees': 200.0}, r'augment\[1\].*degrees=200.*\[0, 180\]'),
+        ({'name': 'rotation', 'interpolation': 'cubic'}, r"interpolation 'cubic'.*mean 'bicubic'"),
+        ({'name': 'rotation', 'fill': 'blue'}, r"augment\[1\].*fill='blue'.*'mean'.*0..255"),
+        ({'name': 'rotation', 'fill': (0, 0, 256)}, r'augment\[1\].*fill=\(0, 0, 256\).*0..255'),
+        ({'name': 'color_jitter', 'contrast': -0.1}, r'augment\[1\].*contrast=-0\.1.*negative'),
+        ({'name': 'color_jitter', 'hue': 0.6}, r'augment\[1\].*hue=0\.6.*\[0, 0\.5\]'),
+        ({'name': 'color_jitter', **dict.fromkeys(JITTERED, 0.0)}, r'augment\[1\].*are all 0'),
+        ({'name': 'grey', 'probability': 2.0}, r'augment\[1\].*probability=2.*\[0, 1\]'),
+        ({'name': 'gaussian_blur', 'sigma': (2.0, 1.0)}, r'augment\[1\].*sigma=.*low <= high'),
+        ({'name': 'gaussian_blur', 'sigma': (-1.0, 1.0)}, r'augment\[1\].*sigma=.*0 <= low'),
+        ({'name': 'lighting', 'std': -1.0}, r'augment\[1\].*std=-1.*negative'),
+        ({'name': 'auto_augment', 'policy': 'imagnet'}, r"policy 'imagnet'.*mean 'imagenet'"),
+        ({'name': 'trivial_augment', 'interpolation': 'linear'}, r"interpolation 'linear'"),
+        ({'name': 'trivial_augment', 'fill': -1}, r'augment\[1\].*fill=-1.*0..255'),
+        ({'name': 'rand_augment', 'num_ops': 0}, r'augment\[1\].*num_ops=0.*at least 1'),
+        ({'name': 'rand_augment', 'magnitude': 31}, r'augment\[1\].*magnitude=31.*0\.\.30'),
+        ({'name': 'rand_augment', 'magnitude': 0, 'bins': 1}, r'augment\[1\].*bins=1.*at least 2'),
+        ({'name': 'rand_augment_timm', 'num_ops': -1}, r'augment\[1\].*num_ops=-1.*at least 1'),
+        ({'name': 'rand_augment_timm', 'magnitude': 11.0}, r'augment\[1\].*magnitude=11.*0\.\.10'),
+        ({'name': 'rand_augment_timm', 'magnitude_std': -1.0}, r'magnitude_std=-1.*negative'),
+        ({'name': 'rand_augment_timm', 'probability': 1.1}, r'augment\[1\].*probability=1\.1'),
+        ({'name': 'random_erasing', 'probability': 1.1}, r'augment\[1\].*probability=1\.1'),
+        ({'name': 'random_erasing', 'scale': (0.3, 0.1)}, r'augment\[1\].*scale=.*low <= high'),
+        ({'name': 'random_erasing', 'scale': (0.3, 1.1)}, r'augment\[1\].*scale=.*high <= 1'),
+        ({'name': 'random_erasing', 'ratio': (0.0, 1.0)}, r'augment\[1\].*ratio=.*0 < low'),
+        ({'name': 'random_erasing', 'count': 0}, r'augment\[1\].*count=0.*at least 1'),
+        ({'name': 'random_erasing', 'mode': 'pixels'}, r"mode 'pixels'.*did you mean 'pixel'"),
+        ({'name': 'random_erasing', 'noise_std': (-0.2,)}, r'augment\[1\].*noise_std=.*negative'),
+        ({'name': 'random_erasing', 'fill': 256}, r'augment\[1\].*fill=256.*0..255'),
+        ({'name': 'cutout', 'length': 1}, r'augment\[1\].*length=1.*at least 2'),
+        ({'name': 'cutout', 'holes': 0}, r'augment\[1\].*holes=0.*at least 1'),
+        ({'name': 'grid_mask', 'd': (96, 96)}, r'augment\[1\].*d=\(96, 96\).*low < high'),
+        ({'name': 'grid_mask', 'd': (1, 96)}, r'augment\[1\].*d=\(1, 96\).*2 <= low'),
+        ({'name': 'grid_mask', 'ratio': 1.5}, r'augment\[1\].*ratio=1\.5.*\[0, 1\]'),
+        ({'name': 'grid_mask', 'rotate': 361.0}, r'augment\[1\].*rotate=361.*\[0, 360\]'),
+        ({'name': 'grid_mask', 'mode': 2}, r'augment\[1\].*mode=2.*0 or 1'),
+        ({'name': 'hide_and_seek', 'grid_sizes': (0,)}, r'augment\[1\].*grid_sizes=.*not all'),
+        ({'name': 'hide_and_seek', 'grid_sizes': ()}, r'augment\[1\].*grid_sizes=.*not all'),
+        ({'name': 'hide_and_seek', 'grid_sizes': (16, -1)}, r'grid_sizes=.*none may be negative'),
+        ({'name': 'hide_and_seek', 'probability': -0.5}, r'augment\[1\].*probability=-0\.5'),
     ],
 )
 def test_errors_name_the_place(tiny: dict[str, Any], section: dict[str, Any], message: str) -> None:

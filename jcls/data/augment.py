@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jcls.data import crop, decode, policies
+from jcls.data import autoaugment, colour, crop, decode, erase, geometry, grids, policies
 from jcls.data.decode import Image
 from jcls.data.operation import MOST, Draw, Extent, Operation
 from jcls.data.runtime import tensorflow
@@ -31,9 +31,14 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
             raise ValueError(f'config.{where}[{i}]: {error}') from None
 
     def apply(image: Image, draw: Draw) -> Any:
+        size, channels = _known(image)
         for place, operation in enumerate(operations):
             key = tensorflow().add(draw.key, [0, place])
             image = operation.apply(image, draw._replace(key=key))
+            size = operation.extent(size)
+            if size and not image.shape.is_fully_defined():
+                # Of a crop whose corner is a tensor TensorFlow does not know the size.
+                image = tensorflow().ensure_shape(image, [*size, channels])
         return decode.pixels(image)
 
     def extent(size: Extent) -> Extent:
@@ -44,13 +49,33 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
     return Operation(apply, extent)
 
 
+def _known(image: Image) -> tuple[Extent, int]:
+    """Its size, if that is known before it is read, and its channels."""
+    if decode.is_encoded(image):
+        return None, 3
+    height, width, channels = image.shape
+    return (None if height is None or width is None else (height, width)), channels
+
+
 OPERATIONS: dict[str, Callable[..., Operation]] = {
     'random_resized_crop': crop.random_resized_crop,
     'resize': crop.resize,
     'center_crop': crop.center_crop,
     'pad_and_crop': crop.pad_and_crop,
     'flip': crop.flip,
+    'flip_vertical': geometry.flip_vertical,
+    'rotation': geometry.rotation,
+    'color_jitter': colour.color_jitter,
+    'grey': colour.grey,
+    'gaussian_blur': colour.gaussian_blur,
+    'lighting': colour.lighting,
+    'three_augment': colour.three_augment,
+    'auto_augment': autoaugment.auto_augment,
     'trivial_augment': policies.trivial_augment,
     'rand_augment': policies.rand_augment,
     'rand_augment_timm': policies.rand_augment_timm,
+    'random_erasing': erase.random_erasing,
+    'cutout': erase.cutout,
+    'grid_mask': grids.grid_mask,
+    'hide_and_seek': grids.hide_and_seek,
 }
