@@ -122,7 +122,12 @@ def _numbers(names: tuple[str, ...]) -> np.ndarray:
 
 
 def trivial_augment(*, interpolation: str = 'bilinear', fill: Fill = 0) -> Operation:
-    """TrivialAugmentWide: one of 14 operations at one of 31 magnitudes, all equally likely."""
+    """TrivialAugmentWide: one of 14 operations at one of 31 magnitudes, all equally likely.
+
+    Args:
+      interpolation: of geometric operations.
+      fill: for what they leave empty.
+    """
     values = space(31, shear=0.99, translate=(32, 32), rotate=135, blend=0.99, bits=6)
 
     def plan(u: Any, height: int, width: int) -> Step:
