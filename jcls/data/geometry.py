@@ -85,7 +85,8 @@ def rotated(degrees: Any, height: int, width: int) -> list[Any]:
     """The six entries of the matrix that turns counter-clockwise about the centre; see `affine`."""
     tf = tensorflow()
     angle = degrees * (math.pi / 180)
-    cos, sin = tf.cos(angle), tf.sin(angle)
+    # Rounded so that quarter turns are exact, which decides what lies on the border of the image.
+    cos, sin = (tf.round(part * 2.0**22) / 2.0**22 for part in (tf.cos(angle), tf.sin(angle)))
     x, y = width / 2, height / 2
     return [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y]
 
