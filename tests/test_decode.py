@@ -184,6 +184,39 @@ def test_resize_is_pillows(before: tuple[int, int], after: tuple[int, int]) -> N
     assert abs(found.mean() - wanted.mean()) < 0.1  # truncation would darken by half a level
 
 
+@pytest.mark.parametrize('after', [(57, 83), (33, 201), (202, 290)])
+def test_bicubic_resize_is_pillows(after: tuple[int, int]) -> None:
+    """But for rare pixels that Pillow, rounding and clipping half-way, has a little otherwise."""
+    wanted = np.asarray(photo().resize(after[::-1], Image.Resampling.BICUBIC))
+    found = decode.resize(np.asarray(photo()), *after, method='bicubic').numpy()
+    difference = np.abs(found.astype(int) - wanted).max(axis=-1)
+    assert (difference > 2).mean() <= 0.005
+    assert apart(found, decode.resize(np.asarray(photo()), *after).numpy()) > 10
+
+
+def test_no_antialiasing_is_the_two_nearest_alone() -> None:
+    """Without antialiasing every value is interpolated between neighbours, at half of the size."""
+    image = np.asarray(photo(64, 80))
+    found = decode.resize(image, 32, 40, antialias=False).numpy()
+    means = image.reshape(32, 2, 40, 2, 3).mean((1, 3))
+    assert np.abs(found - means).max() <= 0.5
+
+
+@pytest.mark.parametrize('ratio', [1, 2, 4, 8])
+def test_a_fast_crop_is_shrunk_by_the_decoder(ratio: int) -> None:
+    """As often as the box holds the target; what comes out are the box's own averages."""
+    data = encoded(photo(403, 517), 'JPEG', quality=95, subsampling=0)
+    top, left, height, width = 16, 32, 36 * 8, 40 * 8
+    target = height // ratio - 3  # a pixel more than fits at the next ratio
+    tensor = tensorflow().constant(data)
+    found = decode.fast_crop(tensor, top, left, height, width, target=target).numpy()
+    assert found.shape == (height // ratio, width // ratio, 3)
+    box = pillow(data)[top : top + height, left : left + width]
+    means = box.reshape(height // ratio, ratio, width // ratio, ratio, 3).mean((1, 3))
+    assert np.abs(found - means).mean() < 0.6
+    assert np.abs(found - np.roll(means, 1, axis=0)).mean() > 10
+
+
 def test_resized_crop_is_torchvisions(golden: Any) -> None:
     """A resized box of a PNG is torchvision's resized_crop of it within a grey level."""
     numbers = golden('transforms.npz')
@@ -224,6 +257,14 @@ def test_a_damaged_file_is_an_error(name: str) -> None:
     if name != 'jpeg 4:2:0, marker in the middle':  # the only one that a crop may not reach
         with pytest.raises(tensorflow().errors.InvalidArgumentError):
             cropped(DAMAGED[name], (0, 0, 8, 8))
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_a_damaged_file_is_an_error_to_a_fast_crop(name: str) -> None:
+    """What is damaged for an exact crop is damaged for a fast one."""
+    if name != 'jpeg 4:2:0, marker in the middle':  # the only one that a crop may not reach
+        with pytest.raises(tensorflow().errors.InvalidArgumentError):
+            decode.fast_crop(tensorflow().constant(DAMAGED[name]), 0, 0, 16, 16, target=8)
 
 
 def test_arrays_pass_through() -> None:

@@ -75,16 +75,17 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
 
 
 def fast_crop(image: Image, top: Any, left: Any, height: Any, width: Any, *, target: int) -> Any:
-    """About the box, uint8, for resizing to [target, target] without an antialiasing filter.
+    """The box, to the nearest pixel after shrinking, for resizing without an antialiasing filter.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size by the inverse DCT itself, as
-    long as both sides of the box keep at least `target` pixels, and each pair of pixels shares its
+    long as both sides of the box keep at least `target` pixels, and neighbouring pixels share their
     colour where the file keeps colours at half the resolution.
     """
     tf = tensorflow()
 
     def at(ratio: int) -> Callable[[], Any]:
-        box = [top // ratio, left // ratio, height // ratio, width // ratio]
+        corner = [(side + ratio // 2) // ratio for side in (top, left)]  # the nearest
+        box = [*corner, height // ratio, width // ratio]
         return lambda: tf.image.decode_and_crop_jpeg(
             image, box, channels=3, ratio=ratio, dct_method=DCT, fancy_upscaling=False
         )
