@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,15 @@ def test_images_of_different_sizes_are_refused(files: Source) -> None:
     """A chain that leaves images of different sizes is an error that names the cure."""
     with pytest.raises(ValueError, match=r'config\.augment.*random_resized_crop, center_crop'):
         train(files, range(1), chain=({'name': 'flip'},))
+
+
+def test_files_of_one_size_need_no_crop(files: Source) -> None:
+    """Where all files have one size, an operation that needs to know it can come first."""
+    alike = dataclasses.replace(files, extent=(21, 18))
+    batches = train(alike, range(3), chain=({'name': 'trivial_augment'},))
+    assert join(batches).shape == (12, 21, 18, 3)
+    with pytest.raises(ValueError, match='trivial_augment needs images of one size'):
+        train(files, range(1), chain=({'name': 'trivial_augment'},))
 
 
 def test_a_failure_without_damage_says_what_failed(files: Source) -> None:

@@ -114,13 +114,12 @@ def _dataset(
     guarded = tf.constant(sorted(suspects), tf.int64)
     local = len(rows(steps.start))
 
+    def pixels(image: Any, row: Any) -> Any:
+        return tf.ensure_shape(operation.apply(image, _draw(row, blank[0, 0])), blank.shape)
+
     def augmented(row: Any) -> Any:
-        image, label = source.read(row[0])
-        return (
-            tf.ensure_shape(operation.apply(image, _draw(row, blank[0, 0])), blank.shape),
-            label,
-            True,
-        )
+        image, label = _read(source, row[0])
+        return pixels(image, row), label, True
 
     def padding() -> Any:
         return tf.constant(blank), 0, False
@@ -129,12 +128,8 @@ def _dataset(
         def attempt(row: Any) -> Any:
             label: Any = 0
             try:
-                image, label = source.read(row[0])
-                return (
-                    tf.ensure_shape(operation.apply(image, _draw(row, blank[0, 0])), blank.shape),
-                    label,
-                    True,
-                )
+                image, label = _read(source, row[0])
+                return pixels(image, row), label, True
             except tf.errors.OpError:
                 return blank, label, False
 
@@ -189,6 +184,17 @@ def _mixed(dataset: Any, mix: Mix, groups: range, steps: range) -> Any:
     )
 
 
+def _read(source: Source, index: Any) -> tuple[Any, Any]:
+    """An image of a source and its label; decoded where all have one size.
+
+    That size is then known before the first operation, as it is where images are in memory.
+    """
+    image, label = source.read(index)
+    if source.extent is not None and decode.is_encoded(image):
+        image = tensorflow().ensure_shape(decode.pixels(image), [*source.extent, source.channels])
+    return image, label
+
+
 def _draw(row: Any, mean: np.ndarray) -> Draw:
     """The random numbers of the example of a row [index, word]; `mean` is the mean colour."""
     return Draw(tensorflow().stack([row[1], row[0] * MOST]), mean)
@@ -206,8 +212,8 @@ def _failing(
         index = int(row[0])
         if index >= 0 and index not in suspects:
             try:
-                read = source.read(tensorflow().constant(index))
-                operation.apply(read[0], _draw(tensorflow().constant(row), mean))
+                image, _ = _read(source, tensorflow().constant(index))
+                operation.apply(image, _draw(tensorflow().constant(row), mean))
             except tensorflow().errors.OpError:
                 try:
                     decode.pixels(source.read(tensorflow().constant(index))[0])
