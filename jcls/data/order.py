@@ -102,11 +102,11 @@ def train_rows(
     @functools.lru_cache(maxsize=2)  # the epoch that is read and the one that is prefetched
     def epoch_of(epoch: int) -> np.ndarray:
         if labels is None:
-            order = epoch_order(seed, epoch, examples)
+            index = np.repeat(epoch_order(seed, epoch, examples), repeats)[:examples]
+            copies = np.arange(examples) % repeats
         else:
-            order = balanced_order(seed, epoch, labels)
-        index = np.repeat(order, repeats)[:examples]
-        copies = _copies(index)
+            index = np.repeat(balanced_order(seed, epoch, labels), repeats)[:examples]
+            copies = _copies(index)
         words = np.array([epoch_word(seed, epoch, copy) for copy in range(copies.max() + 1)])
         return np.stack([index, words[copies]], axis=1)
 
