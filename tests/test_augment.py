@@ -239,6 +239,58 @@ def test_flip() -> None:
         assert p_of_share(share.sum(), 1000, probability) > ALPHA
 
 
+def test_fast_decoding_is_for_jpegs() -> None:
+    """A fast crop has other pixels than an exact one, but of the same place; a PNG's are exact."""
+    image = Image.fromarray(coordinates(240, 250)).resize((500, 480), Image.Resampling.BILINEAR)
+    fields = {'size': 48, 'scale': (0.5, 1.0)}
+    exact, fast = (composed('random_resized_crop', decode=d, **fields) for d in ('exact', 'fast'))
+    for kind in ('JPEG', 'PNG'):
+        file = io.BytesIO()
+        image.save(file, kind, **({'quality': 98, 'subsampling': 0} if kind == 'JPEG' else {}))
+        data = tensorflow().constant(file.getvalue())
+        for index in range(5):
+            one, other = (o.apply(data, draw(index)).numpy().astype(int) for o in (exact, fast))
+            difference = np.abs(one - other)
+            assert one.shape == other.shape == (48, 48, 3)
+            assert difference.any() == (kind == 'JPEG')
+            assert difference[..., :2].mean() < 3  # the coordinates of a pixel of the image
+    pixels = tensorflow().constant(noise(200, 210))
+    np.testing.assert_array_equal(exact.apply(pixels, draw(1)), fast.apply(pixels, draw(1)))
+
+
+def test_interpolation_of_a_crop() -> None:
+    """'random' is bilinear or bicubic, each half of the time, in the very same box."""
+    image = tensorflow().constant(noise(40, 44))
+    bilinear, bicubic, either = (
+        collect(lambda d, o=operation: o.apply(image, d), 400)
+        for operation in (
+            composed('random_resized_crop', size=12, interpolation=kind)
+            for kind in ('bilinear', 'bicubic', 'random')
+        )
+    )
+    linear, cubic = ((either == found).all((1, 2, 3)) for found in (bilinear, bicubic))
+    assert (linear | cubic).all()
+    assert (linear & cubic).mean() < 0.02  # a box of the very size is not resized
+    assert p_of_share(int(cubic.sum()), 400, 0.5) > ALPHA
+
+
+def test_a_crop_larger_than_the_image() -> None:
+    """Padded images that are still too small are refused before any of them is read."""
+    operation = composed('pad_and_crop', size=32, padding=2)
+    assert operation.extent((28, 40)) == (32, 32)
+    with pytest.raises(
+        ValueError, match=r'size=32 is larger than images of 27 x 40 with padding=2'
+    ):
+        operation.extent((27, 40))
+
+
+@pytest.mark.parametrize('fill', [(), (1, 2)])
+def test_a_fill_of_other_channels(fill: tuple[int, ...]) -> None:
+    """A colour needs a level for each channel of the image."""
+    with pytest.raises(ValueError, match=r'fill=.*the images have 3 channel'):
+        composed('cutout', fill=fill).apply(tensorflow().constant(noise(20, 20)), draw(0))
+
+
 def foretold(operation: Operation, extent: Any) -> Any:
     """The size afterwards; None where an operation refuses images of different sizes."""
     try:
@@ -286,6 +338,8 @@ def test_nothing_to_do_decodes() -> None:
         ({'name': 'random_resized_crop', 'scale': (0.5, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
         ({'name': 'random_resized_crop', 'scale': (0.0, 0.1)}, r'augment\[1\].*scale=.*0 < low'),
         ({'name': 'random_resized_crop', 'ratio': (0.0, 1.0)}, r'augment\[1\].*ratio=.*0 < low'),
+        ({'name': 'random_resized_crop', 'decode': 'fats'}, r"decode 'fats'.*did you mean 'fast'"),
+        ({'name': 'random_resized_crop', 'interpolation': 'cubic'}, r"'cubic'.*mean 'bicubic'"),
         ({'name': 'flip_vertical', 'probability': -1.0}, r'augment\[1\].*probability=-1.*\[0, 1\]'),
         ({'name': 'rotation', 'degrees': 200.0}, r'augment\[1\].*degrees=200.*\[0, 180\]'),
         ({'name': 'rotation', 'interpolation': 'cubic'}, r"interpolation 'cubic'.*mean 'bicubic'"),

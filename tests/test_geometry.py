@@ -11,7 +11,7 @@ from scipy import stats
 from test_augment import ALPHA, collect, coordinates, draw, p_of_share
 from test_pixels import difference, photographs, transformed
 
-from jcls.data import augment, geometry
+from jcls.data import augment, crop, geometry
 from jcls.data.kernels import GEOMETRIC
 from jcls.data.runtime import tensorflow
 
@@ -132,7 +132,7 @@ def test_flip_vertical() -> None:
     image = coordinates(6, 5)
     tensor = tensorflow().constant(image)
     for probability in (0.0, 0.3, 1.0):
-        operation = geometry.flip_vertical(probability=probability)
+        operation = crop.flip_vertical(probability=probability)
         found = collect(lambda d, o=operation: o.apply(tensor, d), 1000)
         turned = (found != image).any((1, 2, 3))
         np.testing.assert_array_equal(

@@ -63,7 +63,7 @@ OPERATIONS: dict[str, Callable[..., Operation]] = {
     'center_crop': crop.center_crop,
     'pad_and_crop': crop.pad_and_crop,
     'flip': crop.flip,
-    'flip_vertical': geometry.flip_vertical,
+    'flip_vertical': crop.flip_vertical,
     'rotation': geometry.rotation,
     'color_jitter': colour.color_jitter,
     'grey': colour.grey,

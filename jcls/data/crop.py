@@ -195,17 +195,34 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
         corner = tf.minimum(chosen, room)
         return decoding.crop(padded, corner[0], corner[1], size, size)
 
-    return Operation(apply, lambda _: (size, size))
+    def extent(before: Extent) -> Extent:
+        if before is not None and min(before) + 2 * padding < size:
+            raise ValueError(
+                f'pad_and_crop: size={size} is larger than images of {before[0]} x {before[1]} '
+                f'with padding={padding} on every side'
+            )
+        return size, size
+
+    return Operation(apply, extent)
 
 
 def flip(*, probability: float = 0.5) -> Operation:
     """Mirror left and right with this probability."""
+    return _mirrored(probability, axis=1)
+
+
+def flip_vertical(*, probability: float = 0.5) -> Operation:
+    """Turn upside down, as in a mirror, with this probability."""
+    return _mirrored(probability, axis=0)
+
+
+def _mirrored(probability: float, axis: int) -> Operation:
     between_0_and_1(probability=probability)
 
     def apply(image: Image, draw: Draw) -> Any:
         tf = tensorflow()
         image = decoding.pixels(image)
         mirror = draw.uniform() < probability
-        return tf.cond(mirror, lambda: tf.reverse(image, axis=[1]), lambda: image)
+        return tf.cond(mirror, lambda: tf.reverse(image, axis=[axis]), lambda: image)
 
     return Operation(apply, lambda extent: extent)

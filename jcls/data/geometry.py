@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from jcls.data import decode
 from jcls.data.decode import Image
 from jcls.data.operation import (
     Draw,
     Fill,
     Operation,
-    between_0_and_1,
     check_fill,
     same_extent,
 )
@@ -33,19 +31,6 @@ INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'random')  # of bilinear and
 SPACING = 21
 WEIGHT_BITS = {'nearest': 0, 'bilinear': 12, 'bicubic': 11}
 BIAS = {'nearest': 0, 'bilinear': 0, 'bicubic': 3 << 17}
-
-
-def flip_vertical(*, probability: float = 0.5) -> Operation:
-    """Turn upside down, as in a mirror, with this probability."""
-    between_0_and_1(probability=probability)
-
-    def apply(image: Image, draw: Draw) -> Any:
-        tf = tensorflow()
-        image = decode.pixels(image)
-        mirror = draw.uniform() < probability
-        return tf.cond(mirror, lambda: tf.reverse(image, axis=[0]), lambda: image)
-
-    return Operation(apply, lambda extent: extent)
 
 
 def rotation(

@@ -43,6 +43,8 @@ class Draw(NamedTuple):
         tf = tensorflow()
         if fill == 'mean':
             return tf.ensure_shape(tf.cast(self.mean, tf.uint8), [channels])
+        if isinstance(fill, tuple) and len(fill) != channels:
+            raise ValueError(f'fill={fill}: the images have {channels} channel(s)')
         return tf.constant(np.broadcast_to(fill, channels).astype(np.uint8))
 
     def _of(self, stream: int) -> Any:
