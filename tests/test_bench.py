@@ -66,6 +66,13 @@ def test_cores(capsys: pytest.CaptureFixture[str]) -> None:
     assert '--cores=4096: this process may use 1 to' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('field', ['seconds', 'rounds', 'step_seconds'])
+def test_nothing_is_measured_in_no_time(tiny: dict[str, Any], field: str) -> None:
+    """A length, a count or a step of nothing is refused by its name."""
+    with pytest.raises(ValueError, match=f'--{field}=0: must be positive'):
+        bench.bench_input(jcls.build(tiny), **{field: 0})
+
+
 def test_peers_need_files(tiny: dict[str, Any]) -> None:
     """The peers read files; images in memory are refused."""
     with pytest.raises(ValueError, match='--compare needs image files'):

@@ -36,3 +36,10 @@ def _keep_memory() -> None:
     mallopt(trim_threshold, 1 << 30)
     mallopt(top_pad, 64 << 20)
     mallopt(mmap_threshold, 32 << 20)  # the highest that is allowed
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS or Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

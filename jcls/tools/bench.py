@@ -18,7 +18,7 @@ from rich.table import Table
 
 from jcls.data import augment, order, pipeline
 from jcls.data.operation import Operation
-from jcls.data.runtime import tensorflow
+from jcls.data.runtime import cores, tensorflow
 from jcls.experiment import Experiment, build, load_config
 from jcls.tools import peers
 
@@ -56,7 +56,9 @@ def bench_input(
       image}, memory_bytes (resident, the most so far), and on request input_bound, cores_needed and
       peers {name: {images_per_second, cpu_ms_per_image, ratio, cpu_ratio}}.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    for field, value in (('seconds', seconds), ('rounds', rounds), ('step_seconds', step_seconds)):
+        if value is not None and not value > 0:
+            raise ValueError(f'--{field}={value}: must be positive')
     chains = _stages(experiment)
     best: dict[str, Speed] = {}
     others: dict[str, Speed] = {}
@@ -71,8 +73,8 @@ def bench_input(
     whole = best[next(reversed(best))]
     result: dict[str, Any] = {
         'images_per_second': whole.images_per_second,
-        'images_per_second_per_core': whole.images_per_second / (cores or 1),
-        'cores': cores,
+        'images_per_second_per_core': whole.images_per_second / cores(),
+        'cores': cores(),
         'cpu_ms_per_image': whole.cpu_ms,
         'stages': _differences({name: speed.cpu_ms for name, speed in best.items()}),
         'memory_bytes': memory_bytes(),
@@ -194,14 +196,14 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def _pin(cores: int) -> None:
+def _pin(count: int) -> None:
     """Use only so many cores, from now on and in every process that is started."""
     if not hasattr(os, 'sched_setaffinity'):
         raise ValueError('--cores needs Linux: this system cannot bind a process to cores')
     allowed = sorted(os.sched_getaffinity(0))
-    if not 1 <= cores <= len(allowed):
-        raise ValueError(f'--cores={cores}: this process may use 1 to {len(allowed)}')
-    os.sched_setaffinity(0, allowed[-cores:])
+    if not 1 <= count <= len(allowed):
+        raise ValueError(f'--cores={count}: this process may use 1 to {len(allowed)}')
+    os.sched_setaffinity(0, allowed[-count:])
 
 
 def _show(result: Mapping[str, Any]) -> None:
@@ -231,6 +233,8 @@ def _show(result: Mapping[str, Any]) -> None:
             speed, cost = f'{peer["images_per_second"]:,.0f}', f'{peer["cpu_ms_per_image"]:.3f}'
             table.add_row(name, speed, cost, f'{peer["ratio"]:.2f}', f'{peer["cpu_ratio"]:.2f}')
         _print(table)
+        if 'DALI' in result['peers']:
+            _say('DALI is measured without random erasing and mixing: it has less to do')
 
 
 def _print(table: Table) -> None:

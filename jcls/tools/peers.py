@@ -1,14 +1,14 @@
 """The same augmentations in torchvision (on PIL and on tensors) and in DALI on the CPU, for timing.
 
 `measure` starts this very file as a script, in a Python that has torchvision or DALI: nothing of
-jcls is imported there, nor anything of them here. What a peer gives is normalised float32, mixed
-where the config mixes, in batches; its own fastest settings are used: one process, one thread.
+jcls is imported there, nor anything of them here. What a peer gives is normalised float32 in
+batches, in one process with a thread for each core. torchvision also erases and mixes where the
+config does; DALI is spared both.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +27,7 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
     They run on the cores that this process may use.
     """
     from jcls.data.folder import EXTENSIONS
+    from jcls.data.runtime import cores
 
     unknown = [s['name'] for s in experiment.config['augment'] if s['name'] not in KNOWN]
     if unknown:
@@ -47,6 +48,7 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
         'classes': len(source.classes),
         'batch_size': experiment.mix.size if experiment.mix else experiment.horizon.batch_size,
         'seconds': seconds,
+        'threads': cores(),
     }
     found: dict[str, tuple[float, float]] = {}
     for name in NAMES:
@@ -82,7 +84,7 @@ def _torchvision(job: dict[str, Any], *, tensors: bool) -> Iterator[int]:
     from torchvision.datasets.folder import pil_loader
     from torchvision.transforms import v2
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(job['threads'])
     module: Any = v2 if tensors else transforms
     mode = transforms.InterpolationMode
 
@@ -164,8 +166,7 @@ def _dali(job: dict[str, Any]) -> Iterator[int]:
             std=[255 * value for value in job['std']],
         )
 
-    threads = len(os.sched_getaffinity(0))
-    built = pipeline(batch_size=job['batch_size'], num_threads=threads, device_id=None)
+    built = pipeline(batch_size=job['batch_size'], num_threads=job['threads'], device_id=None)
     built.build()
     while True:
         built.run()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jcls.data.prepare import write
@@ -31,9 +28,10 @@ from jcls.data.prepare.job import REPORT, Job, dump, identify
 from jcls.data.prepare.listing import TRAIN, VALIDATION, Listing
 from jcls.data.prepare.plan import Inspected, Shard, divide, fingerprint, shards, split_rows
 from jcls.data.prepare.report import compose, printable, rows, sort_out
+from jcls.data.progress import progress
+from jcls.data.runtime import cores
 
 SHARD_BYTES = 256 << 20
-PLAIN_SECONDS = 5.0  # at least this long between two plain progress lines
 NAMED = 10  # damaged files in an error message
 
 
@@ -73,7 +71,7 @@ def prepare(
     """
     source, target = Path(src).expanduser(), Path(out).expanduser()
     validation = None if val is None else Path(val).expanduser()
-    workers = _cores() if workers is None else workers
+    workers = cores() if workers is None else workers
     _check(val_fraction, max_side, quality, workers, drop)
     if '://' in str(out):
         raise ValueError(
@@ -157,13 +155,6 @@ def _check(
         raise ValueError(f"--drop={drop!r}: known are 'none' and 'damaged'")
 
 
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-
-
 def _fraction(val_fraction: float | None, found: Listing) -> float:
     """The fraction to set aside: 0 if there is a validation set."""
     if VALIDATION not in found.files:
@@ -178,7 +169,7 @@ def _inspect(
 ) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
     """Look at every file; see `sort_out`. Damaged ones are an error unless they may be dropped."""
     everything = [file for files in found.files.values() for file in files]
-    with progress('inspecting', len(everything)) as advance:
+    with timed('inspecting', len(everything)) as advance:
         inspector.run(everything, job.known, job.record, advance)
     facts = {split: [job.facts(file) for file in files] for split, files in found.files.items()}
     splits, damaged, ignored = sort_out(found, facts)
@@ -218,7 +209,7 @@ def _write(
     todo = {p: part for p, part in paths.items() if write.count(p) != len(part.images)}
     _check_space(sum(part.estimate for part in todo.values()), job.work)
     total = sum(len(part.images) for part in parts)
-    with progress('writing', total) as advance:
+    with timed('writing', total) as advance:
         advance(total - sum(len(part.images) for part in todo.values()))
         write.write_shards(todo, made_of, content, pool=pool, workers=workers, advance=advance)
     text = f'{total:,} images of {len(classes):,} classes, prepared by `jcls prepare`.'
@@ -252,28 +243,10 @@ def _show(report: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far something is: a bar on a terminal, a line now and then elsewhere."""
-    console, began, done = Console(soft_wrap=True), time.perf_counter(), 0
-    last, lock = began, threading.Lock()
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[r]}'))
-    bar = Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
-    task = bar.add_task('', total=total, r='')
-
-    def rate() -> str:
-        return f'{done / max(time.perf_counter() - began, 1e-9):,.0f} images/s'
-
-    def advance(more: int) -> None:
-        nonlocal done, last
-        with lock:
-            done += more
-            bar.update(task, completed=done, r=rate())
-            if not console.is_terminal and time.perf_counter() - last >= PLAIN_SECONDS:
-                last = time.perf_counter()
-                _say(f'{what} {done:,}/{total:,}  {rate()}')
-
-    with bar:
+def timed(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far something is, and in the end how long it took."""
+    began = time.perf_counter()
+    with progress(what, total) as advance:
         yield advance
-    _say(f'{what} {done:,} took {time.perf_counter() - began:.1f} s ({rate()})')
+    seconds = time.perf_counter() - began
+    _say(f'{what} {total:,} took {seconds:.1f} s ({total / max(seconds, 1e-9):,.0f} images/s)')
