@@ -64,6 +64,23 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert grid.size == (6 * cell + preview.GAP, 3 * (cell + preview.TEXT) + preview.GAP)
 
 
+def test_a_damaged_image(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """It is named, or shown as damaged where the config puts up with it."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(tmp_path / name / f'{i}.png')
+    for file in (tmp_path / 'a').iterdir():
+        file.write_bytes(file.read_bytes()[:40])
+    data = {'name': 'folder', 'dir': str(tmp_path), 'val_fraction': 0.2}
+    evaluate = {'preprocess': ({'name': 'center_crop', 'size': 8},)}
+    with pytest.raises(ValueError, match=r'damaged image.*max_damaged'):
+        preview.examples(built(tiny, data=data, evaluate=evaluate), 8, 0)
+    data['max_damaged'] = 10
+    table = preview.examples(built(tiny, data=data, evaluate=evaluate), 8, 0)
+    assert {row[0].caption for row in table} == {'damaged', 'b'}
+
+
 @pytest.mark.parametrize(
     ('images', 'step', 'message'),
     [(0, 0, r'--images=0: must be in 1\.\.8'), (9, 0, 'images=9'), (2, 12, r'--step=12.*0\.\.11')],

@@ -46,10 +46,11 @@ def examples(experiment: Experiment, images: int, step: int) -> list[list[Pictur
         for i, row in enumerate(table):
             row.append(Picture(batch['image'][i], caption or _target(batch, i, data.train.classes)))
 
-    add(_always(rows), step, f'step {step}')
+    add(_always(rows[:images]), step, f'step {step}')
     if experiment.mix is not None:
-        mix = experiment.mix
-        add(_always(rows), step, '', mix=mix, groups=range(mix.groups))
+        groups = range(-(-images // experiment.mix.size))  # as many as the images lie in
+        mixed = _always(rows[: len(groups) * experiment.mix.size])
+        add(mixed, step, '', mix=experiment.mix, groups=groups)
     for later in range(epoch + 1, epoch + 1 + DRAWS):
         words = np.full(images, order.epoch_word(seed, later))
         drawn = np.stack([rows[:images, 0], words], axis=1)
@@ -135,9 +136,12 @@ def _batches(
 
 
 def _original(experiment: Experiment, index: int) -> Picture:
-    source = experiment.data.train
-    image, label = source.read(tensorflow().constant(index, tensorflow().int64))
-    return Picture(decode.pixels(image).numpy(), source.classes[int(label)])
+    source, tf = experiment.data.train, tensorflow()
+    try:
+        image, label = source.read(tf.constant(index, tf.int64))
+        return Picture(decode.pixels(image).numpy(), source.classes[int(label)])
+    except tf.errors.OpError:  # the pipeline has put up with it, or is about to name it
+        return Picture(np.full((CELL, CELL, 3), 128, np.uint8), 'damaged')
 
 
 def _target(batch: Mapping[str, np.ndarray], i: int, classes: Sequence[str]) -> str:
