@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,18 +80,18 @@ def batches(
         np.round(255 * np.array(mean)).astype(np.uint8), (*extent, source.channels)
     )
     suspects = damage.suspects(source)
+    unreadable = tensorflow().errors.OpError
     group = len(rows(start)) if mix is None else mix.size
     step = start
     while step < stop:
         dataset = _dataset(source, operation, rows, range(step, stop), blank, suspects, group)
         if mix is not None:
             dataset = _mixed(dataset, mix, groups, range(step, stop))
-        dataset = dataset.prefetch(tensorflow().data.AUTOTUNE)
         try:
-            for batch in dataset.as_numpy_iterator():
+            for batch in _elements(dataset.prefetch(tensorflow().data.AUTOTUNE), stop - step):
                 yield batch
                 step += 1
-        except tensorflow().errors.OpError as error:
+        except unreadable as error:
             found = _failing(source, operation, rows(step), suspects, blank[0, 0])
             if not found:
                 message = f'the pipeline failed at step {step}: {_reason(error)}'
@@ -98,6 +99,16 @@ def batches(
             for index, reason in found.items():
                 damage.add(source.name(index), reason)
                 suspects.add(index)
+
+
+def _elements(dataset: Any, count: int) -> Iterator[Batch]:
+    """The first `count` elements of a dataset."""
+    held = [dataset.as_numpy_iterator()]
+    elements = (next(held[0]) for _ in range(count))
+    # A dataset at work that is only destroyed when Python has ended waits for Python forever; this
+    # destroys it before.
+    weakref.finalize(elements, held.clear)
+    return elements
 
 
 def _dataset(
@@ -138,7 +149,8 @@ def _dataset(
         shaped = tf.ensure_shape(image, blank.shape)
         return shaped, tf.ensure_shape(label, []), tf.ensure_shape(real, [])
 
-    def example(row: Any) -> dict[str, Any]:
+    def example(drawn: dict[str, Any]) -> dict[str, Any]:
+        row = drawn['row']
         index = row[0]
         suspect = tf.reduce_any(index == guarded)
         image, label, real = tf.case(
@@ -147,17 +159,36 @@ def _dataset(
         )
         return {'image': image, 'label': label, 'mask': tf.cast(real, tf.float32)}
 
-    dataset = tf.data.Dataset.from_generator(
-        lambda: map(rows, steps), output_signature=tf.TensorSpec((local, 2), tf.int64)
+    dataset = _each_step(
+        steps, lambda step: {'row': rows(step)}, {'row': tf.TensorSpec((local, 2), tf.int64)}
     )
     options = tf.data.Options()
     options.deterministic = True
     return (
-        dataset.unbatch()
-        .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(group, drop_remainder=True)
         .with_options(options)
     )
+
+
+def _each_step(
+    steps: range, compute: Callable[[int], dict[str, np.ndarray]], signature: dict[str, Any]
+) -> Any:
+    """A dataset of the elements of the arrays that `compute` returns for each step, in order.
+
+    Not `Dataset.from_generator`: that sets malloc's thresholds back, see `jcls.data.runtime`.
+    """
+    tf = tensorflow()
+
+    def arrays(step: Any) -> dict[str, Any]:
+        types = [spec.dtype for spec in signature.values()]
+        found = tf.numpy_function(lambda step: [*compute(int(step)).values()], [step], types)
+        return {
+            key: tf.ensure_shape(array, spec.shape)
+            for array, (key, spec) in zip(found, signature.items(), strict=True)
+        }
+
+    return tf.data.Dataset.range(steps.start, steps.stop).map(arrays).unbatch()
 
 
 def _mixed(dataset: Any, mix: Mix, groups: range, steps: range) -> Any:
@@ -166,14 +197,15 @@ def _mixed(dataset: Any, mix: Mix, groups: range, steps: range) -> Any:
     spec = dataset.element_spec
     height, width = spec['image'].shape[1:3]
 
-    def draws() -> Iterator[dict[str, np.ndarray]]:
-        return (mix.draw(step, group, height, width) for step in steps for group in groups)
+    def draws(step: int) -> dict[str, np.ndarray]:
+        drawn = [mix.draw(step, group, height, width) for group in groups]
+        return {key: np.stack([d[key] for d in drawn]) for key in drawn[0]}
 
     signature = {
-        'lam': tf.TensorSpec([mix.size], tf.float32),
-        'box': tf.TensorSpec([mix.size, 4], tf.int32),
+        'lam': tf.TensorSpec([len(groups), mix.size], tf.float32),
+        'box': tf.TensorSpec([len(groups), mix.size, 4], tf.int32),
     }
-    drawn = tf.data.Dataset.from_generator(draws, output_signature=signature)
+    drawn = _each_step(steps, draws, signature)
     mixed = tf.data.Dataset.zip(dataset, drawn).map(
         mix.program, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
