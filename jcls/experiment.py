@@ -29,6 +29,7 @@ from jcls.data import augment as operations
 from jcls.data import mix as mixing
 from jcls.data import order, pipeline
 from jcls.data import source as sources
+from jcls.data.chain import Chain
 from jcls.models import layers
 from jcls.optim import optimizer, schedule
 from jcls.training import checkpoint, evaluate, horizon, log, losses, step
@@ -52,9 +53,9 @@ class Experiment:
     schedule: schedule.Schedule
     train_step: step.TrainStep
     eval_step: step.EvalStep
-    operation: operations.Operation
+    operation: Chain
     mix: mixing.Mix | None
-    eval_operation: operations.Operation
+    eval_operation: Chain
     evaluate: evaluate.Settings
     checkpoint: checkpoint.Settings
     log: log.Settings

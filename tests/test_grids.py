@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_augment import ALPHA, composed, p_of_share
+from test_augment import ALPHA, p_of_share
 from test_erase import FILL, masks, plain
 
+from jcls.data.grids import grid_mask
 from jcls.data.operation import Draw
 from jcls.data.runtime import tensorflow
 
@@ -48,7 +49,7 @@ def paddle_grid(
 def test_grid_is_paddles(mode: int, ratio: float, rotate: float) -> None:
     """For the same period, phases and angle the mask is PaddleClas's."""
     size = (120, 120)
-    operation = composed('grid_mask', d=(10, 60), ratio=ratio, rotate=rotate, mode=mode, fill=FILL)
+    operation = grid_mask(d=(10, 60), ratio=ratio, rotate=rotate, mode=mode, fill=FILL)
     for numbers in np.random.default_rng(1).random((12, 4)):
         found = erased(operation.apply(plain(*size), given(*numbers)))
         d = 10 + int(numbers[0] * 50)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jcls.data import augment, pipeline
+from jcls.data.chain import Chain
 from jcls.data.examples import Source, from_memory
 from jcls.data.operation import Draw, Operation
 from jcls.data.order import Share, epoch_order, eval_rows, train_rows
@@ -146,11 +150,11 @@ def test_every_example_has_its_own_random_numbers() -> None:
         tf = tensorflow()
         return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
 
-    operation, rows = Operation(show, lambda _: (1, 16)), train_rows(8, 0, FOUR)
-    grey = Source(lambda _: (tensorflow().zeros([1]), 0), 8, ('a',), None, str, 1, (1, 1))
-    shown = pipeline.batches(grey, operation, rows, 0, 6, mean=(0.5,), damage=Damage())
+    chain, rows = Chain([Operation(show, lambda _: (1, 16))]), train_rows(8, 0, FOUR)
+    grey = Source(lambda _: (tensorflow().zeros([1, 1, 1]), 0), 8, ('a',), None, str, 1, (1, 1))
+    shown = pipeline.batches(grey, chain, rows, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()
-    places = range(64)  # `compose` adds its place in the list to an operation's key
+    places = range(64)  # a chain adds its place in the list to an operation's key
     assert len({(word, number + place) for word, number in keys for place in places}) == 24 * 64
     one = memory(1)
     alike = Source(lambda _: one.read(0), 24, ('a',), None, str, 3, (12, 12))
@@ -276,3 +280,42 @@ def test_a_resumed_run_sees_the_same_damage(files: Source) -> None:
     whole = [batch['mask'].sum() for batch in train(files, range(60), Damage(1))]
     resumed = [batch['mask'].sum() for batch in train(files, range(36, 60), Damage(1))]
     assert resumed == whole[36:]
+
+
+def test_a_program_may_end_with_a_pipeline_open() -> None:
+    """A script that stops in the middle of its batches ends, and says nothing about it."""
+    script = """
+import numpy as np
+from jcls.data import augment, order, pipeline
+from jcls.data.examples import from_memory
+source = from_memory(np.zeros([64, 8, 8, 3], np.uint8), np.zeros(64, np.int32), ('a',), 'zeros')
+rows = order.train_rows(64, 0, order.Share(8))
+chain = augment.compose(({'name': 'flip'},), 'augment')
+batches = pipeline.batches(
+    source, chain, rows, 0, 10**9, mean=(0, 0, 0), damage=pipeline.Damage()
+)
+print(next(batches)['image'].shape)
+"""
+    ended = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ended.stdout == '(8, 8, 8, 3)\n'
+    assert 'Exception' not in ended.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only its malloc is tuned')
+def test_memory_is_used_again() -> None:
+    """Batches of megabytes take their pages from those before, not from the system."""
+    import resource  # not on Windows
+
+    images = np.zeros([64, 256, 256, 3], np.uint8)  # 12.6 MB
+    source = from_memory(images, np.zeros(64, np.int32), ('a',), 'zeros')
+    chain = augment.compose(({'name': 'flip'},), 'augment')
+    rows = train_rows(64, 0, Share(64))
+    batches = pipeline.batches(source, chain, rows, 0, 90, mean=MEAN, damage=Damage())
+    for _ in range(30):
+        next(batches)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert sum(1 for _ in batches) == 60
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 60 * images.nbytes / resource.getpagesize() / 10

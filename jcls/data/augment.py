@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jcls.data import autoaugment, colour, crop, decode, erase, geometry, grids, policies
-from jcls.data.decode import Image
-from jcls.data.operation import MOST, Draw, Extent, Operation
-from jcls.data.runtime import tensorflow
+from jcls.data import autoaugment, colour, crop, erase, geometry, grids, policies
+from jcls.data.chain import Chain
+from jcls.data.operation import MOST, Operation
 from jcls.schema import choose
 
 
-def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
-    """The listed operations as one; its `apply` always returns pixels, uint8 [H, W, C]."""
+def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
+    """The listed operations as one."""
     if len(sections) > MOST:
         raise ValueError(f'config.{where} has {len(sections)} operations; at most {MOST}')
     operations: list[Operation] = []
@@ -29,32 +28,7 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Operation:
             operations.append(build(**fields))
         except ValueError as error:
             raise ValueError(f'config.{where}[{i}]: {error}') from None
-
-    def apply(image: Image, draw: Draw) -> Any:
-        size, channels = _known(image)
-        for place, operation in enumerate(operations):
-            key = tensorflow().add(draw.key, [0, place])
-            image = operation.apply(image, draw._replace(key=key))
-            size = operation.extent(size)
-            if size and not image.shape.is_fully_defined():
-                # Of a crop whose corner is a tensor TensorFlow does not know the size.
-                image = tensorflow().ensure_shape(image, [*size, channels])
-        return decode.pixels(image)
-
-    def extent(size: Extent) -> Extent:
-        for operation in operations:
-            size = operation.extent(size)
-        return size
-
-    return Operation(apply, extent)
-
-
-def _known(image: Image) -> tuple[Extent, int]:
-    """Its size, if that is known before it is read, and its channels."""
-    if decode.is_encoded(image):
-        return None, 3
-    height, width, channels = image.shape
-    return (None if height is None or width is None else (height, width)), channels
+    return Chain(operations)
 
 
 OPERATIONS: dict[str, Callable[..., Operation]] = {

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from jcls.data.kernels import INDEX, Step
-from jcls.data.operation import Fill, Operation
+from jcls.data.operation import Fill, Operation, pick
 from jcls.data.policies import TORCHVISION, lookup, planned, searched_space
-from jcls.data.program import pick
 from jcls.data.runtime import tensorflow
 from jcls.schema import choose
 

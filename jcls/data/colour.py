@@ -16,8 +16,7 @@ import numpy as np
 
 from jcls.data import pixels
 from jcls.data.decode import Image
-from jcls.data.operation import Draw, Operation, between_0_and_1, same_extent
-from jcls.data.program import compiled, pick, prepared
+from jcls.data.operation import Draw, Operation, between_0_and_1, pick, prepared, same_extent
 from jcls.data.runtime import tensorflow
 
 # Of the covariance of ImageNet's colours in 0..1; eigenvectors are columns, rows are R, G, B.
@@ -78,20 +77,17 @@ def color_jitter(
 
         return tf.while_loop(lambda i, _: i < len(ranges), step, (tf.constant(0), image))[1]
 
-    return _always('color_jitter', run, lambda draw: draw.uniform(1 + len(ranges)))
+    return _compiling('color_jitter', run, lambda draw: draw.uniform(1 + len(ranges)))
 
 
 def grey(*, probability: float = 0.1) -> Operation:
     """Make it grey with this probability, in as many channels as before."""
     between_0_and_1(probability=probability)
-    program = compiled(pixels.grey)
 
-    def apply(image: Image, draw: Draw) -> Any:
-        image = prepared(image, 'grey')
-        chosen = draw.uniform() < probability
-        return tensorflow().cond(chosen, lambda: program(image), lambda: image)
+    def run(image: Any, u: Any) -> Any:
+        return tensorflow().cond(u < probability, lambda: pixels.grey(image), lambda: image)
 
-    return Operation(apply, same_extent('grey'))
+    return _compiling('grey', run, lambda draw: draw.uniform())
 
 
 def gaussian_blur(
@@ -108,16 +104,10 @@ def gaussian_blur(
         raise ValueError(f'sigma={sigma}: 0 <= low <= high expected')
 
     def run(image: Any, u: Any) -> Any:
-        return _blurred(image, u, sigma)
+        chosen = u[0] < probability
+        return tensorflow().cond(chosen, lambda: _blurred(image, u[1], sigma), lambda: image)
 
-    program = compiled(run)
-
-    def apply(image: Image, draw: Draw) -> Any:
-        image = prepared(image, 'gaussian_blur')
-        u = draw.uniform(2)
-        return tensorflow().cond(u[0] < probability, lambda: program(image, u[1]), lambda: image)
-
-    return Operation(apply, same_extent('gaussian_blur'))
+    return _compiling('gaussian_blur', run, lambda draw: draw.uniform(2))
 
 
 def _blurred(image: Any, u: Any, sigma: tuple[float, float]) -> Any:
@@ -142,7 +132,7 @@ def lighting(*, std: float = 0.1) -> Operation:
         levels = tf.round(tf.cast(image, tf.float32) + colour)
         return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
 
-    return _always('lighting', run, lambda draw: draw.normal(3))
+    return _compiling('lighting', run, lambda draw: draw.normal(3))
 
 
 def three_augment() -> Operation:
@@ -160,14 +150,15 @@ def three_augment() -> Operation:
         )
         return tensorflow().switch_case(pick(u[0], 3), branches)
 
-    return _always('three_augment', run, lambda draw: draw.uniform(2))
+    return _compiling('three_augment', run, lambda draw: draw.uniform(2))
 
 
-def _always(name: str, run: Callable[[Any, Any], Any], numbers: Callable[[Draw], Any]) -> Operation:
-    """An operation that is one compiled program of the image and of some random numbers."""
-    program = compiled(run)
+def _compiling(
+    name: str, run: Callable[[Any, Any], Any], numbers: Callable[[Draw], Any]
+) -> Operation:
+    """An operation that is a function of the image and of some random numbers."""
 
     def apply(image: Image, draw: Draw) -> Any:
-        return program(prepared(image, name), numbers(draw))
+        return run(prepared(image, name), numbers(draw))
 
-    return Operation(apply, same_extent(name))
+    return Operation(apply, same_extent(name), compiles=True)

@@ -193,7 +193,9 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
             room = tf.stack([height, width]) - size
         chosen = tf.cast(draw.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
         corner = tf.minimum(chosen, room)
-        return decoding.crop(padded, corner[0], corner[1], size, size)
+        # Not a slice: XLA would compile one anew for each corner.
+        rows = tf.gather(padded, corner[0] + tf.range(size))
+        return tf.gather(rows, corner[1] + tf.range(size), axis=1)
 
     def extent(before: Extent) -> Extent:
         if before is not None and min(before) + 2 * padding < size:
@@ -203,7 +205,7 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
             )
         return size, size
 
-    return Operation(apply, extent)
+    return Operation(apply, extent, compiles=True)
 
 
 def flip(*, probability: float = 0.5) -> Operation:
@@ -225,4 +227,4 @@ def _mirrored(probability: float, axis: int) -> Operation:
         mirror = draw.uniform() < probability
         return tf.cond(mirror, lambda: tf.reverse(image, axis=[axis]), lambda: image)
 
-    return Operation(apply, lambda extent: extent)
+    return Operation(apply, lambda extent: extent, compiles=True)

@@ -23,10 +23,11 @@ from jcls.data.operation import (
     Operation,
     between_0_and_1,
     check_fill,
+    pick,
     positive,
+    prepared,
     same_extent,
 )
-from jcls.data.program import compiled, pick, prepared
 from jcls.data.runtime import tensorflow
 from jcls.schema import choose
 
@@ -94,8 +95,6 @@ def random_erasing(
             image = painted(image, inside, tf.gather(palette, number))
         return image
 
-    program = compiled(run)
-
     def apply(image: Image, draw: Draw) -> Any:
         image = prepared(image, 'random_erasing')
         height, width, channels = image.shape
@@ -107,12 +106,12 @@ def random_erasing(
         def erased() -> Any:
             u = draw.uniform(1 + count * (2 * TRIES + 2), stream=1)
             normal = [draw.normal(colours, channels, stream=2)] if colours else []
-            return program(image, u, draw.colour(fill, channels), *normal)
+            return run(image, u, draw.colour(fill, channels), *normal)
 
         colours = {'constant': 0, 'channel': count, 'pixel': most}[mode]
         return tensorflow().cond(draw.uniform() < probability, erased, lambda: image)
 
-    return Operation(apply, same_extent('random_erasing'))
+    return Operation(apply, same_extent('random_erasing'), compiles=True)
 
 
 def random_boxes(
@@ -179,19 +178,18 @@ def cutout(
 def sometimes(
     name: str, run: Callable[..., Any], numbers: int, probability: float, fill: Fill
 ) -> Operation:
-    """With this probability one compiled program of image, so many uniforms, and a colour."""
-    program = compiled(run)
+    """With this probability a function of the image, so many uniforms, and a colour."""
 
     def apply(image: Image, draw: Draw) -> Any:
         image = prepared(image, name)
 
         def erased() -> Any:
             u = draw.uniform(numbers, stream=1)
-            return program(image, u, draw.colour(fill, image.shape[-1]))
+            return run(image, u, draw.colour(fill, image.shape[-1]))
 
         return tensorflow().cond(draw.uniform() < probability, erased, lambda: image)
 
-    return Operation(apply, same_extent(name))
+    return Operation(apply, same_extent(name), compiles=True)
 
 
 def _box(image: Any, top: Any, left: Any, bottom: Any, right: Any) -> Any:

@@ -12,14 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 from jcls.data.decode import Image
-from jcls.data.operation import (
-    Draw,
-    Fill,
-    Operation,
-    check_fill,
-    same_extent,
-)
-from jcls.data.program import compiled, prepared
+from jcls.data.operation import Draw, Fill, Operation, check_fill, prepared, same_extent
 from jcls.data.runtime import tensorflow
 from jcls.schema import choose
 
@@ -48,17 +41,13 @@ def rotation(
     check_interpolation(interpolation)
     check_fill(fill)
 
-    def run(image: Any, u: Any, colour: Any) -> Any:
-        matrix = rotated((2 * u[0] - 1) * degrees, *image.shape[:2])
-        return affine(image, tensorflow().stack(matrix), colour, interpolation, u[1] < 0.5)
-
-    program = compiled(run)
-
     def apply(image: Image, draw: Draw) -> Any:
-        image = prepared(image, 'rotation')
-        return program(image, draw.uniform(2), draw.colour(fill, image.shape[-1]))
+        image, u = prepared(image, 'rotation'), draw.uniform(2)
+        matrix = tensorflow().stack(rotated((2 * u[0] - 1) * degrees, *image.shape[:2]))
+        colour = draw.colour(fill, image.shape[-1])
+        return affine(image, matrix, colour, interpolation, u[1] < 0.5)
 
-    return Operation(apply, same_extent('rotation'))
+    return Operation(apply, same_extent('rotation'), compiles=True)
 
 
 def check_interpolation(interpolation: str) -> None:

@@ -19,9 +19,10 @@ from jcls.data.operation import (
     Operation,
     between_0_and_1,
     check_fill,
+    pick,
+    prepared,
     same_extent,
 )
-from jcls.data.program import compiled, pick, prepared
 from jcls.data.runtime import tensorflow
 
 
@@ -108,12 +109,10 @@ def hide_and_seek(
         inside = tf.gather(tf.gather(hidden, row), column, axis=1)
         return painted(image, inside & (size > 0), colour)
 
-    program = compiled(run)
-
     def apply(image: Image, draw: Draw) -> Any:
         image = prepared(image, 'hide_and_seek')
         rows, columns = (-(-extent // finest) for extent in image.shape[:2])
         u = draw.uniform(1 + rows * columns)
-        return program(image, u, draw.colour(fill, image.shape[-1]))
+        return run(image, u, draw.colour(fill, image.shape[-1]))
 
-    return Operation(apply, same_extent('hide_and_seek'))
+    return Operation(apply, same_extent('hide_and_seek'), compiles=True)

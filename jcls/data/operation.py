@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.data import decode
 from jcls.data.decode import Image
 from jcls.data.runtime import tensorflow
 
@@ -32,11 +33,11 @@ class Draw(NamedTuple):
 
     def uniform(self, *shape: int, stream: int = 0) -> Any:
         """float32 in [0, 1), the same ones at every call; another `stream` gives others."""
-        return tensorflow().random.stateless_uniform(shape, self._of(stream), alg='philox')
+        return self._steps(shape, stream) * 2.0**-23
 
     def normal(self, *shape: int, stream: int = 0) -> Any:
         """float32, N(0, 1), the same ones at every call; another `stream` gives others."""
-        return tensorflow().random.stateless_normal(shape, self._of(stream), alg='philox')
+        return tensorflow().math.ndtri((self._steps(shape, stream) + 0.5) * 2.0**-23)
 
     def colour(self, fill: Fill, channels: int) -> Any:
         """`fill` as uint8 [channels]."""
@@ -47,19 +48,48 @@ class Draw(NamedTuple):
             raise ValueError(f'fill={fill}: the images have {channels} channel(s)')
         return tf.constant(np.broadcast_to(fill, channels).astype(np.uint8))
 
-    def _of(self, stream: int) -> Any:
+    def _steps(self, shape: tuple[int, ...], stream: int) -> Any:
+        """float32, whole numbers in 0..2^23-1."""
+        tf = tensorflow()
         # The first word of the key is a random number of the epoch: any odd stride will do.
-        return tensorflow().add(self.key, [stream * STRIDE, 0])
+        key = tf.add(self.key, [stream * STRIDE, 0])
+        # TensorFlow and XLA draw the same bits, but make different fractions of them.
+        bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')
+        return tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32)
 
 
 STRIDE = 0x1E3779B97F4A7C15  # times 4 still fits a signed word: streams 0..4
 
 
 class Operation(NamedTuple):
-    """`apply` changes an image; `extent` tells its size afterwards from its size before."""
+    """A change of one image.
+
+    Attributes:
+      apply: changes it.
+      extent: tells its size afterwards from its size before.
+      compiles: `apply` can be part of an XLA program, for pixels whose size is known.
+    """
 
     apply: Callable[[Image, Draw], Image]
     extent: Callable[[Extent], Extent]
+    compiles: bool = False
+
+
+def prepared(image: Image, name: str) -> Any:
+    """The image as uint8 [H, W, 3 or 1] of a static size, or a ValueError that names `name`."""
+    image = decode.pixels(image)
+    if not image.shape.is_fully_defined():
+        same_extent(name)(None)
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(f'{name} takes images of 1 or 3 channels, not {image.shape[-1]}')
+    return image
+
+
+def pick(u: Any, count: Any) -> Any:
+    """Uniform in [0, 1) -> int32 in 0..count-1."""
+    tf = tensorflow()
+    # In float32 the product can round up to `count`.
+    return tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
 
 
 def positive(**values: int) -> None:

@@ -22,10 +22,11 @@ from jcls.data.operation import (
     Operation,
     between_0_and_1,
     check_fill,
+    pick,
     positive,
+    prepared,
     same_extent,
 )
-from jcls.data.program import compiled, pick, prepared
 from jcls.data.runtime import tensorflow
 
 Plan = Callable[[Any, int, int], Step]  # uniforms, height, width -> what to do
@@ -46,16 +47,12 @@ def planned(name: str, numbers: int, plan: Plan, interpolation: str, fill: Fill)
     check_interpolation(interpolation)
     check_fill(fill)
 
-    def run(image: Any, u: Any, colour: Any) -> Any:
-        return kernels.transform(image, plan(u, *image.shape[:2]), colour, interpolation)
-
-    program = compiled(run)
-
     def apply(image: Image, draw: Draw) -> Any:
         image = prepared(image, name)
-        return program(image, draw.uniform(numbers), draw.colour(fill, image.shape[-1]))
+        steps = plan(draw.uniform(numbers), *image.shape[:2])
+        return kernels.transform(image, steps, draw.colour(fill, image.shape[-1]), interpolation)
 
-    return Operation(apply, same_extent(name))
+    return Operation(apply, same_extent(name), compiles=True)
 
 
 def spread(first: float, last: float, bins: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.data import augment, order, pipeline
+from jcls.data.chain import Chain
 from jcls.data.operation import Operation
 from jcls.data.runtime import cores, tensorflow
 from jcls.experiment import Experiment, build, load_config
@@ -105,7 +106,7 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
     share = order.Share(experiment.horizon.batch_size)
     rows = experiment.train_rows(share)
 
-    def endless(operation: Operation, **mixing: Any) -> Iterable[Any]:
+    def endless(operation: Chain, **mixing: Any) -> Iterable[Any]:
         class Batches:
             def __iter__(self) -> Iterator[Any]:
                 return pipeline.batches(
@@ -126,7 +127,7 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
         size = tf.strings.length(image) if image.dtype == tf.string else tf.size(image)
         return tf.fill([1, 1, source.channels], tf.cast(size % 256, tf.uint8))
 
-    chains = {'read': endless(Operation(unread, lambda _: (1, 1)))}
+    chains = {'read': endless(Chain([Operation(unread, lambda _: (1, 1))]))}
     skipped = ''
     for count, section in enumerate(sections, 1):
         operation = augment.compose(sections[:count], 'augment')

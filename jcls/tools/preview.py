@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcls.data import augment, decode, kernels, order, pipeline
-from jcls.data.operation import Operation
+from jcls.data.chain import Chain
 from jcls.data.runtime import tensorflow
 from jcls.experiment import Experiment, build, load_config
 
@@ -120,7 +120,7 @@ def _batches(
     experiment: Experiment,
     rows: order.Rows,
     step: int,
-    operation: Operation | None = None,
+    operation: Chain | None = None,
     **mixing: Any,
 ) -> Any:
     return pipeline.batches(
