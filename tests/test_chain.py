@@ -70,9 +70,12 @@ ALL = (
 )
 
 
-@pytest.mark.parametrize('size', [1, 5, 30])
-def test_many_together_are_as_each_alone(size: int) -> None:
+@pytest.mark.parametrize(('size', 'chunk'), [(1, 32), (5, 32), (30, 32), (30, 5)])
+def test_many_together_are_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, size: int, chunk: int
+) -> None:
     """A batch has the images that the chain makes of its examples one by one, bit for bit."""
+    monkeypatch.setattr(dataset, 'CHUNK', chunk)
     images = np.stack([noise(20, 20)] * 30)
     source = from_memory(images, np.zeros(30, np.int32), ('a',), 'noise')
     chain, rows = augment.compose(ALL, 'augment'), train_rows(30, 3, Share(size))

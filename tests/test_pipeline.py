@@ -319,3 +319,31 @@ def test_memory_is_used_again() -> None:
     assert sum(1 for _ in batches) == 60
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert faults < 60 * images.nbytes / resource.getpagesize() / 10
+
+
+def test_two_pipelines_may_find_the_same_damage(files: Source) -> None:
+    """What one has found damaged the other, already open, finds by itself; it counts once."""
+    truncate(files.name(3))
+    damage, rows = Damage(limit=1), train_rows(len(files), 0, FOUR)
+    chain = augment.compose(CENTRAL, 'augment')
+
+    def opened() -> Any:
+        return pipeline.batches(files, chain, rows, 0, 9, mean=MEAN, damage=damage)
+
+    waiting, first = opened(), opened()
+    batches = [next(waiting)]
+    assert sum((batch['mask'] == 0).sum() for batch in first) == 3  # epochs of three steps
+    batches += waiting
+    assert sum((batch['mask'] == 0).sum() for batch in batches) == 3
+    assert list(damage.reasons) == [files.name(3)]
+
+
+def test_an_image_that_cannot_be_augmented_is_named(tmp_path: Path, files: Source) -> None:
+    """A whole image that is too small for an operation is no damage: it is named with the cure."""
+    del files
+    small = tmp_path / 'train' / 'left' / '0 a.jpg'
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(small)
+    source = folder(dir=str(tmp_path))[0]
+    chain = ({'name': 'pad_and_crop', 'size': 16, 'padding': 2},)
+    with pytest.raises(ValueError, match=r'step \d, at .*0 a\.jpg: .*size=16 is larger'):
+        train(source, range(6), Damage(limit=9), chain=chain)

@@ -28,7 +28,7 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
             operations.append(build(**fields))
         except ValueError as error:
             raise ValueError(f'config.{where}[{i}]: {error}') from None
-    return Chain(operations)
+    return Chain(operations, where)
 
 
 OPERATIONS: dict[str, Callable[..., Operation]] = {

@@ -37,10 +37,13 @@ class Split(NamedTuple):
 
 
 class Chain:
-    """Operations in their order, of which each has random numbers of its own."""
+    """Operations in their order, of which each has random numbers of its own.
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self.operations = tuple(operations)
+    `where` is their place in the config.
+    """
+
+    def __init__(self, operations: Sequence[Operation], where: str = 'augment') -> None:
+        self.operations, self.where = tuple(operations), where
         self.split = functools.cache(self._split)
 
     def extent(self, size: Extent) -> Extent:
@@ -84,7 +87,10 @@ class Chain:
             for place in places:
                 operation = self.operations[place]
                 key = tensorflow().add(draw.key, [0, place])
-                image = operation.apply(image, draw._replace(key=key))
+                try:
+                    image = operation.apply(image, draw._replace(key=key))
+                except ValueError as error:
+                    raise ValueError(f'config.{self.where}[{place}]: {error}') from None
                 size = operation.extent(size)
                 if size and not image.shape.is_fully_defined():
                     # Of a crop whose corner is a tensor TensorFlow does not know the size.

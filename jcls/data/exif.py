@@ -32,7 +32,9 @@ def upright(source: Source) -> Source:
         image, label = source.read(index)
         return (_turned(image) if decode.is_encoded(image) else image), label
 
-    return dataclasses.replace(source, read=read)
+    # A quarter turn swaps height and width.
+    square = source.extent is not None and source.extent[0] == source.extent[1]
+    return dataclasses.replace(source, read=read, extent=source.extent if square else None)
 
 
 def orientation(content: Any) -> np.int32:

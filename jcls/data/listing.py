@@ -13,6 +13,7 @@ import numpy as np
 from jcls.data.examples import Source, class_names, from_files, stratified_split
 
 NUMBER = r'[+-]?\d+'
+MORE = 100_000  # classes without images that a list of numbered labels may leave
 
 
 class Listed(NamedTuple):
@@ -57,7 +58,13 @@ def listing(
     if classes is not None:
         names = class_names(classes)
     elif numbers:
-        names = tuple(map(str, range(max(map(int, everything)) + 1)))
+        highest = max(map(int, everything))
+        if highest >= len(everything) + MORE:
+            raise ValueError(
+                f'{train_list}: the label {highest} would make {highest + 1} classes of '
+                f'{len(everything)} images; correct it, or name config.data.classes'
+            )
+        names = tuple(map(str, range(highest + 1)))
     else:
         names = tuple(sorted(set(lists[0].labels)))
     sets = []

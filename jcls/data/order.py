@@ -95,7 +95,8 @@ def train_rows(
     """
     size, local = share.batch_size, share.rows()
     steps_per_epoch = examples // size
-    # Where a group has several copies of an example they must not be neighbours, which are mixed.
+    # Where a group has several copies of an example they are no neighbours, which `partner='roll'`
+    # would mix with each other; 'flip' may still mix some that share a group.
     together = -(-repeats // groups)
     apart = np.argsort(np.arange(size // groups) % together, kind='stable')
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,14 @@ def batches(
     unreadable = tensorflow().errors.OpError
     step = start
     while step < stop:
+        guarded = frozenset(suspects)  # another pipeline of this source may add to them meanwhile
         made = dataset.create(
             source,
             chain,
             rows,
             range(step, stop),
             mean=colour,
-            guarded=suspects,
+            guarded=guarded,
             mix=mix,
             groups=groups,
         )
@@ -96,9 +97,10 @@ def batches(
                 yield batch
                 step += 1
         except unreadable as error:
-            found = _failing(source, chain, rows(step), suspects, colour)
+            found, whole = _failing(source, chain, rows(step), guarded, colour)
             if not found:
-                message = f'the pipeline failed at step {step}: {_reason(error)}'
+                image = f', at {whole[0]}' if whole else ''
+                message = f'the pipeline failed at step {step}{image}: {_reason(error)}'
                 raise ValueError(message) from error
             for index, reason in found.items():
                 damage.add(source.name(index), reason)
@@ -116,25 +118,30 @@ def _elements(made: Any, count: int) -> Iterator[Batch]:
 
 
 def _failing(
-    source: Source, chain: Chain, rows: np.ndarray, suspects: set[int], mean: np.ndarray
-) -> dict[int, str]:
-    """Read and augment the examples of a batch one by one: {index: reason} of the damaged ones.
+    source: Source, chain: Chain, rows: np.ndarray, guarded: Collection[int], mean: np.ndarray
+) -> tuple[dict[int, str], list[str]]:
+    """Read the examples of a batch one by one: {index: reason} of the damaged ones.
 
-    An operation that fails on an image that can be read is an error of the config, not damage.
+    Also the names of those that can be read, but on which an operation fails: an error of the
+    config, not damage.
     """
-    found = {}
+    found: dict[int, str] = {}
+    whole: list[str] = []
+    head = chain.split(source.extent).head
     for row in rows:
         index = int(row[0])
-        if index >= 0 and index not in suspects:
+        if index >= 0 and index not in guarded:
             try:
                 image, _ = dataset.load(source, tensorflow().constant(index))
-                chain.apply(image, dataset.draw(tensorflow().constant(row), mean))
+                head(image, dataset.draw(tensorflow().constant(row), mean))
             except tensorflow().errors.OpError:
                 try:
                     decode.pixels(source.read(tensorflow().constant(index))[0])
                 except tensorflow().errors.OpError as error:
                     found[index] = _reason(error)
-    return found
+                else:
+                    whole.append(source.name(index))
+    return found, whole
 
 
 def _reason(error: Any) -> str:

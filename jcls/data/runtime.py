@@ -17,6 +17,8 @@ def tensorflow() -> Any:
     import tensorflow as tf
 
     _keep_memory()
+    # There are images enough for all cores: several cores for one would wait for each other.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
     return tf

@@ -60,6 +60,8 @@ def bench_input(
     for field, value in (('seconds', seconds), ('rounds', rounds), ('step_seconds', step_seconds)):
         if value is not None and not value > 0:
             raise ValueError(f'--{field}={value}: must be positive')
+    if compare:
+        peers.check(experiment)
     chains = _stages(experiment)
     best: dict[str, Speed] = {}
     others: dict[str, Speed] = {}

@@ -17,17 +17,14 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ('torchvision on PIL', 'torchvision on tensors', 'DALI')
+FILES = 1000  # of the training set, at most
 KNOWN = ('random_resized_crop', 'flip', 'trivial_augment', 'rand_augment', 'random_erasing')
 WARM_UP = 100  # images
 
 
-def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[float, float]]:
-    """(images per second, CPU milliseconds for each) of each peer that `python` has.
-
-    They run on the cores that this process may use.
-    """
+def check(experiment: Any) -> None:
+    """Refuse what cannot be measured in the peers."""
     from jcls.data.folder import EXTENSIONS
-    from jcls.data.runtime import cores
 
     unknown = [s['name'] for s in experiment.config['augment'] if s['name'] not in KNOWN]
     if unknown:
@@ -36,11 +33,22 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
             f'{", ".join(unknown)}'
         )
     source = experiment.data.train
-    files = [source.name(i) for i in range(min(len(source), 1000))]
+    files = (source.name(i) for i in range(min(len(source), FILES)))
     if not all(Path(file).suffix.lower() in EXTENSIONS for file in files):
         raise ValueError('--compare needs image files: a data source such as folder or list')
+
+
+def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[float, float]]:
+    """(images per second, CPU milliseconds for each) of each peer that `python` has.
+
+    They run on the cores that this process may use.
+    """
+    from jcls.data.runtime import cores
+
+    check(experiment)
+    source = experiment.data.train
     job = {
-        'files': files,
+        'files': [source.name(i) for i in range(min(len(source), FILES))],
         'augment': experiment.config['augment'],
         'mix': experiment.config['mix'],
         'mean': experiment.data.mean,
@@ -58,7 +66,8 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
         if process.returncode == 0:
             found[name] = json.loads(process.stdout.splitlines()[-1])
         elif 'ModuleNotFoundError' not in process.stderr:
-            raise ValueError(f'{name} failed: {process.stderr.strip().splitlines()[-1]}')
+            said = process.stderr.strip().splitlines() or [f'exit code {process.returncode}']
+            raise ValueError(f'{name} failed: {said[-1]}')
     if not found:
         raise ValueError(
             f'{python} has neither torchvision nor DALI; install one there, or name another Python '

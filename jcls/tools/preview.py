@@ -70,7 +70,7 @@ def operations(experiment: Experiment) -> list[list[Picture]]:
         if operation.extent(data.train.extent) is None:
             cut = chain
             continue
-        if not cut and data.train.extent is None:
+        if augment.compose(cut, 'augment').extent(data.train.extent) is None:
             cut = chain
         words = [order.epoch_word(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
         drawn = np.stack([np.full(LEVELS, index), words], axis=1)
