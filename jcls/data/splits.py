@@ -30,8 +30,14 @@ def apply(
         raise ValueError(f'config.data.subset_seed={seed}: must be in 0..{2**32 - 1}')
     if folds:
         rest, part = fold_rows(labels_for(train, f'folds={folds}'), train, folds, fold, seed)
+        unused = len(val)
         train, val = train.select(rest), train.select(part)
-        logger.info('fold %d of %d takes the place of the validation set', fold, folds)
+        logger.warning(
+            'fold %d of %d takes the place of the validation set, whose %d images are not used',
+            fold,
+            folds,
+            unused,
+        )
     elif fold:
         raise ValueError(f'config.data.fold={fold} without config.data.folds: set both, or neither')
     if subset != 1:
