@@ -53,6 +53,26 @@ def test_every_operation_has_a_row(tiny: dict[str, Any]) -> None:
             assert any(not np.array_equal(row[0].pixels, p.pixels) for p in row[1:]), row[1]
 
 
+def test_operations_before_a_crop_of_files(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Every operation that leaves images of one size has a row, wherever the crop stands."""
+    for label in 'ab':
+        (tmp_path / label).mkdir()
+        for i in range(4):
+            pixels = np.random.default_rng(i).integers(0, 256, (20 + i, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f'{i}.png')
+    data = {'name': 'folder', 'dir': str(tmp_path), 'val_fraction': 0.25}
+    crops = {'name': 'resize', 'size': 9}, {'name': 'center_crop', 'size': 8}
+    flip, policy = {'name': 'flip'}, {'name': 'trivial_augment'}
+    for augment, names in (
+        ((flip, {'name': 'random_resized_crop', 'size': 8}, policy), ['random_resized_crop']),
+        ((*crops, flip, policy), ['center_crop', 'flip']),
+    ):
+        changes = {'data': data, 'augment': augment, 'batch_size': 2}
+        table = preview.operations(built({**tiny, 'evaluate': {'preprocess': crops}}, **changes))
+        found = [row[1].caption.split()[0] for row in table]
+        assert found == [*names, 'trivial_augment', *list(kernels.NAMES)[1:]]
+
+
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PNG of as many rows as asked for, and an error for more than there are."""
     monkeypatch.chdir(Path(__file__).parents[1])
