@@ -347,3 +347,16 @@ def test_an_image_that_cannot_be_augmented_is_named(tmp_path: Path, files: Sourc
     chain = ({'name': 'pad_and_crop', 'size': 16, 'padding': 2},)
     with pytest.raises(ValueError, match=r'step \d, at .*0 a\.jpg: .*size=16 is larger'):
         train(source, range(6), Damage(limit=9), chain=chain)
+
+
+def test_an_image_as_long_as_a_street(tmp_path: Path, files: Source) -> None:
+    """20,000 x 1 pixels are no trouble to a crop; resized by its shorter side it is refused."""
+    del files
+    path = tmp_path / 'train' / 'left' / '0 a.jpg'
+    Image.fromarray(np.full((20_000, 1, 3), 77, np.uint8)).save(path)
+    source = folder(dir=str(tmp_path))[0]
+    cropped = read(source, train_rows(len(source), 0, FOUR), range(3), RANDOM[:1], None)
+    assert all((batch['mask'] == 1).all() for batch in cropped)
+    chain = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 8})
+    with pytest.raises(ValueError, match=r'0 a\.jpg: .*size=256 makes too long an image.*20000'):
+        train(source, range(3), Damage(limit=9), chain=chain)

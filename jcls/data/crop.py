@@ -17,6 +17,7 @@ from jcls.data.runtime import tensorflow
 from jcls.schema import choose
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
+LONGEST = 2**26  # pixels of a resized image, which take 800 MB in float32
 TRIES = 10  # of the random-resized crop before it falls back to a central one
 
 
@@ -122,8 +123,13 @@ def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
         image = decoding.pixels(image)
         height, width = decoding.size(image)
         short, long = tf.minimum(height, width), tf.maximum(height, width)
-        other = size * long // short
-        portrait = height >= width
+        other = tf.cast(size * tf.cast(long, tf.int64) // tf.cast(short, tf.int64), tf.int32)
+        check = tf.debugging.Assert(
+            other <= LONGEST // size,
+            [f'resize: size={size} makes too long an image of one of', height, width],
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            portrait = tf.identity(height >= width)
         return decoding.resize(
             image,
             tf.where(portrait, other, size),
