@@ -15,7 +15,7 @@ from jcls.data import decode
 from jcls.data.chain import Chain
 from jcls.data.examples import Source
 from jcls.data.mix import Mix
-from jcls.data.operation import MOST, Draw
+from jcls.data.operation import MOST, Draw, Extent
 from jcls.data.order import Rows
 from jcls.data.runtime import cores, tensorflow
 
@@ -49,11 +49,9 @@ def create(
     """
     tf = tensorflow()
     head, extent, tail = chain.split(source.extent)
-    if extent is None:
-        raise ValueError('images of different sizes cannot form a batch')
     local = len(rows(steps.start))
     group = local if mix is None else mix.size
-    shape = (*extent, source.channels)
+    shape = (*one_size(extent), source.channels)
     still = tf.autograph.experimental.do_not_convert  # it would wrap our messages in its own
     example = _reader(source, head, shape, mean, sorted(guarded))
     drawn = _each_step(
@@ -85,6 +83,16 @@ def create(
     if mix is not None:
         dataset = _joined(_mixed(dataset, mix, groups, steps), len(groups))
     return dataset.prefetch(2)
+
+
+def one_size(extent: Extent) -> tuple[int, int]:
+    """The (height, width) of all images; a ValueError if they differ."""
+    if extent is None:
+        raise ValueError(
+            'images of different sizes cannot form a batch: let config.augment and '
+            'config.evaluate.preprocess contain random_resized_crop, center_crop or pad_and_crop'
+        )
+    return extent
 
 
 def _reader(

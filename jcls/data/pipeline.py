@@ -75,7 +75,6 @@ def batches(
     these *suspects* read under guard from then on. Being a suspect changes no result: whether an
     image is masked depends on the image and its own crop alone, as it must for an exact resume.
     """
-    output_extent(source, chain)
     colour = np.round(255 * np.array(mean)).astype(np.uint8)
     suspects = damage.suspects(source)
     unreadable = tensorflow().errors.OpError
@@ -152,10 +151,4 @@ def _reason(error: Any) -> str:
 
 def output_extent(source: Source, chain: Chain) -> tuple[int, int]:
     """(height, width) of what `chain` makes of `source`; a ValueError if images differ."""
-    extent = chain.extent(source.extent)
-    if extent is None:
-        raise ValueError(
-            'images of different sizes cannot form a batch: let config.augment and '
-            'config.evaluate.preprocess contain random_resized_crop, center_crop or pad_and_crop'
-        )
-    return extent
+    return dataset.one_size(chain.extent(source.extent))
