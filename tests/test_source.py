@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +475,21 @@ def test_images_without_an_orientation_pass(tmp_path: Path) -> None:
     assert list(found.as_numpy_iterator()) == contents
     data = source.create(name='digits', exif=True)
     assert contents_of(data) == contents_of(source.create(name='digits'))
+
+
+def test_a_quarter_turn_swaps_height_and_width() -> None:
+    """Of upright images only a square size is known before they are read."""
+    plain = from_files(np.array([b'x']), np.zeros(1, int), ('a',))
+    for extent, wanted in (((8, 8), (8, 8)), ((8, 9), None), (None, None)):
+        assert upright(dataclasses.replace(plain, extent=extent)).extent == wanted
+
+
+def test_a_mistaken_number_makes_no_classes(tmp_path: Path) -> None:
+    """A label far beyond the number of images is refused, unless the classes are named."""
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / 'a.png')
+    (tmp_path / 'list').write_text('a.png 0\na.png 0\na.png 1\na.png 20260131\n')
+    with pytest.raises(ValueError, match=r'list: the label 20260131 would make 20260132 classes'):
+        source.listing(train_list=str(tmp_path / 'list'), dir=str(tmp_path))
 
 
 def contents_of(data: source.Data) -> list[collections.Counter]:
