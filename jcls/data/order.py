@@ -108,7 +108,7 @@ def train_rows(
         else:
             index = np.repeat(balanced_order(seed, epoch, labels), repeats)[:examples]
             copies = _copies(index)
-        words = np.array([epoch_word(seed, epoch, copy) for copy in range(copies.max() + 1)])
+        words = np.array([epoch_word(seed, epoch, copy) for copy in range(int(np.max(copies)) + 1)])
         return np.stack([index, words[copies]], axis=1)
 
     def rows(step: int) -> np.ndarray:

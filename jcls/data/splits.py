@@ -65,7 +65,7 @@ def fold_rows(
     if not 0 <= fold < folds:
         raise ValueError(f'config.data.fold={fold}: must be in 0..{folds - 1} (folds={folds})')
     counts = np.bincount(labels, minlength=len(source.classes))
-    rarest = int(np.where(counts, counts, counts.max()).argmin())
+    rarest = int(np.argmin(np.where(counts, counts, np.max(counts))))
     if counts[rarest] < folds:
         raise ValueError(
             f'config.data.folds={folds}: class {source.classes[rarest]!r} has only '

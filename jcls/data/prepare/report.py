@@ -142,7 +142,7 @@ def compose(
 
 def _balance(images: Iterable[Inspected], classes: tuple[str, ...]) -> dict[str, Any]:
     counts = np.bincount([image.file.label for image in images], minlength=len(classes))
-    small, large = int(counts.argmin()), int(counts.argmax())
+    small, large = int(np.argmin(counts)), int(np.argmax(counts))
     return {
         'smallest': {'class': classes[small], 'images': int(counts[small])},
         'largest': {'class': classes[large], 'images': int(counts[large])},
