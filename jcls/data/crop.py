@@ -124,11 +124,13 @@ def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
         height, width = decoding.size(image)
         short, long = tf.minimum(height, width), tf.maximum(height, width)
         other = tf.cast(size * tf.cast(long, tf.int64) // tf.cast(short, tf.int64), tf.int32)
-        check = tf.debugging.Assert(
-            other <= LONGEST // size,
-            [f'resize: size={size} makes too long an image of one of', height, width],
+        most = LONGEST // size + 1
+        check = decoding.require(
+            image,
+            lambda h, w: (size * (h / w) < most) & (size * (w / h) < most),
+            f'resize: size={size} makes too long an image of one of',
         )
-        with tf.control_dependencies([check] if check is not None else []):
+        with tf.control_dependencies(check):
             portrait = tf.identity(height >= width)
         return decoding.resize(
             image,
@@ -191,11 +193,12 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
         tf = tensorflow()
         padded = tf.pad(decoding.pixels(image), [[padding] * 2, [padding] * 2, [0, 0]])
         height, width = decoding.size(padded)
-        check = tf.debugging.Assert(
-            (height >= size) & (width >= size),
-            [f'pad_and_crop: size={size} is larger than a padded image of', height, width],
+        check = decoding.require(
+            padded,
+            lambda h, w: (h >= size) & (w >= size),
+            f'pad_and_crop: size={size} is larger than a padded image of',
         )
-        with tf.control_dependencies([check] if check is not None else []):
+        with tf.control_dependencies(check):
             room = tf.stack([height, width]) - size
         chosen = tf.cast(draw.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
         corner = tf.minimum(chosen, room)

@@ -38,6 +38,24 @@ def size(image: Image) -> tuple[Any, Any]:
     return extent[0], extent[1]
 
 
+def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> list[Any]:
+    """Control inputs that fail with `complaint` unless ``holds(height, width)``.
+
+    In a graph that knows the size this is found out now, as a ValueError: XLA leaves assertions
+    out.
+    """
+    tf = tensorflow()
+    traced = not tf.executing_eagerly()
+    if traced and not is_encoded(image) and image.shape.is_fully_defined():
+        height, width = image.shape[:2]
+        if not holds(height, width):
+            raise ValueError(f'{complaint} {height} {width}')
+        return []
+    height, width = size(image)
+    check = tf.debugging.Assert(holds(height, width), [complaint, height, width])
+    return [] if check is None else [check]
+
+
 def pixels(image: Image) -> Any:
     """The whole image as uint8 [H, W, C]; C is 3 for encoded ones. A damaged file is an error."""
     tf = tensorflow()
