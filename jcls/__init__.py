@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jcls import models as models
-    from jcls.experiment import build as build
-    from jcls.experiment import load_config as load_config
+    from jcls.assembly import build as build
+    from jcls.assembly import load_config as load_config
     from jcls.tools.evaluate import evaluate as evaluate
-    from jcls.tools.load import load as load
     from jcls.tools.train import train as train
+    from jcls.training.load import load as load
 
 __version__ = '0.1.0'
 
 _HOMES = {
-    'build': 'jcls.experiment',
-    'load_config': 'jcls.experiment',
+    'build': 'jcls.assembly',
+    'load_config': 'jcls.assembly',
     'evaluate': 'jcls.tools.evaluate',
-    'load': 'jcls.tools.load',
+    'load': 'jcls.training.load',
     'train': 'jcls.tools.train',
 }
 __all__ = ['build', 'evaluate', 'load', 'load_config', 'models', 'train']

@@ -1,12 +1,9 @@
-"""From config to objects: the only place that knows every section and the function behind it.
+"""A run's parts, put together: states, batches, evaluations. `jcls.assembly.build` makes one.
 
-`build` turns a config into an `Experiment`, whose parts the loop, the verbs and your own training
-loop use:
-
-    exp = jcls.build(jcls.load_config('configs/quickstart.py'))
-    state = exp.init()
-    for batch in exp.train_batches():
-        state, metrics = exp.train_step(state, batch)
+exp = jcls.build(jcls.load_config('configs/quickstart.py'))
+state = exp.init()
+for batch in exp.train_batches():
+    state, metrics = exp.train_step(state, batch)
 """
 
 from __future__ import annotations
@@ -14,37 +11,39 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 import jcls
-from jcls import config as configs
-from jcls import models, schema
-from jcls.data import augment as operations
+from jcls import models
 from jcls.data import mix as mixing
 from jcls.data import order, pipeline
 from jcls.data import source as sources
 from jcls.data.chain import Chain
 from jcls.models import layers
+from jcls.optim import ema as emas
 from jcls.optim import optimizer, schedule
-from jcls.training import checkpoint, evaluate, horizon, log, losses, step
+from jcls.training import checkpoint, distill, evaluate, freezing, horizon, log, step
+from jcls.training import load as loading
 from jcls.training import mesh as meshes
+from jcls.training import reference as references
 from jcls.training import state as states
 from jcls.training.state import State
+from jcls.weights import init as starting
 
 AHEAD = 2  # batches on their way to the devices while one is computed
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run consists of; see `build`."""
+    """Everything that a run consists of."""
 
     config: dict[str, Any]
+    complete: Callable[[dict[str, Any]], dict[str, Any]]  # fills in the defaults of a config
     model: models.ResNet
     data: sources.Data
     mesh: Mesh
@@ -53,28 +52,55 @@ class Experiment:
     schedule: schedule.Schedule
     train_step: step.TrainStep
     eval_step: step.EvalStep
-    operation: Chain
+    phases: tuple[tuple[int, Chain], ...]  # the augmentation from a step on; the first from 0
     mix: mixing.Mix | None
+    ema: emas.Ema | None
+    start: starting.Settings
+    frozen: freezing.Frozen
+    distillation: distill.Distillation | None
     eval_operation: Chain
     evaluate: evaluate.Settings
     checkpoint: checkpoint.Settings
     log: log.Settings
+    reference: references.Reference
     every: dict[str, int]  # steps between logs, evaluations and checkpoints; 0: never
     damage: pipeline.Damage
 
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of a training image."""
+        """(H, W, C) of a training image, of the first when their size changes."""
         extent = pipeline.output_extent(self.data.train, self.operation)
         return (*extent, self.data.train.channels)
 
-    def _new_state(self) -> State:
-        direction = self.optimizer.direction
-        return states.create(self.model, direction, self.image_shape, self.config['seed'])
+    @property
+    def operation(self) -> Chain:
+        """The augmentation that the run begins with."""
+        return self.phases[0][1]
+
+    def _new_state(self, variables: dict[str, Any] | None = None) -> State:
+        if variables is None:
+            seed = self.config['seed']
+            variables = states.initial_variables(self.model, self.image_shape, seed)
+        return states.create(variables, self.optimizer.direction, ema=self.ema is not None)
 
     def init(self) -> State:
-        """A new state, on every device."""
-        return jax.jit(self._new_state, out_shardings=meshes.replicated(self.mesh))()
+        """A new state, on every device: random weights, or those of ``config.init.source``."""
+        new = jax.jit(self._new_state, out_shardings=meshes.replicated(self.mesh))
+        return new() if self.start.source is None else new(self.source_variables)
+
+    @functools.cached_property
+    def source_variables(self) -> dict[str, Any]:
+        """The variables to start from, read from ``config.init.source``; checked to fit."""
+        source = loading.read_variables(self.start.source or '', self.start.step, self.start.ema)
+        seed = self.config['seed']
+        initial = jax.jit(lambda: states.initial_variables(self.model, self.image_shape, seed))
+        return starting.merge(jax.device_get(initial()), source, self.start)
+
+    def check_sources(self, *, start: bool) -> None:
+        """Read what the run needs of other runs: a teacher and, at its `start`, weights."""
+        if start and self.start.source is not None:
+            _ = self.source_variables
+        _ = self._teacher
 
     def state_shapes(self) -> State:
         """The state as `jax.ShapeDtypeStruct` with shardings; nothing is allocated."""
@@ -86,11 +112,25 @@ class Experiment:
 
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[step.Batch]:
         """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
-        mix, share = self.mix, _share(self.horizon.batch_size)
+        mix, share = self.mix, share_of(self.horizon.batch_size)
         stop = self.horizon.total if stop is None else stop
         mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(share.rows())}
-        rows = self.train_rows(share)
-        return self._to_devices(self.data.train, self.operation, rows, start, stop, **mixing)
+        rows, teacher = self.train_rows(share), self._teacher
+        ends = [begin for begin, _ in self.phases[1:]] + [stop]
+        for (begin, operation), end in zip(self.phases, ends, strict=True):
+            first, last = max(start, begin), min(stop, end)
+            if first >= last:
+                continue
+            batches = self._to_devices(self.data.train, operation, rows, first, last, **mixing)
+            for batch in batches:
+                yield batch if teacher is None else {**batch, 'teacher': teacher(batch['image'])}
+
+    @functools.cached_property
+    def _teacher(self) -> Callable[[jax.Array], jax.Array] | None:
+        """Images uint8 [N, H, W, C] -> the teacher's logits [N, K]; None if there is none."""
+        if self.distillation is None:
+            return None
+        return loading.teacher(self.distillation, self.data.train.classes, self.mesh)
 
     def train_rows(self, share: order.Share) -> order.Rows:
         """Which examples each step sees."""
@@ -114,21 +154,27 @@ class Experiment:
     def eval_batches(self, source: sources.Source, examples: np.ndarray) -> Iterator[step.Batch]:
         """The `examples` (int64 indices) of `source`, once each, preprocessed, on devices."""
         size = self.evaluate.batch_size or self.horizon.batch_size
-        rows, steps = order.eval_rows(examples, _share(size))
+        rows, steps = order.eval_rows(examples, share_of(size))
         return self._to_devices(source, self.eval_operation, rows, 0, steps)
 
     def evaluations(
-        self, variables: dict[str, Any], *, train: bool = True
+        self, variables: dict[str, Any], ema: dict[str, Any] | None = None, *, train: bool = True
     ) -> dict[str, dict[str, float]]:
-        """Evaluate on the validation set ('eval') and, if the config asks, on training images."""
+        """Evaluate on the validation set ('eval') and, if the config asks, on training images.
+
+        Averaged variables, where there are any, on the validation set as well ('eval_ema').
+        """
         source, count = self.data.train, self.evaluate.train_examples
-        sets = {'eval': (self.data.val, np.arange(len(self.data.val)))}
+        held_out = (self.data.val, np.arange(len(self.data.val)))
+        sets = {'eval': (variables, held_out)}
+        if ema:
+            sets['eval_ema'] = (ema, held_out)
         if train and count:
             fixed = order.epoch_order(0, 0, len(source))[:count]  # the same in every run
-            sets['eval_train'] = (source, fixed)
+            sets['eval_train'] = (variables, (source, fixed))
         return {
-            name: evaluate.evaluate(self.eval_step, variables, self.eval_batches(*examples))
-            for name, examples in sets.items()
+            name: evaluate.evaluate(self.eval_step, weights, self.eval_batches(*examples))
+            for name, (weights, examples) in sets.items()
         }
 
     def _to_devices(self, *args: Any, **mixing: Any) -> Iterator[step.Batch]:
@@ -141,10 +187,6 @@ class Experiment:
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         yield from waiting
-
-    def complete(self, config: dict[str, Any]) -> dict[str, Any]:
-        """A config read from a file, with the defaults of fields that it does not have."""
-        return schema.complete(config, sections=SECTIONS)
 
     def card(self) -> dict[str, Any]:
         """What model.json says of the weights."""
@@ -179,140 +221,6 @@ class Experiment:
         )
 
 
-def assemble(
-    sections: Mapping[str, Any],
-    devices: Sequence[jax.Device] | None = None,
-    *,
-    recipe: str = '',
-    batch_size: int = 256,
-    duration: str = '90 epochs',
-    seed: int = 0,
-    platform: str = 'any',
-    deterministic: bool = False,
-    augment: tuple = (),
-) -> Experiment:
-    """The top level of a config; `sections` are the others.
-
-    Args:
-      sections: the sections by name, complete.
-      devices: to run on; None: all there are.
-      recipe: what this config is called; model.json passes it on.
-      batch_size: examples in a step, over all devices.
-      duration: of the run: '90 epochs', '1000 steps'.
-      seed: of the initial weights, the order and every random draw.
-      platform: 'cpu', 'gpu' or 'tpu' refuses to run elsewhere; 'any' takes what is there.
-      deterministic: also make GPUs bit-reproducible, at some cost in speed.
-      augment: operations on a training image, in their order.
-    """
-    del recipe  # for people; it is part of the config, which the experiment keeps
-    if not 0 <= seed < 2**32:
-        raise ValueError(f'config.seed={seed}: must be in 0..{2**32 - 1}')
-    if deterministic:
-        meshes.make_deterministic()
-    mesh = meshes.create(platform, batch_size, devices)
-    data = sources.create(**sections['data'])
-    length = horizon.create(duration, batch_size, len(data.train))
-    model = models.create(
-        **{**sections['model'], 'num_classes': _classes(sections['model'], data)},
-        norm=layers.batch_norm(**sections['norm']),
-    )
-    layers.group_count(batch_size, sections['norm']['batch_size'])
-    rate = optimizer.create(batch_size, **sections['optimizer'])
-    lr = schedule.create(rate.peak, length.total, length.steps, **sections['schedule'])
-    evaluating = evaluate.create(**sections['evaluate'])
-    saving = checkpoint.create(**sections['checkpoint'])
-    logging = log.create(**sections['log'])
-    intervals = {'evaluate': evaluating.every, 'checkpoint': saving.every, 'log': logging.every}
-    eval_batch = evaluating.batch_size
-    if eval_batch and eval_batch % mesh.size:
-        raise ValueError(
-            f'config.evaluate.batch_size={eval_batch} does not divide over {mesh.size} devices'
-        )
-    moments = {'mean': data.mean, 'std': data.std}
-    loss = losses.create(**sections['loss'])
-    mix = mixing.create(batch_size, seed, length.steps, **sections['mix'])
-    if mix is not None:
-        mix.within(_share(batch_size).rows())
-    return Experiment(
-        config={},
-        model=model,
-        data=data,
-        mesh=mesh,
-        horizon=length,
-        optimizer=rate,
-        schedule=lr,
-        train_step=step.create_train_step(
-            model, loss, rate.direction, lr, mesh, seed=seed, **moments
-        ),
-        eval_step=step.create_eval_step(model, mesh, **moments),
-        operation=operations.compose(augment, 'augment'),
-        mix=mix,
-        eval_operation=operations.compose(evaluating.preprocess, 'evaluate.preprocess'),
-        evaluate=evaluating,
-        checkpoint=saving,
-        log=logging,
-        every={key: length.every(text, f'{key}.every') for key, text in intervals.items()},
-        damage=pipeline.Damage(data.max_damaged),
-    )
-
-
-def _share(batch_size: int) -> order.Share:
+def share_of(batch_size: int) -> order.Share:
+    """What this process has of a global batch."""
     return order.Share(batch_size, jax.process_index(), jax.process_count())
-
-
-def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
-    """The classifier's width: the data's, unless the config contradicts it."""
-    found, wanted = len(data.train.classes), section['num_classes']
-    if wanted is not None and wanted != found:
-        raise ValueError(
-            f'config.model.num_classes={wanted}, but the data have {found} classes '
-            f'({", ".join(data.train.classes[:4])}, ...); set it to {found}, or to None'
-        )
-    if found < 2:
-        raise ValueError(f'the data have only {found} class; a classifier needs at least 2')
-    return found
-
-
-SECTIONS: dict[str, schema.Section] = {
-    '': schema.Section(assemble),
-    'augment[]': schema.Section(None, operations.OPERATIONS),
-    'checkpoint': schema.Section(checkpoint.create),
-    'data': schema.Section(sources.create, sources.SOURCES),
-    'evaluate': schema.Section(evaluate.create),
-    'evaluate.preprocess[]': schema.Section(None, operations.OPERATIONS),
-    'log': schema.Section(log.create),
-    'loss': schema.Section(losses.create, losses.LOSSES),
-    'mix': schema.Section(mixing.create),
-    'model': schema.Section(models.create, models.MODELS),
-    'norm': schema.Section(layers.batch_norm),
-    'optimizer': schema.Section(optimizer.create, optimizer.OPTIMIZERS),
-    'schedule': schema.Section(schedule.create, schedule.SCHEDULES),
-}
-
-
-def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
-    """Load ``'configs/file.py:arg'`` with every default filled in; see `jcls.config.load`.
-
-    >>> load_config('configs/quickstart.py', {'batch_size': 128, 'optimizer.lr': 0.2})
-    """
-    tree = configs.load(path, overrides, sections=SECTIONS)
-    tree['recipe'] = tree['recipe'] or path
-    return configs.as_config_dict(tree)
-
-
-def build(
-    config: ConfigDict | Mapping[str, Any], devices: Sequence[jax.Device] | None = None
-) -> Experiment:
-    """Make an `Experiment` from a config, complete or not, for `devices` (None: all there are).
-
-    Looks at the data's names and labels, not at images; allocates nothing on the devices.
-
-    Raises:
-      ValueError: for anything in the config that cannot be, with its place and the cure.
-    """
-    tree = schema.complete(config, sections=SECTIONS)
-    top = {key: tree[key] for key in schema.fields(SECTIONS[''])}
-    experiment = dataclasses.replace(assemble(tree, devices, **top), config=tree)
-    experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
-    pipeline.output_extent(experiment.data.val, experiment.eval_operation)
-    return experiment

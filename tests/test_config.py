@@ -14,7 +14,7 @@ import pytest
 
 import jcls
 from jcls import config as configs
-from jcls.experiment import SECTIONS
+from jcls.assembly import SECTIONS
 from jcls.schema import complete, fields, plain
 
 ROOT = Path(jcls.__file__).parent

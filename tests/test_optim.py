@@ -67,9 +67,10 @@ def test_a_schedule_has_the_published_values():
 
 
 def test_a_schedule_is_as_precise_as_its_step():
-    """Under jax_enable_x64 the same function is float64 and exact to 1e-12."""
+    """Under jax_enable_x64 it is float64 and exact to 1e-12, of the state's int32 step, too."""
     with jax.enable_x64(True):
-        found = rates(0.5, TOTAL, warmup=f'{WARMUP} steps', warmup_start=0.01)
+        steps = np.arange(TOTAL, dtype=np.int32)
+        found = rates(0.5, TOTAL, steps, warmup=f'{WARMUP} steps', warmup_start=0.01)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, 0.5 * cosine_reference(0.01, 0.0), rtol=1e-12)
 

@@ -35,7 +35,7 @@ def run(name, updates):
         losses.append(float(metrics['loss']))
     arrays[f'{name}_losses'] = losses
     # After one step the momentum buffer is the gradient.
-    kept = {'momentum': state.opt_state, 'end': (state.params, state.batch_stats)}
+    kept = {'momentum': state.opt_state, 'end': (state.params, state.batch_stats, state.ema)}
     for what, tree in kept.items():
         for i, leaf in enumerate(jax.device_get(jax.tree.leaves(tree))):
             arrays[f'{name}_{what}{i}'] = leaf
@@ -57,15 +57,25 @@ def worst(ours: Any, theirs: Any, prefix: str) -> float:
     return max(np.abs(ours[n] - theirs[n]).max() / np.abs(theirs[n]).max() for n in names)
 
 
-@pytest.mark.parametrize('group', [0, 4])
+@pytest.mark.parametrize(
+    ('group', 'more'),
+    [
+        (0, {}),
+        (4, {'accumulate': 2, 'ema': {'name': 'torchvision', 'every': 3, 'decay': 0.9}}),
+    ],
+)
 def test_devices_and_processes_do_not_change_the_mathematics(
-    group: int, tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
+    group: int,
+    more: dict[str, Any],
+    tiny: dict[str, Any],
+    run_python: Callable[..., list[str]],
+    tmp_path: Path,
 ) -> None:
     """1 device = 8 devices = 2 processes x 2 devices, cross-replica and with ghost groups (one of
-    which spans devices), drop path and dropout on: float32, the first loss and every gradient
+    which spans devices; then with micro-batches and an average of the weights, too), drop path and
+    dropout on: float32, the first loss and every gradient
     within 1e-5; float64, 20 steps' losses and the final weights and statistics within 1e-9."""
-    tiny['batch_size'] = 16
-    tiny['norm'] = {'batch_size': group}
+    tiny |= {'batch_size': 16, 'norm': {'batch_size': group}, **more}
     tiny['model'] |= {'drop_path': 0.2, 'dropout': 0.1}
     results = {}
     for name, (devices, processes) in {'1 device': (1, 1), **TOPOLOGIES}.items():

@@ -31,6 +31,7 @@ def create(
     zero_gamma: bool = False,
     drop_path: float = 0.0,
     dropout: float = 0.0,
+    remat: bool = False,
     dtype: str = 'float32',
 ) -> ResNet:
     """The ``model`` section: build the preset `name` (see `MODELS`).
@@ -46,6 +47,8 @@ def create(
       drop_path: probability that the last block's branch is dropped, rising linearly from 0 at
         the first block (Huang et al. 2016).
       dropout: probability that a feature is dropped before the classifier.
+      remat: save memory in training: keep only what goes into each block, and compute the rest
+        again in the backward pass (Chen et al. 2016, 1604.06174). Costs about a third more time.
       dtype: of the activations. Parameters, statistics and logits stay in parameter precision;
         'float32' is float64 under ``jax_enable_x64``.
 
@@ -76,6 +79,7 @@ def create(
         zero_gamma=zero_gamma,
         drop_path=drop_path,
         dropout=dropout,
+        remat=remat,
         dtype=layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
         norm=norm or layers.batch_norm(),
     )

@@ -78,6 +78,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     zero_scale: bool = False
+    still: frozenset[str] = frozenset()  # paths of layers that never train their statistics
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -87,7 +88,7 @@ class BatchNorm(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, channels, dtype)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, dtype)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, dtype)
-        if not train:
+        if not train or '/'.join(self.path) in self.still:
             multiplier = lax.rsqrt(running_var.value + self.epsilon) * scale
             return ((x - running_mean.value) * multiplier + bias).astype(x.dtype)
 
@@ -122,11 +123,17 @@ def group_count(examples: int, batch_size: int) -> int:
 
 
 def batch_norm(
-    *, batch_size: int = 0, momentum: float = 0.9, epsilon: float = 1e-5
+    still: frozenset[str] = frozenset(),
+    *,
+    batch_size: int = 0,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
 ) -> Callable[..., BatchNorm]:
     """The ``norm`` section: a constructor of `BatchNorm` layers with these settings.
 
     Args:
+      still: paths of the layers that normalise with their running statistics and never move them,
+        such as 'stem/norm1'.
       batch_size: examples a group is normalised over; 0 is the global batch (cross-replica).
       momentum: share of the old running statistics kept at each step (torch's 0.1 is 0.9 here).
       epsilon: added to the variance.
@@ -135,7 +142,9 @@ def batch_norm(
         raise ValueError(f'config.norm.momentum={momentum}: must be in [0, 1)')
     if not 0 < epsilon < 1:
         raise ValueError(f'config.norm.epsilon={epsilon}: must be in (0, 1)')
-    return functools.partial(BatchNorm, batch_size=batch_size, momentum=momentum, epsilon=epsilon)
+    return functools.partial(
+        BatchNorm, batch_size=batch_size, momentum=momentum, epsilon=epsilon, still=still
+    )
 
 
 class DropPath(nn.Module):

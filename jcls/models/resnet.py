@@ -124,6 +124,7 @@ class ResNet(nn.Module):
     zero_gamma: bool
     drop_path: float
     dropout: float
+    remat: bool  # keep only the blocks' inputs for the backward pass, and compute them again
     dtype: Any  # of the activations
     norm: Norm
 
@@ -131,10 +132,11 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = Stem(self.stem, self.width, self.norm, name='stem')(images.astype(self.dtype), train)
         total, index = sum(self.blocks), 0
+        block_of = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, count in enumerate(self.blocks, 1):
             features = self.width * 2 ** (stage - 1)
             for block in range(1, count + 1):
-                x = Block(
+                x = block_of(
                     kind=self.block,
                     features=features,
                     stride=2 if stage > 1 and block == 1 else 1,

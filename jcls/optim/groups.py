@@ -8,6 +8,7 @@ are how a typing mistake in a pattern shows.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import jax
@@ -52,3 +53,20 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
             f'{", ".join(examples)}); correct or remove it'
         )
     return values
+
+
+def depths(params: Any) -> Any:
+    """The tree of `params` with how many blocks each leaf's is before the last: the head's is 0.
+
+    The blocks are the parts that the model is made of: the stem, every residual block, the head.
+    """
+
+    def place(part: str) -> tuple[int, ...]:
+        numbers = tuple(map(int, re.findall(r'\d+', part)))  # 'stage2_block3' -> (2, 3)
+        return {'stem': (0,), 'head': (sys.maxsize,)}.get(part, numbers)
+
+    parts = {path_of(keys).split('/')[0] for keys, _ in jax.tree_util.tree_leaves_with_path(params)}
+    depth = {part: i for i, part in enumerate(sorted(parts, key=place, reverse=True))}
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, _: depth[path_of(keys).split('/')[0]], params
+    )

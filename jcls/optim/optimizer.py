@@ -3,10 +3,12 @@
     params <- params - lr(step) * direction
 
 Keeping the rate out of the optimizer makes decoupled weight decay follow the whole scheduled rate,
-and what is logged as the learning rate is what was applied.
+and what is logged as the learning rate is what was applied. Here is what all optimizers share:
+clipping -> the chosen `directions` function, which places the decay -> multipliers of the rate;
+and what is frozen takes part in none of it.
 
-Papers: Sutskever et al. 2013 (momentum, Nesterov's form as torch computes it); Loshchilov & Hutter
-2017 (1711.05101, decoupled weight decay); Goyal et al. 2017 (1706.02677, linear scaling).
+Papers: Loshchilov & Hutter 2017 (1711.05101, decoupled weight decay); Goyal et al. 2017
+(1706.02677, linear scaling); Brock et al. 2021 (2102.06171, adaptive clipping).
 """
 
 from __future__ import annotations
@@ -19,91 +21,155 @@ import jax
 import optax
 
 from jcls.optim import groups
+from jcls.optim.directions import OPTIMIZERS, Decay
 from jcls.schema import choose
 
 NORM = r'.*norm\d*/(scale|bias)'  # every parameter of a normalisation layer
 
 
-class Optimizer(NamedTuple):
-    """`direction` turns gradients into the direction of the update; `peak` is the peak rate."""
+class Groups(NamedTuple):
+    """How each parameter is treated: trees like the parameters."""
 
-    direction: optax.GradientTransformation
+    decay: Any  # float: its weight decay
+    rate: Any  # float: what multiplies its learning rate
+    trained: Any  # bool
+
+
+class Optimizer(NamedTuple):
+    """`direction` turns gradients into the direction of the update; `peak` is the peak rate.
+
+    ``direction.update(gradients, state, params, lr=lr)``: the rate is for optimizers that need it.
+    """
+
+    direction: optax.GradientTransformationExtraArgs
     peak: float
+    groups: Callable[[Any], Groups]  # of parameters, arrays or shapes
 
 
 def create(
     batch_size: int,
+    trained: Callable[[Any], Any] | None = None,
     *,
     name: str = 'sgd',
     lr: float = 0.1,
     reference_batch: int | None = 256,
+    scaling: str = 'linear',
+    lr_groups: tuple[tuple[str, float], ...] = (('.*', 1.0),),
+    layer_decay: float = 1.0,
     weight_decay: float = 1e-4,
     decay: str = 'decoupled',
     decay_groups: tuple[tuple[str, float], ...] = ((NORM, 0.0), ('.*', 1.0)),
+    clip_norm: float | None = None,
+    adaptive_clip: float | None = None,
     **fields: Any,
 ) -> Optimizer:
     """The ``optimizer`` section.
 
     Args:
       batch_size: examples in a step.
+      trained: from parameters to a tree of whether each is trained; None: all are.
       name: one of `OPTIMIZERS`.
-      lr: peak learning rate for a batch of `reference_batch`; scaled linearly to `batch_size`.
+      lr: peak learning rate for a batch of `reference_batch`.
       reference_batch: the batch that `lr` is stated for; None leaves `lr` as it is.
+      scaling: how `lr` follows the batch: 'linear', or 'sqrt' (usual for adaptive optimizers).
+      lr_groups: rules (pattern, multiplier of the rate) over parameter paths, see
+        `jcls.optim.groups`; e.g. (('stem/.*', 0.1), ('stage1_.*', 0.2), ('.*', 1.0)).
+      layer_decay: multiplies the rate by layer_decay ** d for a block that is d blocks before the
+        classifier (the stem is one, too), as timm counts.
       weight_decay: w >= 0.
       decay: 'decoupled' adds w * p to the direction, so that p <- p - lr * (update + w * p);
         'coupled' adds w * p to the gradient before momentum (torch's SGD). With momentum m a
         coupled w acts about like a decoupled w / (1 - m).
-      decay_groups: rules (pattern, multiplier of w) over parameter paths, see
-        `jcls.optim.groups`. Norm parameters are exempt by default; add ('head/bias', 0.0) for a
-        recipe that exempts biases.
+      decay_groups: rules (pattern, multiplier of w). Norm parameters are exempt by default; add
+        ('head/bias', 0.0) for a recipe that exempts biases.
+      clip_norm: scale all gradients down together where their global norm is larger.
+      adaptive_clip: scale the gradient of each unit (output channel) down where its norm is larger
+        than so many times the norm of the unit's weights.
       **fields: the fields of the chosen optimizer.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f'config.optimizer.lr={lr}: must be positive and finite')
-    if reference_batch is not None and reference_batch < 1:
-        raise ValueError(
-            f'config.optimizer.reference_batch={reference_batch}: at least 1, or None not to scale'
+    bounded = {
+        'lr': (lr, 0 < lr < math.inf, 'must be positive and finite'),
+        'weight_decay': (
+            weight_decay,
+            0 <= weight_decay < math.inf,
+            'must be finite and not negative',
+        ),
+        'reference_batch': (
+            reference_batch,
+            reference_batch is None or reference_batch >= 1,
+            'at least 1, or None not to scale',
+        ),
+        'layer_decay': (layer_decay, 0 < layer_decay <= 1, 'a factor in (0, 1]'),
+        'clip_norm': (clip_norm, clip_norm is None or clip_norm > 0, 'must be positive'),
+        'adaptive_clip': (
+            adaptive_clip,
+            adaptive_clip is None or adaptive_clip > 0,
+            'must be positive',
+        ),
+    }
+    for field, (value, fine, rule) in bounded.items():
+        if not fine:
+            raise ValueError(f'config.optimizer.{field}={value}: {rule}')
+    power = choose({'linear': 1.0, 'sqrt': 0.5}, scaling, 'config.optimizer.scaling')
+    for pattern, multiplier in lr_groups:
+        if not 0 < multiplier < math.inf:
+            raise ValueError(
+                f'config.optimizer.lr_groups: ({pattern!r}, {multiplier}): a multiplier must be '
+                'positive; to freeze parameters, set config.init.freeze'
+            )
+    rule = choose(OPTIMIZERS, name, 'optimizer')
+    choose(dict.fromkeys(('decoupled', 'coupled')), decay, 'config.optimizer.decay')
+    rule(Decay({}, decay), **fields)  # refuses wrong fields now
+
+    def groups_of(params: Any) -> Groups:
+        rules = {'decay_groups': decay_groups, 'lr_groups': lr_groups}
+        found = {
+            field: groups.assign(params, table, f'config.optimizer.{field}')
+            for field, table in rules.items()
+        }
+        depth = groups.depths(params) if layer_decay != 1 else jax.tree.map(lambda _: 0, params)
+        return Groups(
+            decay=jax.tree.map(lambda k: weight_decay * k, found['decay_groups']),
+            rate=jax.tree.map(lambda k, d: k * layer_decay**d, found['lr_groups'], depth),
+            trained=trained(params) if trained else jax.tree.map(lambda _: True, params),
         )
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(
-            f'config.optimizer.weight_decay={weight_decay}: must be finite and not negative'
-        )
-    update = choose(OPTIMIZERS, name, 'optimizer')(**fields)
-    added = _add_decay(weight_decay, decay_groups)
-    orders = {'decoupled': (update, added), 'coupled': (added, update)}
-    order = choose(orders, decay, 'config.optimizer.decay')
-    peak = lr if reference_batch is None else lr * batch_size / reference_batch
-    return Optimizer(optax.chain(*order), peak)
+
+    def direction_for(params: Any) -> optax.GradientTransformationExtraArgs:
+        group = groups_of(params)
+        clips = [
+            clip(limit)
+            for clip, limit in (
+                (optax.clip_by_global_norm, clip_norm),
+                (optax.adaptive_grad_clip, adaptive_clip),
+            )
+            if limit is not None
+        ]
+        kept = Groups(*(_only(group.trained, tree) for tree in group))
+        update = optax.chain(*clips, rule(Decay(kept.decay, decay), **fields), _scale(kept.rate))
+        if all(jax.tree.leaves(group.trained)):
+            return optax.with_extra_args_support(update)
+        return optax.partition({True: update, False: optax.set_to_zero()}, group.trained)
+
+    peak = lr if reference_batch is None else lr * (batch_size / reference_batch) ** power
+    return Optimizer(
+        optax.GradientTransformationExtraArgs(
+            lambda params: direction_for(params).init(params),
+            lambda updates, state, params=None, **extra: direction_for(params).update(
+                updates, state, params, **extra
+            ),
+        ),
+        peak,
+        groups_of,
+    )
 
 
-def sgd(*, momentum: float = 0.9, nesterov: bool = False) -> optax.GradientTransformation:
-    """m <- momentum * m + g; the direction is m, or g + momentum * m with `nesterov`.
-
-    No dampening, and the buffer starts as the first gradient, as in torch.optim.SGD.
-    """
-    if not 0 <= momentum < 1:
-        raise ValueError(f'config.optimizer.momentum={momentum}: must be in [0, 1)')
-    if not momentum:
-        return optax.identity()
-    return optax.trace(decay=momentum, nesterov=nesterov)
+def _only(trained: Any, tree: Any) -> Any:
+    """The tree without what is not trained, as optax masks it."""
+    return jax.tree.map(lambda keep, value: value if keep else optax.MaskedNode(), trained, tree)
 
 
-def _add_decay(weight_decay: float, rules: groups.Rules) -> optax.GradientTransformation:
-    """u <- u + w * multiplier * p; wrong rules show when the state is made, before any step."""
-    where = 'config.optimizer.decay_groups'
-
-    def init(params: Any) -> optax.EmptyState:
-        groups.assign(params, rules, where)
-        return optax.EmptyState()
-
-    def update(updates: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
-        def add(u: jax.Array, p: jax.Array, multiplier: float) -> jax.Array:
-            w = weight_decay * multiplier
-            return u + w * p if w else u
-
-        return jax.tree.map(add, updates, params, groups.assign(params, rules, where)), state
-
-    return optax.GradientTransformation(init, update)
-
-
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {'sgd': sgd}
+def _scale(rates: Any) -> optax.GradientTransformation:
+    """Multiply by the tree of `rates`."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda u, k: u if k == 1 else u * k, updates, rates)
+    )

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from jcls.assembly import build, load_config
 from jcls.data import augment, order, pipeline
 from jcls.data.chain import Chain
 from jcls.data.operation import Operation
 from jcls.data.runtime import cores, tensorflow
-from jcls.experiment import Experiment, build, load_config
+from jcls.experiment import Experiment
 from jcls.tools import peers
 
 WARM_UP = 2  # batches, in which programs are compiled

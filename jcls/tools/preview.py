@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.assembly import build, load_config
 from jcls.data import augment, decode, kernels, order, pipeline
 from jcls.data.chain import Chain
 from jcls.data.runtime import tensorflow
-from jcls.experiment import Experiment, build, load_config
+from jcls.experiment import Experiment
 
 CELL, GAP, TEXT = 176, 6, 15  # pixels: of a picture, between two, height of a line
 DRAWS = 4  # further draws of an example

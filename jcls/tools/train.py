@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jcls.experiment import build, load_config
+from jcls.assembly import build, load_config
 from jcls.models import MODELS
 from jcls.training import loop
 
@@ -36,12 +36,20 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         'model.blocks': (1,) * len(MODELS[config.model.name]['blocks']),
         'norm.batch_size': 0,
         'mix.batch_size': 0,
+        'sizes': (),
+        'accumulate': 1,
+        'init.source': None,
+        'init.prefix': '',
+        'init.head': 'keep',
+        'distill.name': 'none',
         'schedule.warmup': '0 steps',
         'evaluate.every': 'never',
         'evaluate.batch_size': None,
         'checkpoint.every': 'never',
         'log.every': '1 steps',
     }
+    if 'milestones' in config.schedule:  # they lie beyond the second step
+        shrunk['schedule.name'] = 'constant'
     if not any(key.startswith('data.') for key in overrides):
         shrunk |= {
             'data.name': 'synthetic',

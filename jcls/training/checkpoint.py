@@ -28,8 +28,12 @@ policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
-METRICS = ('eval/top1', 'eval/top5', 'eval/loss',
-           'eval_train/top1', 'eval_train/top5', 'eval_train/loss')  # fmt: skip
+VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model is used with
+METRICS = tuple(
+    f'{prefix}/{name}'
+    for prefix in ('eval', 'eval_ema', 'eval_train')
+    for name in ('top1', 'top5', 'loss')
+)
 
 
 class Settings(NamedTuple):
@@ -40,10 +44,17 @@ class Settings(NamedTuple):
     best: str | None
 
 
-def create(*, every: str = '1 epoch', keep: int = 2, best: str | None = 'eval/top1') -> Settings:
+def create(
+    averaged: bool = False,
+    *,
+    every: str = '1 epoch',
+    keep: int = 2,
+    best: str | None = 'eval/top1',
+) -> Settings:
     """The ``checkpoint`` section.
 
     Args:
+      averaged: whether the run has averaged weights to evaluate.
       every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
         the one at an interruption.
       keep: how many of the latest to keep.
@@ -52,6 +63,11 @@ def create(*, every: str = '1 epoch', keep: int = 2, best: str | None = 'eval/to
     """
     if best is not None:
         choose(dict.fromkeys(METRICS), best, 'config.checkpoint.best')
+        if best.startswith('eval_ema/') and not averaged:
+            raise ValueError(
+                f"config.checkpoint.best={best!r}, but config.ema.name='none': there are no "
+                'averaged weights'
+            )
     if keep < 1:
         raise ValueError(f'config.checkpoint.keep={keep}: at least 1')
     return Settings(every, keep, best)
@@ -157,16 +173,11 @@ class Checkpoints:
             )
         return None
 
-    def read(self, step: int, like: Any) -> Any:
-        """Part of the state of a checkpoint: the sub-trees that `like` has, placed as there.
-
-        `like` is e.g. ``{'params': ..., 'batch_stats': ...}`` of `jax.ShapeDtypeStruct`.
-        """
-        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-        args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-        part = self._manager.restore(step, args=args)
-        self._verify(step, part)
-        return part
+    def variables(self, step: int) -> dict[str, Any]:
+        """Parameters, statistics and, where there are any, their averages, on one device."""
+        tree = read_tree(self.directory / str(step))
+        self._verify(step, tree)
+        return tree
 
     def _verify(self, step: int, part: Any) -> None:
         """Raise ValueError if what was read is not what was saved; Orbax would not notice."""
@@ -209,6 +220,30 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def read_tree(folder: Path) -> dict[str, Any]:
+    """{'params': ..., 'batch_stats': ..., 'ema': ...}, those that Orbax saved, on one device.
+
+    Raises:
+      ValueError: if this is not a checkpoint of Orbax, or has nothing of the kind.
+    """
+    folder = folder / 'default' if (folder / 'default').is_dir() else folder
+    reader = ocp.PyTreeCheckpointer()
+    try:
+        tree = reader.metadata(folder).item_metadata.tree
+        found = {name: tree[name] for name in VARIABLES if name in tree}
+    except (AttributeError, FileNotFoundError, TypeError, ValueError) as error:
+        raise ValueError(f'{folder} is not a checkpoint of Orbax: {_first_line(error)}') from None
+    if not found:
+        raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found
+    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+    return reader.restore(folder, args=args)
 
 
 def _digests(tree: Any) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from jcls.training import freezing
 from jcls.training import log as logs
 from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints
@@ -50,6 +51,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     with ExitStack() as stack:
+        experiment.check_sources(start=not _saved(path))
         folder.prepare(
             path,
             experiment.config,
@@ -83,16 +85,23 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
             state = experiment.init() if state is None else state
-            stopped_by, step = _run(
+            mark = _frozen_mark(experiment, state, path, log, write=primary)
+            stopped_by, state = _run(
                 experiment, state, start, evaluated, checkpoints, log, interrupt
             )
         checkpoints.wait()
+        step = int(state.step)
+        if mark is not None:
+            _verify_frozen(experiment, state, mark)
+            log.say('what is frozen has not changed by one bit')
         result = Result(step, horizon.total, _last_evaluation(path), path, stopped_by)
         if primary:
             folder.update_card(path, {'step': step, 'metrics': result.metrics})
         seconds = time.perf_counter() - began
         if summary:
-            log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds))
+            same = experiment.reference.examples in (None, len(experiment.data.train))
+            published = str(experiment.reference) if same else ''
+            log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds, published))
     return result
 
 
@@ -104,8 +113,8 @@ def _run(
     checkpoints: Checkpoints,
     log: logs.Log,
     interrupt: Interrupt,
-) -> tuple[str | None, int]:
-    """The steps from `start` on: what stopped them early, if anything, and the last one.
+) -> tuple[str | None, State]:
+    """The steps from `start` on: what stopped them early, if anything, and the state then.
 
     `evaluated`: whether the state at `start` was evaluated before it was saved.
     """
@@ -118,8 +127,7 @@ def _run(
     # A run that a signal ended was saved without the evaluation that was due: it is made up for.
     at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')
     if at_start and not evaluated:
-        log.evaluation(start, experiment.evaluations(state.variables))
-    step = start
+        log.evaluation(start, experiment.evaluations(state.variables, state.ema))
     for step, batch in enumerate(experiment.train_batches(start), start + 1):
         if step == start + 1:
             with log.waiting('compiling the training step'):
@@ -143,13 +151,45 @@ def _run(
             with log.paused():
                 results: dict[str, dict[str, float]] = {}
                 if evaluating:
-                    results = experiment.evaluations(state.variables)
+                    results = experiment.evaluations(state.variables, state.ema)
                     log.evaluation(step, results)
                 if saving:
                     checkpoints.save(state, logs.flat(results))
         if signal is not None and step < total:
-            return signal, step
-    return None, step
+            return signal, state
+    return None, state
+
+
+def _saved(path: Path) -> bool:
+    """Whether the workdir has a finished checkpoint."""
+    folder = path / FOLDER
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
+def _frozen_mark(
+    experiment: Experiment, state: State, path: Path, log: logs.Log, *, write: bool
+) -> int | None:
+    """Report what is frozen, and return its fingerprint; None if nothing is."""
+    frozen = experiment.frozen
+    if not frozen:
+        return None
+    groups = experiment.optimizer.groups(state.params)
+    log.console.print(freezing.report(state.variables, groups, frozen))
+    known = folder.read_card(path).get('frozen_crc32')
+    if known is not None and int(state.step):
+        _verify_frozen(experiment, state, known)
+    mark = freezing.fingerprint(state.variables, frozen)
+    if write:
+        folder.update_card(path, {'frozen_crc32': mark})
+    return mark
+
+
+def _verify_frozen(experiment: Experiment, state: State, mark: int) -> None:
+    if freezing.fingerprint(state.variables, experiment.frozen) != mark:
+        raise RuntimeError(
+            f'what config.init freezes has changed between the start and step {int(state.step)}: '
+            'this is a defect of jcls; do not use these weights'
+        )
 
 
 def _check_finite(steps: list[tuple[int, dict[str, jax.Array]]]) -> None:
@@ -178,7 +218,9 @@ def _last_evaluation(path: Path) -> dict[str, float]:
     return {}
 
 
-def _summary(result: Result, checkpoints: list[int], epochs: float, seconds: float) -> str:
+def _summary(
+    result: Result, checkpoints: list[int], epochs: float, seconds: float, published: str
+) -> str:
     """What was reached, where everything lies and what to do next."""
     path: Any = result.workdir
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -189,12 +231,15 @@ def _summary(result: Result, checkpoints: list[int], epochs: float, seconds: flo
             f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
         )
     lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
-    if 'eval/top1' in result.metrics:
-        m = result.metrics
-        lines.append(
-            f'  reached   top-1 {m["eval/top1"]:.4f}, top-5 {m["eval/top5"]:.4f}, loss '
-            f'{m["eval/loss"]:.4f} on {m["eval/examples"]:,} held-out images'
-        )
+    m = result.metrics
+    for prefix, what in (('eval', 'reached '), ('eval_ema', 'averaged')):
+        if f'{prefix}/top1' in m:
+            lines.append(
+                f'  {what}  top-1 {m[f"{prefix}/top1"]:.4f}, top-5 {m[f"{prefix}/top5"]:.4f}, loss '
+                f'{m[f"{prefix}/loss"]:.4f} on {m[f"{prefix}/examples"]:,} held-out images'
+            )
+    if published:
+        lines.append(f'  published {published}')
     lines += [
         f'  curves    {path / logs.FILE}; tensorboard --logdir {path}',
         f'  weights   {path / FOLDER} (steps {", ".join(map(str, checkpoints))}), '

@@ -1,4 +1,8 @@
-"""Losses: logits and soft targets -> one loss per example. Masks and means are the step's."""
+"""Losses: logits and soft targets -> one loss per example. Masks and means are the step's.
+
+Papers: Szegedy et al. 2015 (1512.00567, section 7, label smoothing); Wightman et al. 2021
+(2110.00476, binary cross-entropy with a threshold); Lin et al. 2017 (1708.02002, focal loss).
+"""
 
 from __future__ import annotations
 
@@ -11,27 +15,101 @@ import jax.numpy as jnp
 from jcls.schema import choose
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # logits, targets [N, K] -> [N]
+Weights = tuple[float, ...] | str | None
 
 
-def create(*, name: str = 'softmax', **fields: Any) -> Loss:
-    """The ``loss`` section: a function of logits and targets, both [N, K], to losses [N]."""
-    return choose(LOSSES, name, 'loss')(**fields)
+def create(
+    class_counts: Callable[[], Any] | None = None,
+    *,
+    name: str = 'softmax',
+    class_weights: Weights = None,
+    **fields: Any,
+) -> Loss:
+    """The ``loss`` section: a function of logits and targets, both [N, K], to losses [N].
+
+    Args:
+      class_counts: gives how many training examples each class has, [K]; class weights need it.
+      name: one of `LOSSES`.
+      class_weights: factors of the K classes' terms of the sum, as torch's ``weight`` with soft
+        targets; 'balanced' is N / (K * n_k) of a class with n_k of the N examples. The mean is
+        taken over examples, not over weights.
+      **fields: the fields of the chosen loss.
+    """
+    terms = choose(LOSSES, name, 'loss')(**fields)
+    weights = _weights(class_weights, class_counts)
+
+    def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        found = terms(logits, targets)
+        return jnp.sum(found if weights is None else jnp.asarray(weights) * found, axis=-1)
+
+    return loss
 
 
 def softmax(*, label_smoothing: float = 0.0) -> Loss:
     """Softmax cross-entropy, -sum_k t'_k log softmax(logits)_k with t' = (1 - e) t + e / K.
 
-    `label_smoothing` e as Szegedy et al. 2015 (1512.00567, section 7) define it and torch,
-    torchvision and timm compute it, for hard and soft targets alike.
+    `label_smoothing` e as torch, torchvision and timm compute it, for hard and soft targets alike.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f'config.loss.label_smoothing={label_smoothing}: must be in [0, 1)')
+    _check_smoothing(label_smoothing)
+    return lambda logits, targets: -smooth(targets, label_smoothing) * jax.nn.log_softmax(logits)
 
-    def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+
+def binary(
+    *,
+    label_smoothing: float = 0.0,
+    threshold: float | None = None,
+    reduction: str = 'mean',
+) -> Loss:
+    """Binary cross-entropy of every class with its own sigmoid, as timm's BinaryCrossEntropy.
+
+    Args:
+      label_smoothing: as in `softmax`.
+      threshold: targets above it (after mixing and smoothing) become 1, all others 0; None leaves
+        them as they are.
+      reduction: over classes, 'mean' (timm) or 'sum' (timm with ``--bce-sum``), which is K times
+        as large, and so are its gradients.
+    """
+    _check_smoothing(label_smoothing)
+    if threshold is not None and not 0 <= threshold < 1:
+        raise ValueError(f'config.loss.threshold={threshold}: in [0, 1), or None')
+    mean = choose({'mean': True, 'sum': False}, reduction, 'config.loss.reduction')
+
+    def terms(logits: jax.Array, targets: jax.Array) -> jax.Array:
         targets = smooth(targets, label_smoothing)
-        return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+        if threshold is not None:
+            targets = (targets > threshold).astype(logits.dtype)
+        found = sigmoid_cross_entropy(logits, targets)
+        return found / targets.shape[-1] if mean else found
 
-    return loss
+    return terms
+
+
+def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | None = 0.25) -> Loss:
+    """Binary cross-entropy of every class, times (1 - p_t) ** gamma, summed over classes.
+
+    p_t = p t + (1 - p) (1 - t) with p the sigmoid; as torchvision.ops.sigmoid_focal_loss.
+
+    Args:
+      label_smoothing: as in `softmax`.
+      gamma: how much less what is classified well counts.
+      alpha: weight of the target's part, against 1 - alpha of the others; None weighs nothing.
+    """
+    _check_smoothing(label_smoothing)
+    if not 0 <= gamma < float('inf'):
+        raise ValueError(f'config.loss.gamma={gamma}: must not be negative')
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f'config.loss.alpha={alpha}: in (0, 1), or None')
+
+    def terms(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        targets = smooth(targets, label_smoothing)
+        p = jax.nn.sigmoid(logits)
+        missed = p * (1 - targets) + (1 - p) * targets  # 1 - p_t
+        # A sigmoid of exactly 0 or 1 would give gamma below 1 an infinite slope, and then a NaN.
+        missed = jnp.maximum(missed, jnp.finfo(missed.dtype).tiny)
+        found = sigmoid_cross_entropy(logits, targets) * missed**gamma
+        return found if alpha is None else found * (alpha * targets + (1 - alpha) * (1 - targets))
+
+    return terms
 
 
 def smooth(targets: jax.Array, amount: float) -> jax.Array:
@@ -39,4 +117,31 @@ def smooth(targets: jax.Array, amount: float) -> jax.Array:
     return targets * (1 - amount) + amount / targets.shape[-1] if amount else targets
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {'softmax': softmax}
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-(t log s(x) + (1 - t) log s(-x)) of each class, [N, K]."""
+    return -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+
+
+def _weights(given: Weights, class_counts: Callable[[], Any] | None) -> Any:
+    where = f'config.loss.class_weights={given!r}'
+    if given is None:
+        return None
+    if class_counts is None:
+        raise ValueError(f'{where}: needs the class counts of the training data')
+    counts = class_counts()
+    if isinstance(given, str):
+        choose({'balanced': None}, given, 'config.loss.class_weights')
+        if not counts.min():
+            raise ValueError(f'{where}: class {counts.argmin()} has no training example')
+        return counts.sum() / (len(counts) * counts)
+    if len(given) != len(counts) or not all(0 <= w < float('inf') for w in given):
+        raise ValueError(f'{where}: one weight, not negative, for each of {len(counts)} classes')
+    return given
+
+
+def _check_smoothing(amount: float) -> None:
+    if not 0 <= amount < 1:
+        raise ValueError(f'config.loss.label_smoothing={amount}: must be in [0, 1)')
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {'softmax': softmax, 'binary': binary, 'focal': focal}

@@ -30,12 +30,3 @@ def batch_sums(
         'top5': jnp.sum(mask * (rank < 5)),
         'examples': jnp.sum(mask),
     }
-
-
-def batch_means(
-    logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array
-) -> dict[str, jax.Array]:
-    """Means over the examples with mask 1 of loss, top1 and top5; 0 if there is none."""
-    sums = batch_sums(logits, labels, losses, mask)
-    count = jnp.maximum(sums.pop('examples'), 1)
-    return {name: total / count for name, total in sums.items()}

@@ -20,6 +20,7 @@ class State:
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any  # the averaged variables, like `variables`; {} without an average
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -28,17 +29,25 @@ class State:
 
 
 def create(
-    model: nn.Module, direction: optax.GradientTransformation, shape: tuple[int, ...], seed: int
+    variables: dict[str, Any], direction: optax.GradientTransformation, *, ema: bool = False
 ) -> State:
-    """A new state for images of `shape` (H, W, C); pure, so it runs under jit or eval_shape."""
-    variables = model.init(key(seed), jnp.zeros((1, *shape)), train=False)
-    params = variables['params']
+    """The state before the first update of these variables; `ema`: with an average of them.
+
+    Pure, so it runs under jit or eval_shape.
+    """
+    params, batch_stats = variables['params'], variables['batch_stats']
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables['batch_stats'],
+        batch_stats=batch_stats,
         opt_state=direction.init(params),
+        ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if ema else {},
     )
+
+
+def initial_variables(model: nn.Module, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
+    """Random parameters and fresh statistics for images of `shape` (H, W, C); pure."""
+    return dict(model.init(key(seed), jnp.zeros((1, *shape)), train=False))
 
 
 def key(seed: int) -> jax.Array:

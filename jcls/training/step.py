@@ -1,6 +1,6 @@
 """The train step and the evaluation step: pure functions, compiled over a mesh.
 
-    uint8 images -> normalise -> model -> logits -> loss -> gradients -> direction -> state
+    uint8 images -> normalise -> model -> logits -> loss -> gradients -> direction -> state, ema
 
 Everything that the loop, the benchmarks and the planner run is made here, once.
 """
@@ -15,15 +15,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jcls.optim.ema import Ema
+from jcls.optim.optimizer import Optimizer
 from jcls.optim.schedule import Schedule
 from jcls.training import mesh as meshes
 from jcls.training import metrics
+from jcls.training.distill import Distillation
 from jcls.training.losses import Loss
 from jcls.training.state import State, key
 
-Batch = dict[str, Any]  # image [N, H, W, C] uint8, label, label2 [N] int32, lam, mask [N] f32
+# image [N, H, W, C] uint8, label, label2 [N] int32, lam, mask [N] f32; to distill: teacher [N, K]
+Batch = dict[str, Any]
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
 EvalStep = Callable[[dict[str, Any], Batch], dict[str, jax.Array]]
 
@@ -37,46 +42,88 @@ def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 def create_train_step(
     model: nn.Module,
     loss: Loss,
-    direction: optax.GradientTransformation,
+    optimizer: Optimizer,
     schedule: Schedule,
     mesh: Mesh,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int,
+    accumulate: int = 1,
+    ema: Ema | None = None,
+    distillation: Distillation | None = None,
 ) -> TrainStep:
     """``train_step(state, batch) -> (state, metrics)``; the state that goes in is donated.
 
     The batch is the global one, split over the mesh; the state is replicated. An example with mask
     0 adds nothing to loss, gradient or metrics. Metrics are scalars: loss, top1, top5 (fractions of
-    the batch), gradient_norm (global, of the loss alone) and learning_rate (as applied).
+    the batch), gradient_norm (global, of the loss alone and of what is trained) and learning_rate
+    (as applied).
+
+    With `accumulate` = A, the gradient is the sum over A micro-batches, the rows m, m + A, ... of
+    the batch: the same on any number of devices. Their BatchNorm statistics are their own, and move
+    the running ones A times.
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        images = normalise(batch['image'], mean, std)
         rng = jax.random.fold_in(key(seed), state.step)
+        trained = optimizer.groups(state.params).trained
+        count = jnp.maximum(jnp.sum(batch['mask']), 1)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
+        def objective(params: Any, batch_stats: Any, part: Batch, rng: jax.Array) -> Any:
+            # No gradient, and no work for one, of what is frozen.
+            params = jax.tree.map(lambda p, t: p if t else lax.stop_gradient(p), params, trained)
             logits, updated = model.apply(
-                {'params': params, 'batch_stats': state.batch_stats},
-                images,
+                {'params': params, 'batch_stats': batch_stats},
+                normalise(part['image'], mean, std),
                 train=True,
                 mutable=['batch_stats'],
                 rngs={'dropout': rng},
             )
-            target = targets(batch, logits)
+            target = targets(part, logits)
             losses = loss(logits, target)
+            if distillation is not None:
+                losses = distillation.combine(losses, logits, part['teacher'])
             # Of a mixed image the larger part counts, as in torchvision.
-            means = metrics.batch_means(logits, target.argmax(-1), losses, batch['mask'])
-            return means['loss'], (means, updated['batch_stats'])
+            sums = metrics.batch_sums(logits, target.argmax(-1), losses, part['mask'])
+            return sums['loss'] / count, (sums, updated['batch_stats'])
 
-        gradients, (means, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
-        step_direction, opt_state = direction.update(gradients, state.opt_state, state.params)
+        gradient_of = jax.grad(objective, has_aux=True)
+        if accumulate == 1:
+            gradients, (sums, batch_stats) = gradient_of(
+                state.params, state.batch_stats, batch, rng
+            )
+        else:
+
+            def add(total: Any, numbered: Any) -> Any:
+                gradients, sums, batch_stats = total
+                index, part = numbered
+                more, (part_sums, batch_stats) = gradient_of(
+                    state.params, batch_stats, part, jax.random.fold_in(rng, index)
+                )
+                gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (more, part_sums))
+                return (gradients, sums, batch_stats), None
+
+            parts = {name: _micro_batches(rows, accumulate, mesh) for name, rows in batch.items()}
+            first = jax.tree.map(lambda rows: rows[0], parts)
+            shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, first, rng)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            start = (zeros[0], zeros[1][0], state.batch_stats)
+            (gradients, sums, batch_stats), _ = lax.scan(
+                add, start, (jnp.arange(accumulate), parts)
+            )
         lr = schedule(state.step)
+        step_direction, opt_state = optimizer.direction.update(
+            gradients, state.opt_state, state.params, lr=lr
+        )
         params = jax.tree.map(
             lambda p, d: p - (lr * d).astype(p.dtype), state.params, step_direction
         )
-        measured = {**means, 'gradient_norm': optax.tree.norm(gradients), 'learning_rate': lr}
+        measured = {
+            **{name: total / count for name, total in sums.items() if name != 'examples'},
+            'gradient_norm': optax.tree.norm(gradients),
+            'learning_rate': lr,
+        }
         new = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -84,6 +131,8 @@ def create_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema is not None:
+            new = dataclasses.replace(new, ema=ema.update(state.ema, new.variables, state.step))
         return new, measured
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
@@ -93,6 +142,15 @@ def create_train_step(
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
     )
+
+
+def _micro_batches(rows: jax.Array, count: int, mesh: Mesh) -> jax.Array:
+    """[N, ...] -> [count, N / count, ...], part m the rows m, m + count, ...
+
+    Each device keeps its rows: its share of every micro-batch is already there.
+    """
+    parts = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
+    return lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, 'data')))
 
 
 def create_eval_step(

@@ -1,0 +1,124 @@
+"""A running average of the weights, evaluated and saved beside them.
+
+    ema <- ema + (1 - decay) * (weights - ema)
+
+of parameters and BatchNorm statistics alike, without which the averaged weights would be evaluated
+with statistics that belong to others. What differs between the forms is when an update is made and
+when it copies instead.
+
+Paper: Polyak & Juditsky 1992; the forms are torchvision's `ExponentialMovingAverage` as its
+references/classification uses it, and timm's `ModelEmaV3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jcls.schema import choose
+
+Share = Callable[[Any], tuple[Any, Any]]
+
+
+class Ema(NamedTuple):
+    """`update(ema, new, step)` is the average after update `step` (0, 1, ...) made `new`."""
+
+    update: Callable[[Any, Any, Any], Any]
+    decay: float  # of one update of the average, once it averages
+    every: int  # steps between two updates
+
+
+class Run(NamedTuple):
+    """What an average needs to know of the run."""
+
+    batch_size: int
+    steps_per_epoch: int
+    total: int  # steps
+    warmup: int  # of the learning rate, in steps
+
+
+def create(run: Run, *, name: str = 'none', **fields: Any) -> Ema | None:
+    """The ``ema`` section: one of `EMAS`, or None with 'none'."""
+    return choose(EMAS, name, 'ema')(run, **fields)
+
+
+def none(run: Run) -> None:
+    """No average."""
+    del run
+
+
+def torchvision(run: Run, *, decay: float = 0.99998, every: int = 32) -> Ema:
+    """torchvision's: stated for one example and adjusted, so that any batch has the same memory.
+
+    Updates follow the steps 0, every, 2 * every, ... *of each epoch*. With the batch size B and E
+    epochs, 1 - decay' = min(1, (1 - decay) * B * every / E). While the learning rate warms up, and
+    at the first update after it, the average is a copy.
+
+    Args:
+      run: batch size, lengths.
+      decay: as torchvision's ``--model-ema-decay`` states it.
+      every: steps between updates, ``--model-ema-steps``.
+    """
+    _check_decay(decay)
+    if every < 1:
+        raise ValueError(f'config.ema.every={every}: a number of steps, at least 1')
+    epochs = run.total / run.steps_per_epoch
+    alpha = min(1.0, (1 - decay) * run.batch_size * every / epochs)
+    # An epoch in which the warm-up ends is an epoch of warming up, as whole epochs count there.
+    warm = -(-run.warmup // run.steps_per_epoch) * run.steps_per_epoch
+
+    def share(step: Any) -> tuple[Any, Any]:
+        due = step % run.steps_per_epoch % every == 0
+        return due, jnp.where(step <= warm, 1.0, alpha)
+
+    return Ema(_update(share), 1 - alpha, every)
+
+
+def timm(run: Run, *, decay: float = 0.9998, warmup: bool = False) -> Ema:
+    """timm's ModelEmaV3: after every step, the first copies.
+
+    Args:
+      run: unused; the decay is that of a step, whatever the batch.
+      decay: of an update.
+      warmup: from the second update on, s = 1, 2, ..., a decay of 1 - (1 + s) ** (-2 / 3) where
+        that is lower.
+    """
+    del run
+    _check_decay(decay)
+
+    def share(step: Any) -> tuple[Any, Any]:
+        alpha = jnp.where(step == 0, 1.0, 1 - decay)
+        return True, jnp.maximum(alpha, (1 + step / 1) ** (-2 / 3)) if warmup else alpha
+
+    return Ema(_update(share), decay, 1)
+
+
+def _update(share: Share) -> Callable[[Any, Any, Any], Any]:
+    """`share(step)`: whether an update is due, and the share of the new weights in it."""
+
+    def update(ema: Any, new: Any, step: Any) -> Any:
+        due, alpha = share(step)
+
+        def average(old: jax.Array, weight: jax.Array) -> jax.Array:
+            moved = old + (alpha * (weight - old)).astype(old.dtype)
+            # A copy is exact, which old + (weight - old) is not.
+            return jnp.where(due, jnp.where(alpha == 1, weight, moved), old)
+
+        return jax.tree.map(average, ema, new)
+
+    return update
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise ValueError(f'config.ema.decay={decay}: in [0, 1)')
+
+
+EMAS: dict[str, Callable[..., Ema | None]] = {
+    'none': none,
+    'timm': timm,
+    'torchvision': torchvision,
+}

@@ -1,0 +1,134 @@
+"""Load trained weights: ``model, variables = jcls.load(workdir)``, and from any Orbax folder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jcls import models
+from jcls.models import layers
+from jcls.training import mesh as meshes
+from jcls.training import workdir as folder
+from jcls.training.checkpoint import FOLDER, Checkpoints, read_tree
+from jcls.training.distill import Distillation
+from jcls.training.step import normalise
+
+
+def load(
+    path: str | Path, step: int | str = 'last', *, ema: str = 'auto', dtype: str = 'float32'
+) -> tuple[models.ResNet, dict[str, Any]]:
+    """The model and its variables from a workdir or from one checkpoint folder in it.
+
+    ``model.apply(variables, images, train=False)`` takes normalised float images [N, H, W, C] and
+    returns logits [N, classes]; mean, std, classes and preprocessing are in model.json.
+
+    Args:
+      path: a workdir, or ``workdir/checkpoints/<step>``.
+      step: 'last', 'best' (by the metric of config.checkpoint.best) or a number.
+      ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
+      dtype: of the activations, see `jcls.models.create`.
+
+    Raises:
+      ValueError: if there is no such workdir or checkpoint.
+    """
+    workdir, step, checkpoints = find(path, step)
+    with closing(checkpoints):
+        card = folder.read_card(workdir)
+        if 'architecture' not in card:
+            raise ValueError(f'{workdir} has no model.json that describes an architecture')
+        section = {**card['architecture'], 'dtype': dtype}
+        section['blocks'] = section['blocks'] and tuple(section['blocks'])
+        model = models.create(**section, norm=layers.batch_norm(**card['norm']))
+        return model, choose_variables(checkpoints.variables(step), ema, path)[0]
+
+
+def read_variables(path: str | Path, step: int | str = 'last', ema: str = 'auto') -> dict[str, Any]:
+    """{'params': ..., 'batch_stats': ...} from what `load` takes, or from any folder of Orbax."""
+    folder_of = Path(path).expanduser().resolve()
+    if (folder_of / FOLDER).is_dir() or folder_of.parent.name == FOLDER:
+        _, number, checkpoints = find(path, step)
+        with closing(checkpoints):
+            return choose_variables(checkpoints.variables(number), ema, path)[0]
+    if not folder_of.is_dir():
+        raise ValueError(f'{path} is not a folder: name a workdir of jcls or an Orbax checkpoint')
+    return choose_variables(read_tree(folder_of), ema, path)[0]
+
+
+def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpoints]:
+    """The workdir and the step that `path` and `step` mean, and the workdir's open checkpoints."""
+    workdir = Path(path).expanduser().resolve()
+    if workdir.parent.name == FOLDER and workdir.name.isdigit():
+        workdir, step = workdir.parent.parent, int(workdir.name)
+    if not (workdir / FOLDER).is_dir():
+        raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
+    with ExitStack() as stack:
+        best = folder.read_config(workdir)['checkpoint']['best']
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best, write=False)))
+        known = checkpoints.steps()
+        if not known:
+            raise ValueError(f'{workdir / FOLDER} holds no finished checkpoint yet')
+        if step not in ('last', 'best') and not (str(step).isdigit() and int(step) in known):
+            raise ValueError(
+                f'step={step!r}: no such checkpoint in {workdir / FOLDER} (there are: '
+                f"{', '.join(map(str, known))}; or 'last', 'best')"
+            )
+        if step == 'best':
+            number = checkpoints.best()
+        else:
+            number = known[-1] if step == 'last' else int(step)
+        stack.pop_all()  # the caller closes them
+        return workdir, number, checkpoints
+
+
+def choose_variables(
+    tree: dict[str, Any], ema: str, path: str | Path
+) -> tuple[dict[str, Any], bool]:
+    """The averaged or the raw variables among what was saved, and whether they are averaged."""
+    if ema not in ('auto', 'yes', 'no'):
+        raise ValueError(f"ema={ema!r}: one of 'auto', 'yes', 'no'")
+    if ema == 'yes' and not tree.get('ema'):
+        raise ValueError(f"ema='yes', but {path} has no averaged weights")
+    averaged = bool(tree.get('ema')) and ema != 'no'
+    chosen = tree['ema'] if averaged else tree
+    if 'params' not in chosen:
+        raise ValueError(f'{path} has no params, only {", ".join(map(str, chosen)) or "nothing"}')
+    return {name: chosen.get(name, {}) for name in ('params', 'batch_stats')}, averaged
+
+
+def teacher(
+    distillation: Distillation, classes: tuple[str, ...], mesh: Mesh
+) -> Callable[[jax.Array], jax.Array]:
+    """The function of images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
+
+    Raises:
+      ValueError: if the teacher knows other classes than `classes`.
+    """
+    where = f'config.distill.teacher={distillation.teacher}'
+    try:
+        workdir, step, checkpoints = find(distillation.teacher, distillation.step)
+        checkpoints.close()
+        card = folder.read_card(workdir)
+        model, variables = load(workdir, step)
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
+    if list(card['classes']) != list(classes):
+        raise ValueError(
+            f'{where} knows {len(card["classes"])} classes ({", ".join(card["classes"][:3])}, '
+            f'...), the data have {len(classes)} ({", ".join(classes[:3])}, ...): they must be the '
+            'same'
+        )
+
+    def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        return model.apply(
+            variables, normalise(images, tuple(card['mean']), tuple(card['std'])), train=False
+        )
+
+    everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
+    compiled = jax.jit(logits, in_shardings=(everywhere, split), out_shardings=split)
+    return functools.partial(compiled, jax.device_put(variables, everywhere))

@@ -1,0 +1,177 @@
+"""Start from weights that exist, and freeze some: the ``init`` section.
+
+Loading is by path, such as ``params/stage1_block1/conv1/kernel``: what the model has and the source
+has not, or has in another shape, is an error that names it. Nothing is left out silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jcls.optim.groups import path_of
+from jcls.schema import choose
+
+SHOWN = 12  # differences in a message
+
+
+class Settings(NamedTuple):
+    """The ``init`` section, see `create`."""
+
+    source: str | None
+    step: str
+    ema: str
+    prefix: str
+    head: str
+    freeze: int | tuple[str, ...]
+    norm_eval: bool
+
+
+def create(
+    *,
+    source: str | None = None,
+    step: str = 'last',
+    ema: str = 'auto',
+    prefix: str = '',
+    head: str = 'keep',
+    freeze: int | tuple[str, ...] = -1,
+    norm_eval: bool = False,
+) -> Settings:
+    """The ``init`` section.
+
+    Args:
+      source: a workdir of jcls, one of its checkpoint folders, or a folder that Orbax saved a tree
+        with ``params`` and ``batch_stats`` in; None starts from random weights.
+      step: of a workdir's checkpoints: 'last', 'best' or a number.
+      ema: 'auto' takes averaged weights if the source has them, 'yes' insists, 'no' takes the raw
+        ones.
+      prefix: use only what is below this path of the source's parameters, e.g. 'backbone'.
+      head: 'keep' the source's classifier, or make a 'new' one, for other classes.
+      freeze: as mmpretrain's ``frozen_stages``: -1 nothing, 0 the stem, k the stem and stages 1
+        to k; or regular expressions that match whole parameter paths, e.g. ('stem/.*',). What is
+        frozen gets no update and no decay; a normalisation layer that is frozen whole normalises
+        with its running statistics, which stay.
+      norm_eval: let every normalisation layer do that, while its parameters train.
+    """
+    choose(dict.fromkeys(('auto', 'yes', 'no')), ema, 'config.init.ema')
+    choose(dict.fromkeys(('keep', 'new')), head, 'config.init.head')
+    if isinstance(freeze, int) and freeze < -1:
+        raise ValueError(f'config.init.freeze={freeze}: -1 (nothing), 0 (the stem) or a stage')
+    if source is None and (prefix or head == 'new'):
+        raise ValueError(
+            f'config.init: prefix={prefix!r} and head={head!r} say what to take from a source, but '
+            'config.init.source is None'
+        )
+    return Settings(source, step, ema, prefix.strip('/'), head, freeze, norm_eval)
+
+
+def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
+    """The tree of `params` with whether each is trained.
+
+    Raises:
+      ValueError: for a stage that the model has not, or a pattern that matches nothing.
+    """
+    paths = _paths(params)
+    where = f'config.init.freeze={freeze!r}'
+    if isinstance(freeze, int):
+        stages = max(int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path)))
+        if freeze > stages:
+            raise ValueError(f'{where}: the model has stages 1 to {stages}')
+        patterns = ['stem/.*'] if freeze >= 0 else []
+        patterns += [f'stage{stage}_.*' for stage in range(1, freeze + 1)]
+    else:
+        patterns = list(freeze)
+    frozen: set[str] = set()
+    for pattern in patterns:
+        try:
+            matching = {path for path in paths if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise ValueError(f'{where}: {pattern!r} is not a regular expression: {error}') from None
+        if not matching:
+            raise ValueError(
+                f'{where}: {pattern!r} matches no parameter; it must match a whole path, such as '
+                f'{paths[0]!r}'
+            )
+        frozen |= matching
+    if len(frozen) == len(paths):
+        raise ValueError(f'{where} freezes every parameter: there is nothing to train')
+    return jax.tree_util.tree_map_with_path(lambda keys, _: path_of(keys) not in frozen, params)
+
+
+def still_norms(params: Any, batch_stats: Any, settings: Settings) -> frozenset[str]:
+    """The normalisation layers (paths) that use their running statistics and leave them alone."""
+    layers = {path.rpartition('/')[0] for path in _paths(batch_stats)}
+    if settings.norm_eval:
+        return frozenset(layers)
+    free = {
+        path_of(keys).rpartition('/')[0]
+        for keys, is_trained in jax.tree_util.tree_leaves_with_path(
+            trained(params, settings.freeze)
+        )
+        if is_trained
+    }
+    return frozenset(layers - free)
+
+
+def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The model's `variables` with what was `loaded`; a new head stays as `variables` has it.
+
+    Raises:
+      ValueError: naming what is missing, left over or of another shape.
+    """
+    flat = {path_of(k): leaf for k, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    found = dict(_below_prefix(loaded, settings.prefix))
+    if settings.head == 'new':
+        found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
+        wanted = {path for path in flat if not path.startswith('params/head/')}
+    else:
+        wanted = set(flat)
+    lines = [
+        f'- {path} {np.shape(found[path])}: not in the model' for path in found.keys() - wanted
+    ]
+    lines += [f'+ {path} {flat[path].shape}: not in the source' for path in wanted - found.keys()]
+    lines += [
+        f'! {path}: {np.shape(found[path])} in the source, {flat[path].shape} in the model'
+        for path in wanted & found.keys()
+        if np.shape(found[path]) != flat[path].shape
+    ]
+    if lines:
+        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(sorted(lines))}')
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: (
+            np.asarray(found[path_of(keys)], leaf.dtype) if path_of(keys) in wanted else leaf
+        ),
+        variables,
+    )
+
+
+def _below_prefix(loaded: dict[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    start = f'{prefix}/' if prefix else ''
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(loaded):
+        collection, _, path = path_of(keys).partition('/')
+        if path.startswith(start):
+            yield f'{collection}/{path.removeprefix(start)}', leaf
+
+
+def _cause(lines: list[str], settings: Settings) -> str:
+    """What the differences `lines` are about, and how to cure them."""
+    if all('params/head/' in line for line in lines):
+        return (
+            f"config.init.head='keep', but the classifier of {settings.source} is another one; "
+            "set config.init.head='new' for other classes"
+        )
+    prefix = f' below config.init.prefix={settings.prefix!r}' if settings.prefix else ''
+    return f'config.init.source={settings.source}{prefix} does not fit config.model'
+
+
+def _shown(lines: list[str]) -> str:
+    more = [f'... and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+    return '\n'.join(f'  {line}' for line in [*lines[:SHOWN], *more])
+
+
+def _paths(tree: Any) -> list[str]:
+    return [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
