@@ -20,5 +20,6 @@ def get_config() -> ConfigDict:
                     {'name': 'center_crop', 'size': 224},
                 ),
             },
+            'reference': {'examples': 1_281_167, 'classes': 1000},  # ImageNet-1k
         }
     )
