@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later; the same co
 VERBS = {
     'train': 'train a config; the default verb',
     'evaluate': 'evaluate a trained model on its validation set',
-    'config': 'show a config with all its defaults, or the difference of two',
+    'config': 'show or explain a config, or the difference of two',
     'preview': 'draw what the network will see, beside the originals',
     'bench': 'measure how fast images come in, stage by stage',
     'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
@@ -101,11 +101,22 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('workdir', help='the folder of a run')
     parser.add_argument('--step', default='last', help="'last', 'best' or a number")
+    parser.add_argument(
+        '--ema', default='auto', choices=('auto', 'yes', 'no'),
+        help='averaged weights (auto: if there are any) or the raw ones',
+    )  # fmt: skip
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('action', choices=('show', 'diff'))
+    parser.add_argument(
+        'action',
+        choices=('show', 'explain', 'diff'),
+        help='show: every field; explain: what it means for a run; diff: what differs, in both',
+    )
     parser.add_argument('configs', nargs='+', help='config files (file.py:arg) or workdirs')
+    parser.add_argument(
+        '--out', default='explain.png', help="explain's plot of the learning rate; '' for none"
+    )
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Look at configs: ``jcls config show FILE`` and ``jcls config diff A B``."""
+"""Look at configs: ``jcls config show FILE``, ``explain FILE`` and ``diff A B``."""
 
 from __future__ import annotations
 
@@ -8,27 +8,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from jcls import config as configs
-from jcls.experiment import SECTIONS, load_config
+from jcls.assembly import SECTIONS, load_config
 from jcls.schema import complete, plain
+from jcls.tools import explain
 from jcls.training import workdir as folder
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The verb: print every field, or those that differ, and return them for --json."""
-    wanted = 1 if args.action == 'show' else 2
+    """The verb: print fields, facts, or what differs of both, and return them for --json."""
+    wanted = 2 if args.action == 'diff' else 1
     if len(args.configs) != wanted:
         raise ValueError(f'jcls config {args.action} takes {wanted} config(s): {args.configs}')
     trees = [_read(path, overrides) for path in args.configs]
     if args.action == 'show':
         print(configs.show(trees[0]))
         return trees[0]
+    found = [explain.facts(*explain.build_or_assume(tree)) for tree in trees]
+    if args.action == 'explain':
+        explain.show(found[0], Console(soft_wrap=True))
+        if args.out:
+            explain.plot(found[0], Path(args.out))
+            print(f'the learning rate is drawn in {args.out}')
+        return found[0]
     different = configs.diff(*trees)
-    for key, (old, new) in different.items():
-        print(f'- {key} = {old!r}\n+ {key} = {new!r}')
+    _print_pairs(different)
     if not different:
         print('no difference')
-    return {key: list(pair) for key, pair in different.items()}
+        return {}
+    print('\nand so, before any run:')
+    effects = {
+        key: pair
+        for key, pair in configs.diff(*found).items()
+        if key not in ('recipe', 'learning_rate', 'promises')
+    }
+    _print_pairs(effects)
+    changed = {'fields': different, 'facts': effects}
+    return {what: {key: list(pair) for key, pair in d.items()} for what, d in changed.items()}
+
+
+def _print_pairs(different: Mapping[str, tuple[Any, Any]]) -> None:
+    for key, (old, new) in different.items():
+        print(f'- {key} = {old!r}\n+ {key} = {new!r}')
 
 
 def _read(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
