@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jcls
 from jcls import models
 from jcls.optim import ema, groups, optimizer, schedule
+from jcls.schema import plain
 from jcls.training import horizon
 
 Golden = Callable[[str], Any]
@@ -184,6 +187,24 @@ def test_rates_are_the_peer_s(case: str, data: dict[str, np.ndarray]) -> None:
         assert_within(found, expected, 1e-12 if wide else 1e-6, case)
         # torch reaches each rate from the one before, so that its last are less exact.
         np.testing.assert_allclose(found, [expected] * 2, rtol=1e-6, atol=1e-12 * peak)
+
+
+def test_every_recipe_s_rate_is_its_source_s(data: dict[str, np.ndarray]) -> None:
+    """At the first step of each epoch of every shipped ImageNet and CIFAR recipe, the schedule that
+    the step applies has the rate that torch's or timm's scheduler has there, in float32."""
+    cases = {key.removeprefix('recipe_'): rates for key, rates in data.items() if 'recipe_' in key}
+    covered = {case.split(':')[0] for case in cases}
+    shipped = {file.name for file in (Path(jcls.__file__).parent.parent / 'configs').glob('*.py')}
+    assert covered == shipped - {'base.py', 'rsb.py', 'quickstart.py'}
+    for case, expected in cases.items():
+        c = plain(jcls.load_config(f'configs/{case}'))
+        length = horizon.create(c['duration'], c['batch_size'], c['reference']['examples'])
+        peak = optimizer.create(c['batch_size'], **c['optimizer']).peak
+        made = schedule.create(peak, length.total, length.steps, **c['schedule'])
+        first = np.arange(len(expected)) * length.steps_per_epoch
+        assert first[-1] + length.steps_per_epoch == length.total
+        found = jax.jit(jax.vmap(made))(jnp.asarray(first))
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12 * peak, err_msg=case)
 
 
 # Averages of weights

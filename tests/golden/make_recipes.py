@@ -7,6 +7,8 @@ Parameters have the names and layouts of jcls: HWIO kernels, [in, out] classifie
 * `initial` [P], `target` [P]: all parameters of `SHAPES` after each other, what `gradient` needs
 * `updates` int [A]: after how many updates; `optimizer_<case>` [A, P]: the parameters then
 * `schedule_<case>` [epochs]: the rate at the start of each epoch
+* `recipe_<config>` [epochs]: the same for a shipped config, of ImageNet-1k or CIFAR-10; a rate that
+  moves every step is that of the epoch's first
 * `weights` [200, 5]: what a model holds after each step, three of a parameter and two of a buffer;
   `ema_<case>` [200, 5]: its average then
 * `resnet50_names`, `resnet50_torchvision` bool, `resnet50_timm` bool: parameters, and whether each
@@ -253,6 +255,98 @@ def make_schedules() -> Arrays:
         ),
     }
     return {f'schedule_{name}': value for name, value in found.items()}
+
+
+def every_step(epochs: int, steps: int, lr: float, make: Callable[..., Any]) -> np.ndarray:
+    """The rates at the start of each epoch of a scheduler of torch's that steps after each step."""
+    optimizer = sgd_of(lr)
+    scheduler, found = make(optimizer), []
+    for i in range(epochs * steps):
+        if i % steps == 0:
+            found.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    return np.array(found)
+
+
+def by_updates(epochs: int, steps: int, lr: float, warmup: int) -> np.ndarray:
+    """timm's cosine after a warm-up from 0, both moving with every update."""
+    optimizer = sgd_of(lr)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=(epochs - warmup) * steps,
+        warmup_t=warmup * steps,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    found = []
+    for epoch in range(epochs):
+        scheduler.step_update(epoch * steps)
+        found.append(optimizer.param_groups[0]['lr'])
+    return np.array(found)
+
+
+def make_recipe_rates() -> Arrays:
+    """Batch 256 makes 5004 steps an epoch of ImageNet-1k, 1024 makes 1251, CIFAR's 128 390."""
+    cosine, multi_step = lr_scheduler.CosineAnnealingLR, lr_scheduler.MultiStepLR
+    steps = partial(lr_scheduler.StepLR, step_size=30, gamma=0.1)
+
+    def warmed_cosine(epochs: int, steps: int) -> Callable[..., Any]:
+        return lambda optimizer: lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=5 * steps),
+                cosine(optimizer, T_max=(epochs - 5) * steps),
+            ],
+            milestones=[5 * steps],
+        )
+
+    def timm_cosine(lr: float, epochs: int) -> np.ndarray:
+        optimizer = sgd_of(lr)
+        scheduler = CosineLRScheduler(optimizer, t_initial=epochs, warmup_t=5, warmup_lr_init=1e-4)
+        found = []
+        for epoch in range(epochs):
+            found.append(optimizer.param_groups[0]['lr'])
+            scheduler.step(epoch + 1)
+        return np.array(found)
+
+    drops = partial(multi_step, milestones=[164 * 390 // 2, 164 * 390 * 3 // 4], gamma=0.1)
+    found = {
+        'resnet50_v1.py': by_torch(90, 0.1, steps),
+        'resnet50_v1.py:schedule=cosine': by_updates(90, 5004, 0.1, 5),
+        'resnet50_v2.py': every_step(600, 1251, 0.5, warmed_cosine(600, 1251)),
+        'resnet50_v2.py:like=torchvision': by_torch(600, 0.5, warmed_cosine(600, 1)),
+        'resnet50_ladder.py:rung=baseline': by_torch(90, 0.1, steps),
+        'resnet50_ladder.py:rung=lr': by_torch(90, 0.5, warmed_cosine(90, 1)),
+        'resnet50_ladder.py:rung=long': by_torch(600, 0.5, warmed_cosine(600, 1)),
+        'resnet50_ladder.py:rung=resize': by_torch(600, 0.5, warmed_cosine(600, 1)),
+        'resnet50_a1.py': timm_cosine(5e-3, 600),
+        'resnet50_a2.py': timm_cosine(5e-3, 300),
+        'resnet50_a3.py': timm_cosine(8e-3, 100),
+        'resnet50_vd.py': by_updates(300, 1251, 0.4, 5),
+        'resnet50_paddle.py': every_step(300, 5004, 0.1, partial(cosine, T_max=300 * 5004)),
+        'resnet50_paddle.py:schedule=piecewise': by_torch(
+            120, 0.1, partial(multi_step, milestones=[30, 60, 90], gamma=0.1)
+        ),
+        'resolution_study.py': by_updates(90, 1251, 0.4, 5),
+        'resolution_study.py:init=w,lr=0.01': every_step(
+            40, 1251, 0.004, partial(cosine, T_max=40 * 1251)
+        ),
+        'flax_example.py': by_updates(100, 1251, 0.4, 5),
+        'cifar_resnet.py': every_step(164, 390, 0.1, drops),
+        'cifar_resnet.py:depth=110': every_step(
+            164,
+            390,
+            0.1,
+            lambda optimizer: lr_scheduler.ChainedScheduler(
+                [
+                    lr_scheduler.ConstantLR(optimizer, factor=0.1, total_iters=400),
+                    drops(optimizer),
+                ]
+            ),
+        ),
+    }
+    return {f'recipe_{name}': value for name, value in found.items()}
 
 
 # Averages of weights
@@ -509,6 +603,7 @@ def main() -> None:
     arrays = {
         **make_optimizers(),
         **make_schedules(),
+        **make_recipe_rates(),
         **make_averages(),
         **make_groups(),
         **make_losses(),
