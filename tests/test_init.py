@@ -325,6 +325,29 @@ def test_a_resumed_run_needs_its_source_no_more(source, tmp_path, capsys):
     assert 'checkpoint 8' in capsys.readouterr().out
 
 
+def test_hosts_start_from_the_same_weights_and_teacher(
+    source: Path, tmp_path: Path, run_python: Callable[..., list[str]]
+) -> None:
+    """2 processes train frozen and distilled as one does: the same loss, what is frozen intact."""
+    code = """
+import sys, json
+from jcls.training import mesh
+mesh.initialize()
+import jax, jcls
+config, source, workdir = json.loads(sys.argv[1]), *sys.argv[2:]
+config |= {'init': {'source': source, 'freeze': 0}, 'distill': {'name': 'soft', 'teacher': source}}
+result = jcls.train(config, workdir)
+print(result.metrics['eval/loss'])
+"""
+    losses = []
+    for processes in (1, 2):
+        args = (json.dumps(config()), str(source), str(tmp_path / f'run{processes}'))
+        out = run_python(code, *args, processes=processes)[0]
+        assert 'what is frozen has not changed by one bit' in out
+        losses.append(float(out.strip().split('\n')[-1]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_weights_go_to_any_number_of_devices(
     source: Path, run_python: Callable[..., list[str]]
 ) -> None:

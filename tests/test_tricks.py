@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -292,65 +291,3 @@ def test_remat_keeps_less_for_the_backward_pass(capsys):
         return sum(math.prod(map(int, found[1].split(','))) for found in sizes if found)
 
     assert 0 < kept(True) < kept(False) / 3
-
-
-# Explanations
-
-
-def explained(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
-    assert main(['config', 'explain', *args, '--out=', '--json']) == 0
-    return json.loads(capsys.readouterr().out.strip().split('\n')[-1])
-
-
-def test_explain_states_what_the_run_will_do(capsys):
-    """v2 without ImageNet on this machine: the published run's numbers, worked out by hand."""
-    found = explained(capsys, 'configs/resnet50_v2.py', '--config.data.dir=/nowhere')
-    assert 'not there' in found['data']
-    assert (found['steps'], found['steps_per_epoch']) == (600 * 1251, 1251)
-    assert found['images_seen'] == 600 * 1251 * 1024
-    assert len(found['learning_rate']) == 600
-    assert found['learning_rate'][5] == pytest.approx(0.5)
-    assert found['coupled_equivalent'] == pytest.approx(2e-5)
-    assert found['parameters'] - found['decayed'] == 53_120  # scale and bias of 53 layers
-    assert found['not_decayed'] == ['norm/bias', 'norm/scale']
-    assert (found['mix_draws_a_step'], found['norm_groups_a_step']) == (8, 1)
-    assert found['ema']['decay'] == pytest.approx(0.99890773, abs=1e-8)
-    assert found['ema']['time_constant_epochs'] == pytest.approx(22.9, abs=0.05)
-    assert found['published'].startswith('top-1 0.80674')
-    assert found['warnings'] == []
-
-
-@pytest.mark.parametrize(
-    ('config', 'changes', 'warning'),
-    [
-        ('resnet50_a2.py', ('loss.label_smoothing=0.1',), 'the threshold makes targets 0 or 1'),
-        ('resnet50_v2.py:epochs=10', ('ema.decay=0.9999999',), 'slower than the run'),
-        ('resnet50_a2.py', ('optimizer.name=sgd',), 'divides by 1000 classes'),
-        ('resnet50_v2.py:arch=resnet18', (), 'on a small network'),
-        ('resnet50_v1.py', ('model.name=resnet20', 'model.stem=imagenet'), 'recommends 0.2'),
-        ('resnet50_v1.py', ('optimizer.decay=decoupled',), '10 times weaker'),
-        ('resnet50_v1.py', ('accumulate=2',), 'micro-batches of 128, not the batch of 256'),
-    ],
-)
-def test_explain_warns_of_traps(config, changes, warning, capsys):
-    """Each trap by its own text, and none where nothing is wrong."""
-    given = [f'--config.{change}' for change in (*changes, 'data.dir=/nowhere')]
-    found = explained(capsys, f'configs/{config}', *given)
-    assert any(warning in text for text in found['warnings']), found['warnings']
-    if changes:
-        before = explained(capsys, f'configs/{config}', '--config.data.dir=/nowhere')
-        assert not any(warning in text for text in before['warnings'])
-
-
-def test_explain_draws_and_diff_speaks_the_same_facts(tmp_path, capsys):
-    """The plot is a PNG; diff gives fields, then what they mean."""
-    file = tmp_path / 'lr.png'
-    assert main(['config', 'explain', 'configs/quickstart.py', '--out', str(file)]) == 0
-    assert file.read_bytes().startswith(b'\x89PNG')
-    out = capsys.readouterr().out
-    assert '1,437 training images' in out.replace('\n', ' ')
-    args = ['configs/resnet50_v2.py', 'configs/resnet50_v2.py:like=torchvision', '--json']
-    assert main(['config', 'diff', *args, '--config.data.dir=/nowhere']) == 0
-    found = json.loads(capsys.readouterr().out.strip().split('\n')[-1])
-    assert found['fields']['norm.batch_size'] == [0, 128]
-    assert found['facts']['norm_groups_a_step'] == [1, 8]

@@ -174,7 +174,7 @@ class Checkpoints:
         return None
 
     def variables(self, step: int) -> dict[str, Any]:
-        """Parameters, statistics and, where there are any, their averages, on one device."""
+        """Parameters, statistics and, where there are any, their averages, as NumPy arrays."""
         tree = read_tree(self.directory / str(step))
         self._verify(step, tree)
         return tree
@@ -223,7 +223,7 @@ class Checkpoints:
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """{'params': ..., 'batch_stats': ..., 'ema': ...}, those that Orbax saved, on one device.
+    """{'params': ..., 'batch_stats': ..., 'ema': ...}, those that Orbax saved, as NumPy arrays.
 
     Raises:
       ValueError: if this is not a checkpoint of Orbax, or has nothing of the kind.
@@ -243,7 +243,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-    return reader.restore(folder, args=args)
+    return jax.device_get(reader.restore(folder, args=args))
 
 
 def _digests(tree: Any) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jcls import models
@@ -45,7 +46,8 @@ def load(
         section = {**card['architecture'], 'dtype': dtype}
         section['blocks'] = section['blocks'] and tuple(section['blocks'])
         model = models.create(**section, norm=layers.batch_norm(**card['norm']))
-        return model, choose_variables(checkpoints.variables(step), ema, path)[0]
+        variables, _ = choose_variables(checkpoints.variables(step), ema, path)
+        return model, jax.tree.map(jnp.asarray, variables)
 
 
 def read_variables(path: str | Path, step: int | str = 'last', ema: str = 'auto') -> dict[str, Any]:
@@ -131,4 +133,4 @@ def teacher(
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
     compiled = jax.jit(logits, in_shardings=(everywhere, split), out_shardings=split)
-    return functools.partial(compiled, jax.device_put(variables, everywhere))
+    return functools.partial(compiled, jax.device_put(jax.device_get(variables), everywhere))
