@@ -69,13 +69,12 @@ class Experiment:
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of a training image, of the first when their size changes."""
-        extent = pipeline.output_extent(self.data.train, self.operation)
+        extent = pipeline.output_extent(self.data.train, self.augmentation())
         return (*extent, self.data.train.channels)
 
-    @property
-    def operation(self) -> Chain:
-        """The augmentation that the run begins with."""
-        return self.phases[0][1]
+    def augmentation(self, step: int = 0) -> Chain:
+        """What is done to a training image at this step."""
+        return [chain for begin, chain in self.phases if begin <= step][-1]
 
     def _new_state(self, variables: dict[str, Any] | None = None) -> State:
         if variables is None:

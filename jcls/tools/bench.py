@@ -141,10 +141,10 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
         skipped, label = '', f'{count}. {name}'
         chains[label] = endless(operation)
     if not sections:
-        chains['decode'] = endless(experiment.operation)
+        chains['decode'] = endless(experiment.augmentation())
     if experiment.mix is not None:
         groups = experiment.mix.within(share.rows())
-        chains['mix'] = endless(experiment.operation, mix=experiment.mix, groups=groups)
+        chains['mix'] = endless(experiment.augmentation(), mix=experiment.mix, groups=groups)
     return chains
 
 

@@ -23,6 +23,7 @@ from jcls.experiment import Experiment
 from jcls.optim.groups import path_of
 from jcls.schema import plain
 from jcls.tools import traps
+from jcls.training import freezing
 
 BLOCKS = '▁▂▃▄▅▆▇█'
 PROMISES = (
@@ -94,6 +95,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'decayed': sum(decays.values()),
         'not_decayed': sorted({_shape_of(p) for p in sizes if p not in decays and p not in still}),
         'frozen': sum(sizes[path] for path in still),
+        'frozen_in': freezing.parts(experiment.frozen),
         'learning_rate_multipliers': sorted(set(rate.values())),
         'norm_group': norm,
         'norm_groups_a_step': h.batch_size // norm,
@@ -176,7 +178,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         )
         + f'; of {found["decayed"]:,} of {found["parameters"]:,} parameters, not of '
         + (', '.join(found['not_decayed']) or 'none'),
-        'frozen': f'{found["frozen"]:,} parameters' if found['frozen'] else 'nothing',
+        'frozen': f'{found["frozen"]:,} parameters in {", ".join(found["frozen_in"])}'
+        if found['frozen']
+        else 'nothing',
         'BatchNorm': f'over {found["norm_group"]:,} examples, '
         f'{found["norm_groups_a_step"]:,} group(s) a step',
         'mixing': f'{found["mix_draws_a_step"]} draw(s) a step'

@@ -126,7 +126,7 @@ def _batches(
 ) -> Any:
     return pipeline.batches(
         experiment.data.train,
-        operation or experiment.operation,
+        operation or experiment.augmentation(step),
         rows,
         step,
         step + 1,

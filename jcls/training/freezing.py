@@ -77,6 +77,11 @@ def fingerprint(variables: Any, frozen: Frozen) -> int:
     return crc
 
 
+def parts(frozen: Frozen) -> list[str]:
+    """Where the frozen parameters are, such as ['stage1', 'stem']."""
+    return sorted({_part(path) for path in frozen.params})
+
+
 def _part(path: str) -> str:
     """'stage2_block3/conv1/kernel' -> 'stage2'."""
     found = re.match(r'stage\d+', path)
