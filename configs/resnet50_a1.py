@@ -11,7 +11,8 @@ published command lines show no target threshold for A1, with which smoothing wo
 
 Published: 80.4 top-1; 80.12 by mmpretrain's reproduction.
 
-Deviations: cross-replica BatchNorm; mixed images are rounded to 8 bits, as timm's loader does.
+Deviations: cross-replica BatchNorm; bfloat16; mixed images are rounded to 8 bits, as timm's loader
+does.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,8 @@ batch of 2048 was 4 x 512: mixing is drawn for each 512.
 
 Published: 79.8 top-1; 79.55 by mmpretrain's reproduction.
 
-Deviations: cross-replica BatchNorm; mixed images are rounded to 8 bits, as timm's loader does.
+Deviations: cross-replica BatchNorm; bfloat16; mixed images are rounded to 8 bits, as timm's loader
+does.
 """
 
 from ml_collections import ConfigDict

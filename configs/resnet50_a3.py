@@ -10,7 +10,8 @@ CutMix 1.0; trained at 160 px, evaluated at 224.
 
 Published: 78.1 top-1; 78.30 (at 224 px) by mmpretrain's reproduction.
 
-Deviations: cross-replica BatchNorm; mixed images are rounded to 8 bits, as timm's loader does.
+Deviations: cross-replica BatchNorm; bfloat16; mixed images are rounded to 8 bits, as timm's loader
+does.
 """
 
 from ml_collections import ConfigDict

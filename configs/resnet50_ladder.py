@@ -13,7 +13,7 @@ smoothing 79.114, mixup 79.232, cutmix 79.510, decay 80.036, fixres 80.196, ema 
 Throughout as torchvision: coupled decay, BatchNorm over what was one GPU's share (32, later 128),
 the learning rate held for each epoch. `resize` is resnet50_v2.py:like=torchvision.
 
-Deviations: mixed images are rounded to 8 bits; erasing paints the mean colour, 0 after
+Deviations: bfloat16; mixed images are rounded to 8 bits; erasing paints the mean colour, 0 after
 normalisation.
 """
 

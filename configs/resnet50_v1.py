@@ -11,7 +11,8 @@ Published by torchvision (IMAGENET1K_V1): 76.130 top-1; ResNet-18 69.758, 34 73.
 152 78.312. With schedule=cosine: Goyal et al. 2017 (1706.02677) with 5 epochs of warm-up and the
 cosine of He et al. 2018 (1812.01187), for which the resolution study has 76.548.
 
-Deviations: cross-replica BatchNorm where torchvision normalises over each GPU's 32 images.
+Deviations: cross-replica BatchNorm where torchvision normalises over each GPU's 32 images; bfloat16
+(--config.model.dtype=float32).
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
         {'lr': 0.1, 'weight_decay': 1e-4, 'decay': 'coupled', 'decay_groups': (('.*', 1.0),)}
     )
     config.schedule = ConfigDict(SCHEDULES[args.schedule])
-    if (args.res, args.epochs, args.schedule) == (224, 90, 'step') and args.arch in TOP1:
-        config.reference.top1 = TOP1[args.arch]
+    if (args.res, args.epochs, args.batch, args.schedule) == (224, 90, 256, 'step'):
+        config.reference.top1 = TOP1.get(args.arch)
         config.reference.source = 'torchvision, IMAGENET1K_V1'
     return config

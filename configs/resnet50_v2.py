@@ -17,8 +17,8 @@ training crops of 176 px, evaluation at 232 -> 224 px, an average of the weights
 
 Deviations: cross-replica BatchNorm instead of groups of 128; decay 2e-4 decoupled, which acts like
 the published 2e-5 coupled (2e-5 / (1 - 0.9)); the learning rate moves every step, not every epoch.
-like=torchvision undoes these three. With it, too, mixed images are rounded to 8 bits, and erasing
-paints the mean colour, 0 after normalisation.
+like=torchvision undoes these three. With it, too, activations are bfloat16, mixed images are
+rounded to 8 bits, and erasing paints the mean colour, 0 after normalisation.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ Published: 78.25 top-1 for R50-vd with augmentation, Mixup, cosine and smoothing
 (FlyEgle/imageclassification); He et al. have 79.15 for ResNet-50-D with cosine, smoothing and Mixup
 in 200 epochs, where they also distil: 79.29.
 
-Deviations: cross-replica BatchNorm; mixed images are rounded to 8 bits; no PCA lighting.
+Deviations: cross-replica BatchNorm; bfloat16; mixed images are rounded to 8 bits; no PCA lighting.
 """
 
 from ml_collections import ConfigDict

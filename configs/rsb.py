@@ -14,7 +14,10 @@ def get_config() -> ConfigDict:
     config.batch_size = 2048
     config.model.zero_gamma = True
     config.augment[0].interpolation = 'bicubic'
-    config.augment = (*config.augment, ConfigDict({'name': 'rand_augment_timm', 'magnitude': 7.0}))
+    config.augment = (
+        *config.augment,
+        ConfigDict({'name': 'rand_augment_timm', 'magnitude': 7.0, 'interpolation': 'bicubic'}),
+    )
     config.mix = ConfigDict({'mixup': 0.1, 'cutmix': 1.0, 'partner': 'flip', 'batch_size': 512})
     config.loss = ConfigDict({'name': 'binary'})
     config.optimizer = ConfigDict(

@@ -51,7 +51,9 @@ def assemble(
       devices: to run on; None: all there are.
       recipe: what this config is called; model.json passes it on.
       batch_size: examples in a step, over all devices.
-      accumulate: micro-batches that a step's gradient is summed over, to save memory.
+      accumulate: micro-batches that a step's gradient is summed over, to save memory. BatchNorm
+        sees one of them at a time: with norm.batch_size=0 it is not over the whole batch any more,
+        and running statistics move so many times a step.
       duration: of the run: '90 epochs', '1000 steps'.
       seed: of the initial weights, the order and every random draw.
       platform: 'cpu', 'gpu' or 'tpu' refuses to run elsewhere; 'any' takes what is there.
@@ -66,10 +68,12 @@ def assemble(
     if deterministic:
         meshes.make_deterministic()
     mesh = meshes.create(platform, batch_size, devices)
-    if accumulate < 1 or batch_size // mesh.size % accumulate:
+    share = batch_size // mesh.size
+    if accumulate < 1 or share % accumulate:
+        divisors = ', '.join(str(n) for n in range(1, share + 1) if share % n == 0)
         raise ValueError(
-            f'config.accumulate={accumulate} does not divide the {batch_size // mesh.size} '
-            f'examples that each of {mesh.size} device(s) has of config.batch_size={batch_size}'
+            f'config.accumulate={accumulate} does not divide the {share} examples that each of '
+            f'{mesh.size} device(s) has of config.batch_size={batch_size}: use one of {divisors}'
         )
     data = sources.create(**sections['data'])
     length = horizon.create(duration, batch_size, len(data.train))
@@ -88,6 +92,10 @@ def assemble(
     )
     evaluating = evaluate.create(**sections['evaluate'])
     saving = checkpoint.create(average is not None, **sections['checkpoint'])
+    if (saving.best or '').startswith('eval_train/') and not evaluating.train_examples:
+        raise ValueError(
+            f'config.checkpoint.best={saving.best!r} needs config.evaluate.train_examples > 0'
+        )
     logging = log.create(**sections['log'])
     intervals = {'evaluate': evaluating.every, 'checkpoint': saving.every, 'log': logging.every}
     eval_batch = evaluating.batch_size
@@ -121,6 +129,7 @@ def assemble(
             mesh,
             seed=seed,
             accumulate=accumulate,
+            unit=_unit(batch_size // accumulate, sections['norm']['batch_size'], mix),
             ema=average,
             distillation=distillation,
             **moments,
@@ -157,6 +166,16 @@ def _model(
     return model, freezing.Frozen(freezing.paths(trained), still)
 
 
+def _unit(part: int, ghost: int, mix: mixing.Mix | None) -> int:
+    """Rows that stay together in micro-batches of `part`: those normalised or mixed together.
+
+    The copies of an image (`data.repeats`) are in different ones of these, and so remain apart.
+    """
+    if ghost:
+        return ghost
+    return mix.size if mix is not None and part % mix.size == 0 else 1
+
+
 def _phases(
     augment: tuple, sizes: tuple[tuple[str, int], ...], length: horizon.Horizon
 ) -> tuple[tuple[int, Chain], ...]:
@@ -169,6 +188,8 @@ def _phases(
             f'there are {len(crops)}'
         )
     for i, (when, size) in enumerate(sizes):
+        if size < 1:
+            raise ValueError(f'config.sizes[{i}]: {size} pixels; at least 1')
         begin = length.every(when, f'sizes[{i}]')
         if not phases[-1][0] < begin < length.total:
             raise ValueError(

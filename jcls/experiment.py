@@ -90,7 +90,10 @@ class Experiment:
     @functools.cached_property
     def source_variables(self) -> dict[str, Any]:
         """The variables to start from, read from ``config.init.source``; checked to fit."""
-        source = loading.read_variables(self.start.source or '', self.start.step, self.start.ema)
+        path = str(self.start.source)
+        source = loading.read_variables(path, self.start.step, self.start.ema)
+        if (architecture := loading.read_architecture(path)) is not None:
+            starting.check_architecture(architecture, self.model, self.start)
         seed = self.config['seed']
         initial = jax.jit(lambda: states.initial_variables(self.model, self.image_shape, seed))
         return starting.merge(jax.device_get(initial()), source, self.start)
@@ -129,7 +132,20 @@ class Experiment:
         """Images uint8 [N, H, W, C] -> the teacher's logits [N, K]; None if there is none."""
         if self.distillation is None:
             return None
-        return loading.teacher(self.distillation, self.data.train.classes, self.mesh)
+        return loading.teacher(
+            self.distillation, self.data.train.classes, self.data.channels, self.mesh
+        )
+
+    def with_teacher(self, step: int | None) -> Experiment:
+        """The same with this checkpoint of the teacher; None: as the config says, now.
+
+        A run keeps the teacher that it began with, also when that was trained on since.
+        """
+        if self.distillation is None:
+            return self
+        if step is None:
+            step = loading.teacher_step(self.distillation)
+        return dataclasses.replace(self, distillation=self.distillation._replace(step=step))
 
     def train_rows(self, share: order.Share) -> order.Rows:
         """Which examples each step sees."""
@@ -202,6 +218,7 @@ class Experiment:
             'std': self.data.std,
             'exif': self.config['data']['exif'],
             'preprocess': self.config['evaluate']['preprocess'],
+            **({'teacher_step': self.distillation.step} if self.distillation else {}),
         }
 
     def describe(self) -> str:

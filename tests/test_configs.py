@@ -34,7 +34,7 @@ CHOICES = {  # of arguments that do not take just any value
     'rung': ('ema',),
     'schedule': ('cosine', 'piecewise'),
 }
-NEEDS = {('resolution_study.py', 'lr'): 'init=w', ('resolution_study.py', 'freeze'): 'init=w'}
+NEEDS = {('resolution_study.py', name): 'init=w,res=448' for name in ('at', 'lr', 'freeze')}
 
 all_files = pytest.mark.parametrize('file', FILES, ids=lambda path: path.name)
 
@@ -312,10 +312,10 @@ PUBLISHED = [  # every row of the studies' tables, as percentages
     ('resnet50_paddle.py:aug=erasing', 77.91),
     ('resnet50_paddle.py:aug=hide_and_seek', 77.43),
     ('resnet50_paddle.py:aug=randaugment,decay=7e-5', 78.04),
-    ('resnet50_paddle.py:arch=resnet50d', 77.9),
-    ('resnet50_paddle.py:arch=resnet50d,smoothing=0.1', 78.4),
-    ('resnet50_paddle.py:arch=resnet18', 70.98),
-    ('resnet50_paddle.py:arch=resnet18,smoothing=0.1', 70.81),
+    ('resnet50_paddle.py:arch=resnet50d,decay=7e-5,epochs=200', 77.9),
+    ('resnet50_paddle.py:arch=resnet50d,smoothing=0.1,decay=7e-5,epochs=200', 78.4),
+    ('resnet50_paddle.py:arch=resnet18,epochs=200', 70.98),
+    ('resnet50_paddle.py:arch=resnet18,smoothing=0.1,epochs=200', 70.81),
     ('resolution_study.py:res=224', 76.548),
     ('resolution_study.py:res=320', 77.698),
     ('resolution_study.py:res=416', 78.026),
@@ -323,6 +323,8 @@ PUBLISHED = [  # every row of the studies' tables, as percentages
     ('resolution_study.py:res=320,init=w', 78.052),
     ('resolution_study.py:res=416,init=w', 78.572),
     ('resolution_study.py:res=448,init=w', 78.722),
+    ('resolution_study.py:res=416,init=w,at=320', 78.678),
+    ('resolution_study.py:res=448,init=w,at=416', 78.542),
     ('resolution_study.py:res=448,init=w,lr=0.1', 78.924),
     ('resolution_study.py:res=448,init=w,lr=0.01', 78.736),
     ('resolution_study.py:res=448,init=w,lr=0.1,freeze=1', 78.796),
@@ -355,6 +357,9 @@ def test_every_published_row_is_one_argument_away(path, top1):
         'resnet50_v1.py:schedule=cosine',
         'resnet50_paddle.py:smoothing=0.1',
         'resolution_study.py:res=256',
+        'resolution_study.py:res=320,init=w,at=192',
+        'resnet50_v1.py:batch=4096',
+        'flax_example.py:batch=256',
         'cifar_resnet.py:epochs=10',
         'resnet50_ladder.py:arch=resnet101',
     ],

@@ -18,7 +18,7 @@ def explained(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
 def test_explain_states_what_the_run_will_do(capsys):
     """v2 without ImageNet on this machine: the published run's numbers, worked out by hand."""
     found = explained(capsys, 'configs/resnet50_v2.py', '--config.data.dir=/nowhere')
-    assert 'not there' in found['data']
+    assert '/nowhere is not there' in found['data']
     assert (found['steps'], found['steps_per_epoch']) == (600 * 1251, 1251)
     assert found['images_seen'] == 600 * 1251 * 1024
     assert len(found['learning_rate']) == 600
@@ -31,6 +31,11 @@ def test_explain_states_what_the_run_will_do(capsys):
     assert found['ema']['time_constant_epochs'] == pytest.approx(22.9, abs=0.05)
     assert found['published'].startswith('top-1 0.80674')
     assert found['warnings'] == []
+    assert any('sees 1,281,024 distinct examples' in text for text in found['promises'])
+    repeated = explained(capsys, 'configs/resnet50_a2.py', '--config.data.dir=/nowhere')
+    assert any('426,666 distinct examples, each 3 times' in text for text in repeated['promises'])
+    subset = ('configs/resnet50_v2.py', '--config.data.dir=/nowhere', '--config.data.subset=0.1')
+    assert explained(capsys, *subset)['steps_per_epoch'] == 125
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def test_a_freeze_that_cannot_be_is_refused(freeze, message):
     [
         ({'freeze': -2}, r'config.init.freeze=-2'),
         ({'head': 'new'}, r'config.init.source is None'),
+        ({'ema': 'no'}, r'config.init.source is None'),
+        ({'source': ''}, r"config.init.source='': a folder, or None"),
         ({'source': 'x', 'head': 'nwe'}, r"config.init.head 'nwe'; did you mean 'new'"),
         ({'source': 'x', 'ema': 'maybe'}, r'config.init.ema'),
     ],
@@ -155,6 +158,14 @@ def test_any_folder_that_orbax_saved_is_a_source(source, tmp_path):
         checkpointer.save(tmp_path / 'saved', nested)
     section = {'source': str(tmp_path / 'saved'), 'prefix': 'backbone'}
     assert_same(jcls.build(config(init=section)).init().variables, variables)
+    wider = config(init=section, model={**WIDE, 'width': 8, 'blocks': (1, 2)})
+    with pytest.raises(ValueError, match=r'does not fit') as refused:
+        jcls.build(wider).init()
+    assert '+ params/stage2_block2/conv1/kernel (3, 3, 16, 16): not in' in str(refused.value)
+    assert re.search(
+        r'! params/head/kernel: \(8, 10\) in the source, \(16, 10\)', str(refused.value)
+    )
+    assert 'params/other/kernel' not in str(refused.value)
     step = source / 'checkpoints' / '6'
     assert_same(jcls.build(config(init={'source': str(step)})).init().variables, variables)
 
@@ -178,21 +189,25 @@ def test_other_classes_need_a_new_head(source):
         ({}, {'source': '/nowhere'}, r'/nowhere is not a folder'),
         ({}, {'source': 'EMPTY'}, r'is not a checkpoint of Orbax'),
         ({}, {'source': 'SOURCE', 'step': '5'}, r"step='5': no such checkpoint .*there are: 6"),
-        ({}, {'source': 'SOURCE', 'prefix': 'backbone'}, r'\+ params/head/.*not in the source'),
+        (
+            {},
+            {'source': 'SOURCE', 'prefix': 'backbone'},
+            r"prefix='backbone': nothing of .* lies below it; it has params of head, stage1",
+        ),
         (
             {'model': {**WIDE, 'blocks': (2, 1)}},
             {'source': 'SOURCE'},
-            r'does not fit config.model:[\s\S]*\+ .*stage1_block2/conv1.*: not in the source',
+            r'does not fit config.model:\s+! blocks: \(1, 1\) in the source, \(2, 1\) in the model',
         ),
         (
             {'model': {**WIDE, 'blocks': (1,)}},
             {'source': 'SOURCE', 'head': 'new'},
-            r'- batch_stats/stage2_block1/norm1/mean \(8,\): not in the model',
+            r'! blocks: \(1, 1\) in the source, \(1,\) in the model',
         ),
         (
             {'model': {**WIDE, 'width': 8}},
             {'source': 'SOURCE'},
-            r'! params/head/kernel: \(8, 10\) in the source, \(16, 10\) in the model',
+            r'! width: 4 in the source, 8 in the model',
         ),
     ],
 )
@@ -204,6 +219,15 @@ def test_a_source_that_does_not_fit_is_refused_with_what_differs(
     section = {**section, 'source': paths.get(section['source'], section['source'])}
     with pytest.raises(ValueError, match=message):
         jcls.build(config(**changes, init=section)).init()
+
+
+def test_the_same_parameters_may_be_another_architecture():
+    """ResNet-50-D and a ResNet-50 with a deep stem differ in a pooling, which has no weights."""
+    pair = (models.create('resnet50d'), models.create('resnet50', stem='deep'))
+    assert shapes('resnet50d') == shapes('resnet50', stem='deep')
+    with pytest.raises(ValueError, match='shortcut: pool in the source, conv in the model'):
+        init.check_architecture(*pair, init.create(source='x'))
+    init.check_architecture(pair[0], models.create('resnet50d', zero_gamma=True), init.create())
 
 
 def test_a_source_that_does_not_fit_leaves_no_workdir(source, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from test_loop import assert_same_run, crashing, lines
 
 import jcls
 from jcls import models
+from jcls.experiment import share_of
 from jcls.main import main
-from jcls.training import distill, loop
+from jcls.training import loop
 from jcls.training import step as steps
 
 EMA = {'name': 'torchvision', 'every': 2, 'decay': 0.999}
@@ -126,6 +128,23 @@ def test_a_micro_batch_is_every_other_row(tiny):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_ghost_groups_are_the_same_with_and_without_micro_batches(tiny):
+    """They stay whole in micro-batches: loss and gradient do not depend on `accumulate`; and the
+    copies of an image stay in different groups."""
+    tiny |= {'batch_size': 16, 'norm': {'batch_size': 4}, 'data': {'name': 'digits', 'repeats': 4}}
+    found = []
+    for parts in (1, 2, 4):
+        experiment = jcls.build({**tiny, 'accumulate': parts})
+        found.append(experiment.train_step(experiment.init(), batch_of(experiment)))
+    for state, metrics in found[1:]:
+        for name, value in metrics.items():
+            assert float(value) == pytest.approx(float(found[0][1][name]), rel=1e-5), name
+        for a, b in zip(*(jax.tree.leaves(s.params) for s in (state, found[0][0])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    rows = experiment.train_rows(share_of(16))(0)[:, 0].reshape(4, 4)
+    assert all(len(set(group)) == 4 for group in rows)
+
+
 @pytest.mark.parametrize('parts', [3, 0, 16])
 def test_micro_batches_that_do_not_divide_the_batch_are_refused(parts, tiny):
     """accumulate=3 of 8 examples: the message says what must divide what."""
@@ -207,17 +226,17 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_made(teacher, 
     assert not (tmp_path / 'a').exists()
 
 
-@pytest.mark.parametrize(
-    ('fields', 'message'),
-    [
-        ({'weight': 1.5}, 'config.distill.weight=1.5'),
-        ({'temperature': 0.0}, 'config.distill.temperature=0.0'),
-    ],
-)
-def test_a_distillation_that_cannot_be_is_refused(fields, message):
-    """By field and value."""
-    with pytest.raises(ValueError, match=message):
-        distill.create(name='soft', teacher='x', **fields)
+def test_a_student_keeps_the_teacher_it_began_with(teacher, tiny, tmp_path):
+    """The teacher trains on while the student is interrupted: the resumed run is the whole one."""
+    section = {'name': 'soft', 'teacher': str(tmp_path / 'teacher')}
+    shutil.copytree(teacher, tmp_path / 'teacher')
+    student = jcls.build({**tiny, 'distill': section})
+    loop.train(student, tmp_path / 'whole')
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(student, 6), tmp_path / 'run')
+    loop.train(jcls.build({**tiny, 'duration': '5 steps'}), tmp_path / 'teacher')
+    loop.train(jcls.build({**tiny, 'distill': section}), tmp_path / 'run')
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole', student)
 
 
 # Changing sizes

@@ -56,7 +56,7 @@ def create(
     scaling: str = 'linear',
     lr_groups: tuple[tuple[str, float], ...] = (('.*', 1.0),),
     layer_decay: float = 1.0,
-    weight_decay: float = 1e-4,
+    weight_decay: float = 1e-3,
     decay: str = 'decoupled',
     decay_groups: tuple[tuple[str, float], ...] = ((NORM, 0.0), ('.*', 1.0)),
     clip_norm: float | None = None,
@@ -76,7 +76,7 @@ def create(
         `jcls.optim.groups`; e.g. (('stem/.*', 0.1), ('stage1_.*', 0.2), ('.*', 1.0)).
       layer_decay: multiplies the rate by layer_decay ** d for a block that is d blocks before the
         classifier (the stem is one, too), as timm counts.
-      weight_decay: w >= 0.
+      weight_decay: w >= 0; the default acts like the usual 1e-4 coupled.
       decay: 'decoupled' adds w * p to the direction, so that p <- p - lr * (update + w * p);
         'coupled' adds w * p to the gradient before momentum (torch's SGD). With momentum m a
         coupled w acts about like a decoupled w / (1 - m).
@@ -84,7 +84,7 @@ def create(
         ('head/bias', 0.0) for a recipe that exempts biases.
       clip_norm: scale all gradients down together where their global norm is larger.
       adaptive_clip: scale the gradient of each unit (output channel) down where its norm is larger
-        than so many times the norm of the unit's weights.
+        than so many times the norm of the unit's weights; not of the classifier's.
       **fields: the fields of the chosen optimizer.
     """
     bounded = {
@@ -136,14 +136,10 @@ def create(
 
     def direction_for(params: Any) -> optax.GradientTransformationExtraArgs:
         group = groups_of(params)
-        clips = [
-            clip(limit)
-            for clip, limit in (
-                (optax.clip_by_global_norm, clip_norm),
-                (optax.adaptive_grad_clip, adaptive_clip),
-            )
-            if limit is not None
-        ]
+        clips = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+        if adaptive_clip is not None:
+            body = optax.adaptive_grad_clip(adaptive_clip)
+            clips.append(optax.masked(body, lambda tree: {part: part != 'head' for part in tree}))
         kept = Groups(*(_only(group.trained, tree) for tree in group))
         update = optax.chain(*clips, rule(Decay(kept.decay, decay), **fields), _scale(kept.rate))
         if all(jax.tree.leaves(group.trained)):

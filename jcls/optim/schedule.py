@@ -119,7 +119,8 @@ def cosine_restarts(
 ) -> Schedule:
     """Cosines of growing length and falling height, one after the other.
 
-    Cycle i = 0, 1, ... is cycle * stretch ** i long and falls from restart_decay ** i to `end`.
+    Cycle i = 0, 1, ... is cycle * stretch ** i long and falls from restart_decay ** i to `end`,
+    or stays there, once it would begin below.
 
     Args:
       length: of the whole, in steps; the last cycle may be cut off.
@@ -144,7 +145,7 @@ def cosine_restarts(
     while starts[-1] < length:
         starts.append(starts[-1] + max(round(next(lengths)), 1))
     bounds, sizes = jnp.asarray(starts), jnp.diff(jnp.asarray(starts))
-    tops = jnp.asarray([restart_decay**i for i in range(len(starts) - 1)])
+    tops = jnp.asarray([max(restart_decay**i, end) for i in range(len(starts) - 1)])
 
     def factor(t: Any) -> jax.Array:
         i = jnp.searchsorted(bounds, t, side='right') - 1
@@ -182,7 +183,7 @@ def multi_step(
     milestones: tuple[str, ...] = ('30 epochs', '60 epochs'),
     gamma: float = 0.1,
 ) -> Schedule:
-    """gamma ** (the milestones reached): step s is the first with the new rate."""
+    """gamma ** (the milestones reached), times from the shape's beginning: see `after_warmup`."""
     _check_gamma(gamma)
     factors = tuple(gamma**i for i in range(1, len(milestones) + 1))
     return piecewise(length, to_steps, milestones=milestones, factors=factors)
@@ -195,12 +196,16 @@ def piecewise(
     milestones: tuple[str, ...] = ('30 epochs', '60 epochs'),
     factors: tuple[float, ...] = (0.1, 0.01),
 ) -> Schedule:
-    """1 before the first milestone, then factors[i] from milestones[i] on."""
+    """1 before the first milestone, then factors[i] from milestones[i] on.
+
+    Milestones are times from the shape's beginning, which may be the warm-up's end: see `create`.
+    """
     bounds = [_steps(to_steps, text, f'milestones[{i}]', 1) for i, text in enumerate(milestones)]
     if sorted(set(bounds)) != bounds or (bounds and bounds[-1] >= length):
         raise ValueError(
             f'config.schedule.milestones={milestones} are the steps {bounds}: they must increase, '
-            f'and lie before the end, step {length}'
+            f'and lie before the end, {length} steps from where the schedule begins after its '
+            'warm-up'
         )
     if len(factors) != len(bounds) or not all(0 < f < math.inf for f in factors):
         raise ValueError(

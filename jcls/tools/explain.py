@@ -18,43 +18,51 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build
-from jcls.data import source as sources
 from jcls.experiment import Experiment
 from jcls.optim.groups import path_of
 from jcls.schema import plain
-from jcls.tools import traps
-from jcls.training import freezing
+from jcls.training import freezing, traps
 
 BLOCKS = '▁▂▃▄▅▆▇█'
-PROMISES = (
-    'resuming at any step is exact, bit for bit',
-    'the same images in the same order on any number of hosts and devices',
-    'each epoch sees floor(N / batch) * batch distinct examples, others left over each time',
-    'evaluation counts each example exactly once',
-)
+COMMON = ('mean', 'std', 'repeats', 'balanced', 'folds', 'fold', 'subset', 'subset_seed')
 
 
 def build_or_assume(config: Mapping[str, Any]) -> tuple[Experiment, str]:
-    """The experiment, with made-up images if its data are not there; and which it has."""
+    """The experiment, with made-up images if its folder is not there; and which it has."""
     tree = plain(config)
-    known = tree['reference']
-    try:
-        sources.create(**tree['data'])
-    except (ValueError, OSError) as error:
-        if not known['examples']:
-            raise
-        reason = str(error).split('\n')[0]
-        kept = {key: tree['data'][key] for key in ('mean', 'std', 'repeats')}
-        made_up = {
-            'name': 'synthetic',
-            'examples': known['examples'],
-            'num_classes': known['classes'],
-            'channels': len(kept['mean']),
-        }
-        tree = {**tree, 'data': {**kept, **made_up}}
-        said = f'not there ({reason}); counted as the published run had them'
-        return build(tree), said
-    return build(tree), tree['data']['name']
+    known, data = tree['reference'], tree['data']
+    folder = data.get('dir')
+    if folder is None or not known['examples'] or Path(folder).expanduser().exists():
+        return build(tree), data['name']
+    made_up = {
+        'name': 'synthetic',
+        'examples': known['examples'],
+        'num_classes': known['classes'],
+        'channels': len(data['mean']),
+    }
+    kept = {key: data[key] for key in COMMON}
+    said = f'{folder} is not there; counted as the published run had them'
+    return build({**tree, 'data': {**kept, **made_up}}), said
+
+
+def promises(experiment: Experiment) -> list[str]:
+    """What holds for this run's data and devices."""
+    data, deterministic = experiment.data, experiment.config['deterministic']
+    bits = 'bit for bit' + ('' if deterministic else ' (on GPUs with deterministic=True)')
+    found = [
+        f'resuming at any step is exact, {bits}',
+        'the same images in the same order on any number of hosts and devices',
+        'evaluation counts each example exactly once',
+    ]
+    h = experiment.horizon
+    distinct = h.steps_per_epoch * h.batch_size // data.repeats
+    if data.balanced:
+        return [*found, 'an epoch draws every class equally often, examples of small ones again']
+    copies = f', each {data.repeats} times in a step' if data.repeats > 1 else ''
+    return [
+        *found,
+        f'an epoch sees {distinct:,} distinct examples{copies}, others left over each time',
+    ]
 
 
 def facts(experiment: Experiment, data: str) -> dict[str, Any]:
@@ -67,8 +75,8 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
     }
     decay = {path_of(k): w for k, w in jax.tree_util.tree_leaves_with_path(groups.decay)}
     rate = {path_of(k): r for k, r in jax.tree_util.tree_leaves_with_path(groups.rate)}
-    still = experiment.frozen.params
-    decays = {path: size for path, size in sizes.items() if decay[path] and path not in still}
+    frozen, decaying = experiment.frozen.params, c['optimizer']['weight_decay'] > 0
+    decays = {path: size for path, size in sizes.items() if decay[path] and path not in frozen}
     norm = c['norm']['batch_size'] or h.batch_size // c['accumulate']
     return {
         'recipe': c['recipe'],
@@ -93,16 +101,22 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'coupled_equivalent': traps.coupled_equivalent(c['optimizer']),
         'parameters': sum(sizes.values()),
         'decayed': sum(decays.values()),
-        'not_decayed': sorted({_shape_of(p) for p in sizes if p not in decays and p not in still}),
-        'frozen': sum(sizes[path] for path in still),
+        'not_decayed': sorted({_shape_of(p) for p in sizes if p not in decays and p not in frozen})
+        if decaying
+        else ['all'],
+        'frozen': sum(sizes[path] for path in frozen),
         'frozen_in': freezing.parts(experiment.frozen),
         'learning_rate_multipliers': sorted(set(rate.values())),
         'norm_group': norm,
         'norm_groups_a_step': h.batch_size // norm,
-        'mix_draws_a_step': experiment.mix.groups if experiment.mix else 0,
+        'norms_still': len(experiment.frozen.still),
+        'mix_draws_a_step': _draws(experiment),
+        'starts_from': _start(experiment),
+        'teacher': experiment.distillation.teacher if experiment.distillation else None,
         'ema': _ema(experiment),
         'published': str(experiment.reference),
-        'promises': list(PROMISES),
+        'curve': sparkline(rates(experiment)),
+        'promises': promises(experiment),
         'warnings': traps.warnings(experiment),
     }
 
@@ -112,6 +126,21 @@ def rates(experiment: Experiment) -> list[float]:
     h = experiment.horizon
     first = np.arange(math.ceil(h.epoch(h.total))) * h.steps_per_epoch
     return [float(rate) for rate in jax.vmap(experiment.schedule)(first)]
+
+
+def _draws(experiment: Experiment) -> int:
+    """Of Mixup or CutMix in a step."""
+    mix = experiment.mix
+    if mix is None:
+        return 0
+    return mix.groups * {'batch': 1, 'pair': mix.size // 2, 'elem': mix.size}[mix.mode]
+
+
+def _start(experiment: Experiment) -> str:
+    start = experiment.start
+    if start.source is None:
+        return 'random weights'
+    return f'{start.source}, {start.head} head'
 
 
 def _ema(experiment: Experiment) -> dict[str, Any]:
@@ -162,7 +191,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         ),
         'learning rate': f'{curve[0]:.4g} at first, peak {peak:.4g}, '
         f'{found["last_learning_rate"]:.4g} at the last step',
-        '': sparkline(curve),
+        '': found['curve'],
         'optimizer': found['optimizer']
         + (
             f', rates multiplied by {found["learning_rate_multipliers"][0]:.3g} to '
@@ -178,11 +207,16 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         )
         + f'; of {found["decayed"]:,} of {found["parameters"]:,} parameters, not of '
         + (', '.join(found['not_decayed']) or 'none'),
+        'starts from': found['starts_from'],
+        'teacher': found['teacher'] or 'none',
         'frozen': f'{found["frozen"]:,} parameters in {", ".join(found["frozen_in"])}'
         if found['frozen']
         else 'nothing',
         'BatchNorm': f'over {found["norm_group"]:,} examples, '
-        f'{found["norm_groups_a_step"]:,} group(s) a step',
+        f'{found["norm_groups_a_step"]:,} group(s) a step'
+        + (
+            f'; {found["norms_still"]} layers keep their statistics' if found['norms_still'] else ''
+        ),
         'mixing': f'{found["mix_draws_a_step"]} draw(s) a step'
         if found['mix_draws_a_step']
         else 'none',
@@ -242,7 +276,10 @@ def plot(found: Mapping[str, Any], file: Path) -> None:
         if begin:
             axes.axvline(begin / found['steps_per_epoch'], linestyle=':')
             axes.annotate(f'{_by(side)} px', (begin / found['steps_per_epoch'], max(curve)))
-    figure.savefig(file, dpi=120)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise ValueError(f'cannot write --out={file}: {error.strerror or error}') from None
 
 
 def _by(side: list[int] | None) -> str:

@@ -167,6 +167,12 @@ class Checkpoints:
             return state
         if failed:
             newest = max(failed)
+            if 'structure' in str(failed[newest]):
+                raise ValueError(
+                    f'checkpoint {newest} in {self.directory} has other parts than this run: it '
+                    'was saved by another version of jcls. Use that version to resume, or start '
+                    'another workdir from its weights with config.init.source'
+                )
             raise ValueError(
                 f'no checkpoint in {self.directory} can be read; the newest, {newest}: '
                 f'{_first_line(failed[newest])}. Remove the folder to start over.'
@@ -228,13 +234,17 @@ def read_tree(folder: Path) -> dict[str, Any]:
     Raises:
       ValueError: if this is not a checkpoint of Orbax, or has nothing of the kind.
     """
-    folder = folder / 'default' if (folder / 'default').is_dir() else folder
     reader = ocp.PyTreeCheckpointer()
-    try:
-        tree = reader.metadata(folder).item_metadata.tree
-        found = {name: tree[name] for name in VARIABLES if name in tree}
-    except (AttributeError, FileNotFoundError, TypeError, ValueError) as error:
-        raise ValueError(f'{folder} is not a checkpoint of Orbax: {_first_line(error)}') from None
+    items = [path for path in (folder, *sorted(folder.iterdir())) if (path / '_METADATA').exists()]
+    if len(items) != 1:
+        inside = ', '.join(path.name for path in items or sorted(folder.iterdir())[:12])
+        raise ValueError(
+            f'{folder} is not a checkpoint of Orbax, nor is one thing in it; name the folder of a '
+            f'checkpoint (there are: {inside or "no files"})'
+        )
+    folder = items[0]
+    tree = reader.metadata(folder).item_metadata.tree
+    found = {name: tree[name] for name in VARIABLES if name in tree}
     if not found:
         raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -21,7 +21,7 @@ class Distillation(NamedTuple):
     """`combine(losses, logits, teacher)`: losses [N] of the labels, logits both [N, K] -> [N]."""
 
     teacher: str
-    step: int | str
+    step: int | str  # a run keeps the one it began with
     combine: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 

@@ -43,9 +43,7 @@ def load(
         card = folder.read_card(workdir)
         if 'architecture' not in card:
             raise ValueError(f'{workdir} has no model.json that describes an architecture')
-        section = {**card['architecture'], 'dtype': dtype}
-        section['blocks'] = section['blocks'] and tuple(section['blocks'])
-        model = models.create(**section, norm=layers.batch_norm(**card['norm']))
+        model = _model(card, dtype)
         variables, _ = choose_variables(checkpoints.variables(step), ema, path)
         return model, jax.tree.map(jnp.asarray, variables)
 
@@ -53,7 +51,8 @@ def load(
 def read_variables(path: str | Path, step: int | str = 'last', ema: str = 'auto') -> dict[str, Any]:
     """{'params': ..., 'batch_stats': ...} from what `load` takes, or from any folder of Orbax."""
     folder_of = Path(path).expanduser().resolve()
-    if (folder_of / FOLDER).is_dir() or folder_of.parent.name == FOLDER:
+    workdirs = (folder_of, folder_of.parent.parent)
+    if any((found / FOLDER).is_dir() and (found / 'config.json').exists() for found in workdirs):
         _, number, checkpoints = find(path, step)
         with closing(checkpoints):
             return choose_variables(checkpoints.variables(number), ema, path)[0]
@@ -103,13 +102,38 @@ def choose_variables(
     return {name: chosen.get(name, {}) for name in ('params', 'batch_stats')}, averaged
 
 
+def read_architecture(path: str | Path) -> models.ResNet | None:
+    """The model of the workdir that `path` is or lies in; None of another folder."""
+    for workdir in (folder_of := Path(path).expanduser().resolve(), folder_of.parent.parent):
+        card = folder.read_card(workdir)
+        if 'architecture' in card:
+            return _model(card)
+    return None
+
+
+def _model(card: dict[str, Any], dtype: str = 'float32') -> models.ResNet:
+    section = {**card['architecture'], 'dtype': dtype}
+    section['blocks'] = section['blocks'] and tuple(section['blocks'])
+    return models.create(**section, norm=layers.batch_norm(**card['norm']))
+
+
+def teacher_step(distillation: Distillation) -> int:
+    """The number of the teacher's checkpoint."""
+    try:
+        _, step, checkpoints = find(distillation.teacher, distillation.step)
+    except ValueError as error:
+        raise ValueError(f'config.distill.teacher={distillation.teacher}: {error}') from None
+    checkpoints.close()
+    return step
+
+
 def teacher(
-    distillation: Distillation, classes: tuple[str, ...], mesh: Mesh
+    distillation: Distillation, classes: tuple[str, ...], channels: int, mesh: Mesh
 ) -> Callable[[jax.Array], jax.Array]:
     """The function of images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
 
     Raises:
-      ValueError: if the teacher knows other classes than `classes`.
+      ValueError: if the teacher knows other classes than `classes`, or other channels.
     """
     where = f'config.distill.teacher={distillation.teacher}'
     try:
@@ -124,6 +148,11 @@ def teacher(
             f'{where} knows {len(card["classes"])} classes ({", ".join(card["classes"][:3])}, '
             f'...), the data have {len(classes)} ({", ".join(classes[:3])}, ...): they must be the '
             'same'
+        )
+
+    if len(card['mean']) != channels:
+        raise ValueError(
+            f'{where} takes images of {len(card["mean"])} channel(s), the data have {channels}'
         )
 
     def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:

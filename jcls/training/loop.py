@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from jcls.training import freezing
+from jcls.training import freezing, traps
 from jcls.training import log as logs
 from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints
@@ -51,7 +51,9 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     with ExitStack() as stack:
-        experiment.check_sources(start=not _saved(path))
+        card = folder.read_card(path) if (path / 'config.json').exists() else {}
+        experiment = experiment.with_teacher(card.get('teacher_step'))
+        experiment.check_sources(start=not _has_checkpoint(path))
         folder.prepare(
             path,
             experiment.config,
@@ -82,6 +84,8 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             closing(logs.Log(path, experiment.log, horizon, start, keep, active=primary))
         )
         log.say(experiment.describe())
+        for warning in traps.warnings(experiment):
+            log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
             state = experiment.init() if state is None else state
@@ -160,10 +164,9 @@ def _run(
     return None, state
 
 
-def _saved(path: Path) -> bool:
-    """Whether the workdir has a finished checkpoint."""
-    folder = path / FOLDER
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+def _has_checkpoint(workdir: Path) -> bool:
+    saved = workdir / FOLDER
+    return saved.is_dir() and any(entry.name.isdigit() for entry in saved.iterdir())
 
 
 def _frozen_mark(

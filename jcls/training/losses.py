@@ -28,7 +28,7 @@ def create(
     """The ``loss`` section: a function of logits and targets, both [N, K], to losses [N].
 
     Args:
-      class_counts: gives how many training examples each class has, [K]; class weights need it.
+      class_counts: gives how many training examples each class has, [K]; 'balanced' needs it.
       name: one of `LOSSES`.
       class_weights: factors of the K classes' terms of the sum, as torch's ``weight`` with soft
         targets; 'balanced' is N / (K * n_k) of a class with n_k of the N examples. The mean is
@@ -40,7 +40,13 @@ def create(
 
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
         found = terms(logits, targets)
-        return jnp.sum(found if weights is None else jnp.asarray(weights) * found, axis=-1)
+        if weights is None:
+            return jnp.sum(found, axis=-1)
+        if len(weights) != targets.shape[-1]:
+            raise ValueError(
+                f'config.loss.class_weights: {len(weights)} weights for {targets.shape[-1]} classes'
+            )
+        return jnp.sum(jnp.asarray(weights) * found, axis=-1)
 
     return loss
 
@@ -126,17 +132,17 @@ def _weights(given: Weights, class_counts: Callable[[], Any] | None) -> Any:
     where = f'config.loss.class_weights={given!r}'
     if given is None:
         return None
+    if not isinstance(given, str):
+        if not all(0 <= w < float('inf') for w in given):
+            raise ValueError(f'{where}: weights must be finite and not negative')
+        return given
+    choose({'balanced': None}, given, 'config.loss.class_weights')
     if class_counts is None:
         raise ValueError(f'{where}: needs the class counts of the training data')
     counts = class_counts()
-    if isinstance(given, str):
-        choose({'balanced': None}, given, 'config.loss.class_weights')
-        if not counts.min():
-            raise ValueError(f'{where}: class {counts.argmin()} has no training example')
-        return counts.sum() / (len(counts) * counts)
-    if len(given) != len(counts) or not all(0 <= w < float('inf') for w in given):
-        raise ValueError(f'{where}: one weight, not negative, for each of {len(counts)} classes')
-    return given
+    if not counts.min():
+        raise ValueError(f'{where}: class {counts.argmin()} has no training example')
+    return counts.sum() / (len(counts) * counts)
 
 
 def _check_smoothing(amount: float) -> None:

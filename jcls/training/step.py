@@ -50,6 +50,7 @@ def create_train_step(
     std: tuple[float, ...],
     seed: int,
     accumulate: int = 1,
+    unit: int = 1,
     ema: Ema | None = None,
     distillation: Distillation | None = None,
 ) -> TrainStep:
@@ -60,9 +61,10 @@ def create_train_step(
     the batch), gradient_norm (global, of the loss alone and of what is trained) and learning_rate
     (as applied).
 
-    With `accumulate` = A, the gradient is the sum over A micro-batches, the rows m, m + A, ... of
-    the batch: the same on any number of devices. Their BatchNorm statistics are their own, and move
-    the running ones A times.
+    With `accumulate` = A, the gradient is the sum over A micro-batches: with the batch cut into
+    units of `unit` rows, micro-batch m is the units m, m + A, ...: the same on any number of
+    devices, and ghost groups stay whole. Their BatchNorm statistics are their own, and move the
+    running ones A times.
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -104,7 +106,9 @@ def create_train_step(
                 gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (more, part_sums))
                 return (gradients, sums, batch_stats), None
 
-            parts = {name: _micro_batches(rows, accumulate, mesh) for name, rows in batch.items()}
+            parts = {
+                name: _micro_batches(rows, accumulate, unit, mesh) for name, rows in batch.items()
+            }
             first = jax.tree.map(lambda rows: rows[0], parts)
             shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, first, rng)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -144,12 +148,14 @@ def create_train_step(
     )
 
 
-def _micro_batches(rows: jax.Array, count: int, mesh: Mesh) -> jax.Array:
-    """[N, ...] -> [count, N / count, ...], part m the rows m, m + count, ...
+def _micro_batches(rows: jax.Array, count: int, unit: int, mesh: Mesh) -> jax.Array:
+    """[N, ...] -> [count, N / count, ...], part m the units m, m + count, ...
 
-    Each device keeps its rows: its share of every micro-batch is already there.
+    Where a device holds a multiple of `count` units, its share of every micro-batch is already
+    there.
     """
-    parts = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
+    parts = rows.reshape(-1, count, unit, *rows.shape[1:]).swapaxes(0, 1)
+    parts = parts.reshape(count, -1, *rows.shape[1:])
     return lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, 'data')))
 
 

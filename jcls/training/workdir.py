@@ -15,8 +15,8 @@ from jcls import config as configs
 from jcls.training.horizon import Horizon
 
 # Fields without effect on the mathematics of the training: they may differ on resuming.
-FREE = ('recipe', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir', 'data.file',
-        'data.cache', 'data.max_damaged')  # fmt: skip
+FREE = ('recipe', 'reference.', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir',
+        'data.file', 'data.cache', 'data.max_damaged')  # fmt: skip
 
 
 Complete = Callable[[dict[str, Any]], dict[str, Any]]  # fills in the defaults of a config

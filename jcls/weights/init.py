@@ -54,17 +54,19 @@ def create(
       freeze: as mmpretrain's ``frozen_stages``: -1 nothing, 0 the stem, k the stem and stages 1
         to k; or regular expressions that match whole parameter paths, e.g. ('stem/.*',). What is
         frozen gets no update and no decay; a normalisation layer that is frozen whole normalises
-        with its running statistics, which stay.
+        with its running statistics, which stay. Drop path goes on in frozen blocks.
       norm_eval: let every normalisation layer do that, while its parameters train.
     """
     choose(dict.fromkeys(('auto', 'yes', 'no')), ema, 'config.init.ema')
     choose(dict.fromkeys(('keep', 'new')), head, 'config.init.head')
     if isinstance(freeze, int) and freeze < -1:
         raise ValueError(f'config.init.freeze={freeze}: -1 (nothing), 0 (the stem) or a stage')
-    if source is None and (prefix or head == 'new'):
+    if source == '':
+        raise ValueError("config.init.source='': a folder, or None")
+    if source is None and (step, ema, prefix, head) != ('last', 'auto', '', 'keep'):
         raise ValueError(
-            f'config.init: prefix={prefix!r} and head={head!r} say what to take from a source, but '
-            'config.init.source is None'
+            f'config.init: step={step!r}, ema={ema!r}, prefix={prefix!r} and head={head!r} say '
+            'what to take from a source, but config.init.source is None'
         )
     return Settings(source, step, ema, prefix.strip('/'), head, freeze, norm_eval)
 
@@ -117,6 +119,20 @@ def still_norms(params: Any, batch_stats: Any, settings: Settings) -> frozenset[
     return frozenset(layers - free)
 
 
+def check_architecture(source: Any, model: Any, settings: Settings) -> None:
+    """Refuse a source whose model (a `jcls.models.ResNet`) is built otherwise than `model`.
+
+    Two of them may have the same parameters and yet compute different things.
+    """
+    lines = [
+        f'! {field}: {getattr(source, field)} in the source, {getattr(model, field)} in the model'
+        for field in ('block', 'blocks', 'width', 'stem', 'shortcut', 'groups', 'inner_ratio')
+        if getattr(source, field) != getattr(model, field)
+    ]
+    if lines:
+        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(lines)}')
+
+
 def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The model's `variables` with what was `loaded`; a new head stays as `variables` has it.
 
@@ -125,6 +141,11 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
     """
     flat = {path_of(k): leaf for k, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     found = dict(_below_prefix(loaded, settings.prefix))
+    if not found:
+        raise ValueError(
+            f'config.init.prefix={settings.prefix!r}: nothing of {settings.source} lies below it; '
+            f'it has params of {", ".join(loaded["params"])}'
+        )
     if settings.head == 'new':
         found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
         wanted = {path for path in flat if not path.startswith('params/head/')}
@@ -140,7 +161,8 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
         if np.shape(found[path]) != flat[path].shape
     ]
     if lines:
-        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(sorted(lines))}')
+        lines.sort(key=lambda line: (line[0] == '!', 'batch_stats' in line, line))
+        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(lines)}')
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: (
             np.asarray(found[path_of(keys)], leaf.dtype) if path_of(keys) in wanted else leaf

@@ -97,6 +97,11 @@ def from_torch(value: torch.Tensor) -> np.ndarray:
     return value.detach().numpy().transpose(axes)
 
 
+def but_head(params: list[nn.Parameter]) -> None:
+    """Without the classifier's two, as timm's `model_parameters(exclude_head=True)`."""
+    adaptive_clip_grad(params[:-2], clip_factor=0.1)
+
+
 def trained(
     initial: np.ndarray,
     target: np.ndarray,
@@ -166,7 +171,7 @@ def make_optimizers() -> Arrays:
             partial(timm.optim.Lars, momentum=0.8, nesterov=True, trust_coeff=0.05), 0.1
         ),
         'clip_norm': train(sgd, 0.1, clip=clip_norm),
-        'adaptive_clip': train(sgd, 0.1, clip=partial(adaptive_clip_grad, clip_factor=0.1)),
+        'adaptive_clip': train(sgd, 0.1, clip=but_head),
         'rates_sgd': train(sgd, 0.02, rates=RATES),
         'rates_rmsprop_tf': train(rmsprop_tf, 0.01, rates=RATES),
         'rates_lamb': train(lamb, 0.05, rates=RATES),

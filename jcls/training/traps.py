@@ -1,14 +1,18 @@
-"""What looks right in a config and is not: each trap a function to a warning, or None."""
+"""What looks right in a config and is not: each trap a function to a warning, or None.
+
+A run says its warnings when it starts, and ``jcls config explain`` before that.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jcls.experiment import Experiment
+if TYPE_CHECKING:
+    from jcls.experiment import Experiment
 
 SMALL = 12e6  # parameters: ResNet-18 and below
 SMALLEST = 5e6
@@ -96,7 +100,7 @@ def decoupled_too_weak(e: Experiment) -> str | None:
     """A coupled number copied into decoupled decay."""
     section = e.config['optimizer']
     acts = coupled_equivalent(section)
-    if acts is None or section['decay'] == 'coupled' or acts >= 1.5e-5:
+    if acts is None or acts == section['weight_decay'] or acts >= 1.5e-5:
         return None
     w = section['weight_decay']
     return (
