@@ -258,7 +258,7 @@ def _rate_table(curve: list[float]) -> Table:
 def sparkline(values: list[float], width: int = 60) -> str:
     """The curve as one line of blocks."""
     points = np.interp(np.linspace(0, len(values) - 1, width), range(len(values)), values)
-    top = max(points.max(), 1e-30)
+    top = max(float(np.max(points)), 1e-30)
     return ''.join(BLOCKS[round(float(p / top) * (len(BLOCKS) - 1))] for p in points)
 
 
