@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ TINY: dict[str, Any] = {
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered about data on disk is remembered for the tests alone."""
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='module')
+def quick_compiler() -> Iterator[None]:
+    """Compile in half the time, for steps that run a few times."""
+    import jax
+
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

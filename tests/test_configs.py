@@ -101,14 +101,6 @@ def test_a_config_evaluates_images_of_one_size(file):
     assert min(extent) >= config['augment'][0]['size']
 
 
-@pytest.fixture
-def quick_compiler():
-    """Compile in half the time, for steps that run twice."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.usefixtures('quick_compiler')
 @all_files
 def test_a_config_takes_real_steps_in_a_dry_run(file, capsys):

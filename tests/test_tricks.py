@@ -22,6 +22,8 @@ from jcls.main import main
 from jcls.training import loop
 from jcls.training import step as steps
 
+pytestmark = pytest.mark.usefixtures('quick_compiler')
+
 EMA = {'name': 'torchvision', 'every': 2, 'decay': 0.999}
 
 
