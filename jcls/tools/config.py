@@ -13,7 +13,7 @@ from rich.console import Console
 from jcls import config as configs
 from jcls.assembly import SECTIONS, load_config
 from jcls.schema import complete, plain
-from jcls.tools import explain
+from jcls.tools import explain, facts
 from jcls.training import workdir as folder
 
 
@@ -26,9 +26,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     if args.action == 'show':
         print(configs.show(trees[0]))
         return trees[0]
-    found = [explain.facts(*explain.build_or_assume(tree)) for tree in trees]
+    found = [facts.facts(*facts.build_or_assume(tree)) for tree in trees]
     if args.action == 'explain':
-        explain.show(found[0], Console(soft_wrap=True))
+        explain.show(found[0], Console(soft_wrap=True, markup=False))
         if args.out:
             explain.plot(found[0], Path(args.out))
             print(f'the learning rate is drawn in {args.out}')

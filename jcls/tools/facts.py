@@ -1,0 +1,174 @@
+"""What a config comes to before any run, as facts by name.
+
+Facts are worked out by the objects that the run itself uses: the learning rate is the schedule's,
+what decays is the optimizer's. Where the data are not there yet, the images that the published
+accuracy was reached with are counted instead, and that is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jcls.assembly import build
+from jcls.experiment import Experiment
+from jcls.optim.groups import path_of
+from jcls.schema import plain
+from jcls.training import freezing, traps
+
+BLOCKS = '▁▂▃▄▅▆▇█'
+COMMON = ('mean', 'std', 'repeats', 'balanced', 'folds', 'fold', 'subset', 'subset_seed')
+
+
+def build_or_assume(config: Mapping[str, Any]) -> tuple[Experiment, str]:
+    """The experiment, with made-up images if its folder is not there; and which it has."""
+    tree = plain(config)
+    known, data = tree['reference'], tree['data']
+    folder = data.get('dir')
+    if folder is None or not known['examples'] or Path(folder).expanduser().exists():
+        return build(tree), data['name']
+    made_up = {
+        'name': 'synthetic',
+        'examples': known['examples'],
+        'num_classes': known['classes'],
+        'channels': len(data['mean']),
+    }
+    kept = {key: data[key] for key in COMMON}
+    said = f'{folder} is not there; counted as the published run had them'
+    return build({**tree, 'data': {**kept, **made_up}}), said
+
+
+def promises(experiment: Experiment) -> list[str]:
+    """What holds for this run's data and devices."""
+    data, deterministic = experiment.data, experiment.config['deterministic']
+    bits = 'bit for bit' + ('' if deterministic else ' (on GPUs with deterministic=True)')
+    found = [
+        f'resuming at any step is exact, {bits}',
+        'the same images in the same order on any number of hosts and devices',
+        'evaluation counts each example exactly once',
+    ]
+    h = experiment.horizon
+    distinct = h.steps_per_epoch * h.batch_size // data.repeats
+    if data.balanced:
+        return [*found, 'an epoch draws every class equally often, examples of small ones again']
+    copies = f', each {data.repeats} times in a step' if data.repeats > 1 else ''
+    return [
+        *found,
+        f'an epoch sees {distinct:,} distinct examples{copies}, others left over each time',
+    ]
+
+
+def facts(experiment: Experiment, data: str) -> dict[str, Any]:
+    """All facts by name; 'learning_rate' has one number for each epoch, the first step's."""
+    c, h = experiment.config, experiment.horizon
+    shapes = experiment.state_shapes()
+    groups = experiment.optimizer.groups(shapes.params)
+    sizes = {
+        path_of(k): leaf.size for k, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
+    }
+    decay = {path_of(k): w for k, w in jax.tree_util.tree_leaves_with_path(groups.decay)}
+    rate = {path_of(k): r for k, r in jax.tree_util.tree_leaves_with_path(groups.rate)}
+    frozen, decaying = experiment.frozen.params, c['optimizer']['weight_decay'] > 0
+    decays = {path: size for path, size in sizes.items() if decay[path] and path not in frozen}
+    norm = c['norm']['batch_size'] or h.batch_size // c['accumulate']
+    return {
+        'recipe': c['recipe'],
+        'data': data,
+        'train_examples': len(experiment.data.train),
+        'classes': len(experiment.data.train.classes),
+        'batch_size': h.batch_size,
+        'steps_per_epoch': h.steps_per_epoch,
+        'steps': h.total,
+        'epochs': h.epoch(h.total),
+        'images_seen': h.total * h.batch_size,
+        'distinct_images_a_step': h.batch_size // experiment.data.repeats,
+        'image_size': {
+            begin: _side(experiment, i) for i, (begin, _) in enumerate(experiment.phases)
+        },
+        'eval_size': [s.get('size') for s in c['evaluate']['preprocess']],
+        'peak_learning_rate': experiment.optimizer.peak,
+        'learning_rate': rates(experiment),
+        'last_learning_rate': float(experiment.schedule(h.total - 1)),
+        'optimizer': c['optimizer']['name'],
+        'weight_decay': f'{c["optimizer"]["weight_decay"]:g} {c["optimizer"]["decay"]}',
+        'coupled_equivalent': traps.coupled_equivalent(c['optimizer']),
+        'parameters': sum(sizes.values()),
+        'decayed': sum(decays.values()),
+        'not_decayed': sorted({_shape_of(p) for p in sizes if p not in decays and p not in frozen})
+        if decaying
+        else ['all'],
+        'frozen': sum(sizes[path] for path in frozen),
+        'frozen_in': freezing.parts(experiment.frozen),
+        'learning_rate_multipliers': sorted(set(rate.values())),
+        'norm_group': norm,
+        'norm_groups_a_step': h.batch_size // norm,
+        'norms_still': len(experiment.frozen.still),
+        'mix_draws_a_step': _draws(experiment),
+        'starts_from': _start(experiment),
+        'teacher': experiment.distillation.teacher if experiment.distillation else None,
+        'ema': _ema(experiment),
+        'published': str(experiment.reference),
+        'curve': sparkline(rates(experiment)),
+        'promises': promises(experiment),
+        'warnings': traps.warnings(experiment),
+    }
+
+
+def rates(experiment: Experiment) -> list[float]:
+    """The learning rate at the first step of each epoch."""
+    h = experiment.horizon
+    first = np.arange(math.ceil(h.epoch(h.total))) * h.steps_per_epoch
+    return [float(rate) for rate in jax.vmap(experiment.schedule)(first)]
+
+
+def _draws(experiment: Experiment) -> int:
+    """Of Mixup or CutMix in a step."""
+    mix = experiment.mix
+    if mix is None:
+        return 0
+    return mix.groups * {'batch': 1, 'pair': mix.size // 2, 'elem': mix.size}[mix.mode]
+
+
+def _start(experiment: Experiment) -> str:
+    start = experiment.start
+    if start.source is None:
+        return 'random weights'
+    return f'{start.source}, {start.head} head'
+
+
+def _ema(experiment: Experiment) -> dict[str, Any]:
+    """The average's decay, and how long it remembers, in epochs."""
+    ema, h = experiment.ema, experiment.horizon
+    if ema is None:
+        return {}
+    updates = math.ceil(h.steps_per_epoch / ema.every)  # counting starts anew in each epoch
+    epochs = -1 / math.log(ema.decay) / updates if ema.decay else 0.0
+    return {
+        'decay': ema.decay,
+        'updates_an_epoch': updates,
+        'time_constant_epochs': epochs,
+        'half_life_epochs': epochs * math.log(2),
+    }
+
+
+def _side(experiment: Experiment, phase: int) -> Any:
+    extent = experiment.phases[phase][1].extent(experiment.data.train.extent)
+    return list(extent) if extent else None
+
+
+def _shape_of(path: str) -> str:
+    """'stage2_block1/norm3/scale' -> 'norm/scale': what kind of parameter it is."""
+    layer, _, leaf = path.rpartition('/')
+    return f'norm/{leaf}' if 'norm' in layer else path
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """The curve as one line of blocks."""
+    points = np.interp(np.linspace(0, len(values) - 1, width), range(len(values)), values)
+    top = max(float(np.max(points)), 1e-30)
+    return ''.join(BLOCKS[round(float(p / top) * (len(BLOCKS) - 1))] for p in points)
