@@ -422,8 +422,22 @@ def test_a_checkpoint_with_another_value_in_it_is_not_taken(
         checkpoints.close()
     checkpoints = Checkpoints(tmp_path, write=False)
     with pytest.raises(ValueError, match='the checksum of params differs'):
-        checkpoints.read(0, {'params': experiment.state_shapes().params})
+        checkpoints.variables(0)
     checkpoints.close()
+
+
+def test_a_checkpoint_of_other_parts_is_not_called_damaged(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """A state with parts that this version has not (here: an average) is said to be just that, and
+    nobody is told to remove it."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(jcls.build({**TINY, 'ema': {'name': 'timm'}}).init())
+    checkpoints.wait()
+    with pytest.raises(ValueError, match='saved by another version of jcls') as refused:
+        checkpoints.restore(experiment.state_shapes())
+    checkpoints.close()
+    assert 'Remove' not in str(refused.value)
 
 
 def test_of_checkpoints_that_are_all_damaged_none_is_moved(

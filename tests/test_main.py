@@ -190,11 +190,16 @@ def test_config_show_prints_every_field_with_the_overrides_applied(run, file):
 
 
 def test_config_diff_prints_what_differs(run, file, workdir):
-    """Two files, or a file and a workdir: one pair of lines a field; JSON {field: [old, new]}."""
+    """Two files, or a file and a workdir: one pair of lines a field, then a fact that follows; JSON
+    {fields: {field: [old, new]}, facts: ...}."""
     code, out, _ = run('config', 'diff', file, workdir, '--json')
     assert code == 0
     expected = {'duration': ['12 steps', '3 steps'], 'log.every': ['2 steps', '1 steps']}
-    assert last_line(out) == expected
+    assert last_line(out)['fields'] == expected
+    assert last_line(out)['facts']['steps'] == [12, 3]
+    assert (
+        out.index('+ duration') < out.index('and so, before any run:') < out.index('- steps = 12')
+    )
     assert "- duration = '12 steps'\n+ duration = '3 steps'" in out
     assert 'no difference' in run('config', 'diff', file, file)[1]
 
@@ -270,7 +275,11 @@ def test_an_interrupted_run_exits_with_75(run, file, monkeypatch):
     code, out, _ = run('--config', file, '--workdir', 'w', '--json')
     assert code == 75
     expected = {'step': 2, 'total': 3, 'workdir': 'w', 'interrupted': 'SIGTERM'}
-    assert last_line(out) == expected
+    assert last_line(out)['fields'] == expected
+    assert last_line(out)['facts']['steps'] == [12, 3]
+    assert (
+        out.index('+ duration') < out.index('and so, before any run:') < out.index('- steps = 12')
+    )
 
 
 def test_a_dry_run_keeps_what_the_user_sets(run, file):

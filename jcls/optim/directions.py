@@ -59,7 +59,10 @@ def sgd(decay: Decay, *, momentum: float = 0.9, nesterov: bool = False) -> Trans
 def rmsprop(
     decay: Decay, *, rho: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0
 ) -> Transformation:
-    """torch's RMSprop: v <- rho * v + (1 - rho) * g^2 from v = 0; g / (sqrt(v) + epsilon)."""
+    """torch's RMSprop: v <- rho * v + (1 - rho) * g^2 from v = 0; g / (sqrt(v) + epsilon).
+
+    With `momentum`, m <- momentum * m + that.
+    """
     _check(rho=rho, epsilon=epsilon)
     scaled = optax.scale_by_rms(rho, epsilon, eps_in_sqrt=False)
     return optax.chain(decay.coupled, scaled, _momentum(momentum), decay.decoupled)
@@ -70,9 +73,10 @@ def rmsprop_tf(
 ) -> Transformation:
     """TensorFlow's RMSProp: v starts at 1, g / sqrt(v + epsilon), and momentum holds the rate.
 
-    b <- momentum * b + lr * g / sqrt(v + epsilon); the parameters move by b. The direction is
-    therefore b / lr (0 while the rate is 0). timm's RMSpropTF with its defaults, but for `epsilon`
-    and `momentum`, which are those that its recipes set.
+    v <- rho * v + (1 - rho) * g^2, and b <- momentum * b + lr * g / sqrt(v + epsilon); the
+    parameters move by b. The direction is therefore b / lr (0 while the rate is 0). timm's
+    RMSpropTF with its defaults, but for `epsilon` and `momentum`, which are those that its recipes
+    set.
     """
     _check(rho=rho, epsilon=epsilon, momentum=momentum)
     scaled = optax.scale_by_rms(rho, epsilon, initial_scale=1.0, eps_in_sqrt=True)
@@ -92,7 +96,10 @@ def rmsprop_tf(
 def adam(
     decay: Decay, *, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    """m / (sqrt(v) + epsilon) of bias-corrected moments; torch's Adam with coupled decay."""
+    """m / (sqrt(v) + epsilon) of bias-corrected moments; torch's Adam with coupled decay.
+
+    m <- b1 * m + (1 - b1) * g and v <- b2 * v + (1 - b2) * g^2.
+    """
     _check(b1=b1, b2=b2, epsilon=epsilon)
     return optax.chain(decay.coupled, optax.scale_by_adam(b1, b2, epsilon), decay.decoupled)
 
@@ -100,7 +107,7 @@ def adam(
 def adamw(
     decay: Decay, *, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    """`adam` with decoupled decay."""
+    """`adam`, with its b1, b2 and epsilon, and decoupled decay."""
     if decay.order != 'decoupled':
         raise ValueError(
             "config.optimizer.decay='coupled': AdamW is Adam with decoupled decay; set decay="
@@ -110,7 +117,10 @@ def adamw(
 
 
 def adadelta(decay: Decay, *, rho: float = 0.9, epsilon: float = 1e-6) -> Transformation:
-    """torch's Adadelta: the ratio of running root mean squares of past updates and gradients."""
+    """torch's Adadelta: g times the ratio of root mean squares of past updates and gradients.
+
+    Means run with `rho`; `epsilon` is added under both roots.
+    """
     _check(rho=rho, epsilon=epsilon)
     return optax.chain(decay.coupled, optax.scale_by_adadelta(rho, epsilon), decay.decoupled)
 
