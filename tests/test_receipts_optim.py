@@ -327,7 +327,7 @@ def test_layer_decay_is_timm_s(data: dict[str, np.ndarray]) -> None:
         ({'name': 'multi_step', 'milestones': ('3 epochs', '21 steps')}, r'must increase'),
         (
             {'name': 'multi_step', 'milestones': ('3 epochs', '10 epochs')},
-            r'config.schedule.milestones=.* lie before the end, step 70',
+            r'config.schedule.milestones=.* lie before the end, 70 steps from where',
         ),
         ({'name': 'piecewise', 'milestones': ('3 epochs',)}, r'config.schedule.factors=.* 1 mile'),
         ({'name': 'step', 'gamma': 0.0}, r'config.schedule.gamma=0.0: a factor in \(0, 1\]'),

@@ -98,8 +98,8 @@ def from_torch(value: torch.Tensor) -> np.ndarray:
 
 
 def but_head(params: list[nn.Parameter]) -> None:
-    """Without the classifier's two, as timm's `model_parameters(exclude_head=True)`."""
-    adaptive_clip_grad(params[:-2], clip_factor=0.1)
+    """Without the classifier's, here the first two, as timm's `model_parameters` can."""
+    adaptive_clip_grad(params[2:], clip_factor=0.1)
 
 
 def trained(
