@@ -357,7 +357,7 @@ def test_a_file_that_cannot_grow_is_an_error_that_keeps_what_was_saved(tmp_path:
     process = start(workdir, PYTHONPATH=str(tmp_path))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f'\nerror: cannot write to {workdir}' in errors
+    assert f'\nerror: cannot write to {workdir}' in f'\n{errors}'
     assert 'run the same command to resume' in errors
     assert 'jcls/main.py' not in errors  # no traceback of ours
 

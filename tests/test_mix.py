@@ -535,7 +535,7 @@ def test_build_checks_that_groups_fit(
     """On two processes a mixed batch without groups is refused before anything is read."""
     tiny['mix'] = BOTH
     assert jcls.build(tiny).groups == 1
-    monkeypatch.setattr('jcls.experiment._share', lambda size: Share(size, 1, 2))
+    monkeypatch.setattr('jcls.assembly.share_of', lambda size: Share(size, 1, 2))
     with pytest.raises(ValueError, match=r'a group of 8 .* the 4 of one .*config\.mix\.batch_size'):
         jcls.build(tiny)
     tiny['mix'] = {**BOTH, 'batch_size': 4}
