@@ -109,8 +109,12 @@ class Experiment:
         everywhere = meshes.replicated(self.mesh)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            jax.eval_shape(self._new_state),
+            self._shapes,
         )
+
+    @functools.cached_property
+    def _shapes(self) -> State:
+        return jax.eval_shape(self._new_state)
 
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[step.Batch]:
         """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
@@ -223,8 +227,7 @@ class Experiment:
 
     def describe(self) -> str:
         """The run in a few lines: devices, model, data, length, rate."""
-        shapes = jax.eval_shape(self._new_state)
-        count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+        count = sum(leaf.size for leaf in jax.tree.leaves(self._shapes.params))
         data, c, h = self.data, self.config, self.horizon
         return (
             f'devices: {meshes.describe(self.mesh.devices.flat)}\n'

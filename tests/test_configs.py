@@ -117,6 +117,23 @@ def test_a_config_takes_real_steps_in_a_dry_run(file, capsys):
     assert any(re.match(r'step 1/2  loss \d', line) for line in out)
 
 
+@pytest.mark.usefixtures('quick_compiler')
+@pytest.mark.parametrize(
+    ('path', 'changes'),
+    [
+        ('cifar_resnet.py', ('schedule.gamma=0.2', 'distill.name=soft', 'distill.teacher=w')),
+        ('cifar_resnet.py', ('init.source=w', 'init.head=new', 'init.freeze=2')),
+    ],
+)
+def test_what_a_shrunken_copy_cannot_have_does_not_stop_a_dry_run(path, changes, capsys):
+    """Milestones beyond two steps, a teacher, weights to start from: left out, the rest is run."""
+    words = [f'--config.{change}' for change in (*changes, 'log.tensorboard=false')]
+    assert main(['--config', f'configs/{path}', '--dry_run', '--json', *words]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.strip().split('\n')[-1])['step'] == 2
+    assert ('freezing report' in out) == ('init.freeze=2' in changes)
+
+
 @all_files
 def test_a_config_s_page_has_its_command_and_what_to_expect(file):
     """The docstring names the file's own command, a paper or source, and an expected accuracy."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+import jcls
 from jcls.main import main
+from jcls.training import loop
 
 
 def explained(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
@@ -58,6 +60,15 @@ def test_explain_warns_of_traps(config, changes, warning, capsys):
     if changes:
         before = explained(capsys, f'configs/{config}', '--config.data.dir=/nowhere')
         assert not any(warning in text for text in before['warnings'])
+
+
+def test_a_run_says_its_warnings_when_it_starts(tiny, tmp_path, capsys):
+    """The same text as explain's, before the first step; a run without traps says none."""
+    loop.train(jcls.build({**tiny, 'duration': '1 step', 'accumulate': 2}), tmp_path / 'a')
+    out = capsys.readouterr().out
+    assert out.index('warning: accumulate=2: BatchNorm sees') < out.index('compiling')
+    loop.train(jcls.build({**tiny, 'duration': '1 step'}), tmp_path / 'b')
+    assert 'warning:' not in capsys.readouterr().out
 
 
 def test_explain_draws_and_diff_speaks_the_same_facts(tmp_path, capsys):

@@ -282,6 +282,22 @@ def test_the_rate_is_scaled_linearly_from_its_reference_batch():
     assert optimizer.create(8192, lr=0.3, reference_batch=None).peak == 0.3
 
 
+def test_the_rate_may_follow_the_root_of_the_batch():
+    """'sqrt' is timm's for adaptive optimizers: half the batch, 0.707 of the rate."""
+    made = optimizer.create(1024, lr=5e-3, reference_batch=2048, scaling='sqrt')
+    assert made.peak == pytest.approx(5e-3 * 0.5**0.5, rel=1e-15)
+
+
+def test_restarts_that_decay_below_their_end_stay_there():
+    """No cycle begins below `end` and climbs: from then on the rate is level."""
+    section = {'name': 'cosine_restarts', 'cycle': '10 steps', 'restart_decay': 0.5, 'end': 0.1}
+    found = rates(1.0, 60, **section)
+    np.testing.assert_allclose(found[[0, 10, 20, 30]], [1, 0.5, 0.25, 0.125], rtol=1e-6)
+    np.testing.assert_allclose(found[40:], 0.1, rtol=1e-6)
+    cycles = found.reshape(6, 10)
+    assert (np.diff(cycles, axis=1) <= 1e-7).all()
+
+
 @pytest.mark.parametrize(
     ('field', 'values'),
     [

@@ -88,6 +88,8 @@ def test_without_an_average_asking_for_it_is_an_error(tiny, tmp_path):
     """By checkpoint.best, by evaluate --ema=yes, by load."""
     with pytest.raises(ValueError, match=r"best='eval_ema/top1', but config.ema.name='none'"):
         jcls.build({**tiny, 'checkpoint': {'best': 'eval_ema/top1'}})
+    with pytest.raises(ValueError, match=r"best='eval_train/top1' needs .*train_examples > 0"):
+        jcls.build({**tiny, 'checkpoint': {'best': 'eval_train/top1'}})
     loop.train(jcls.build({**tiny, 'duration': '2 steps'}), tmp_path)
     with pytest.raises(ValueError, match=r"ema='yes', but .* has no averaged weights"):
         jcls.load(tmp_path, ema='yes')
@@ -253,6 +255,7 @@ def test_sizes_change_when_they_are_told_to(tiny, tmp_path):
     seen = [batch['image'].shape[1] for batch in experiment.train_batches()]
     assert seen == [8] * 4 + [12] * 4 + [16] * 4
     assert [b['image'].shape[1] for b in experiment.train_batches(6, 9)] == [12, 12, 16]
+    assert [experiment.augmentation(i).extent(None)[0] for i in (0, 3, 4, 11)] == [8, 8, 12, 16]
     plain = jcls.build({**tiny, 'augment': ({**CROP, 'size': 12},)})
     np.testing.assert_array_equal(batch_of(experiment, 5)['image'], batch_of(plain, 5)['image'])
     loop.train(experiment, tmp_path / 'whole')
@@ -267,6 +270,7 @@ def test_sizes_change_when_they_are_told_to(tiny, tmp_path):
     [
         ((CROP,), (('8 steps', 12), ('4 steps', 16)), r'config.sizes\[1\]: .*must increase'),
         ((CROP,), (('12 steps', 12),), r'before the end of the run, step 12'),
+        ((CROP,), (('4 steps', 0),), r'config.sizes\[0\]: 0 pixels'),
         ((), (('4 steps', 12),), r'one random_resized_crop of config.augment, but there are 0'),
         ((CROP,), (('4 stops', 12),), r'config.sizes\[0\]: .*not a length of time'),
     ],

@@ -21,6 +21,11 @@ def path_of(keys: tuple[Any, ...]) -> str:
     return '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in keys)
 
 
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def assign(params: Any, rules: Rules, where: str) -> Any:
     """The tree of `params` with each leaf's value by `rules`, ((pattern, value), ...).
 
@@ -47,10 +52,9 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
     values = jax.tree_util.tree_map_with_path(value_of, params)
     idle = [rules[i][0] for i in range(len(rules)) if i not in used]
     if idle:
-        examples = [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)[:4]]
         raise ValueError(
             f'{where}: {idle[0]!r} decides about no parameter (paths look like '
-            f'{", ".join(examples)}); correct or remove it'
+            f'{", ".join([*flat(params)][:4])}); correct or remove it'
         )
     return values
 
@@ -65,7 +69,7 @@ def depths(params: Any) -> Any:
         numbers = tuple(map(int, re.findall(r'\d+', part)))  # 'stage2_block3' -> (2, 3)
         return {'stem': (0,), 'head': (sys.maxsize,)}.get(part, numbers)
 
-    parts = {path_of(keys).split('/')[0] for keys, _ in jax.tree_util.tree_leaves_with_path(params)}
+    parts = {path.split('/')[0] for path in flat(params)}
     depth = {part: i for i, part in enumerate(sorted(parts, key=place, reverse=True))}
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: depth[path_of(keys).split('/')[0]], params

@@ -17,7 +17,7 @@ import numpy as np
 
 from jcls.assembly import build
 from jcls.experiment import Experiment
-from jcls.optim.groups import path_of
+from jcls.optim.groups import flat
 from jcls.schema import plain
 from jcls.training import freezing, traps
 
@@ -68,13 +68,11 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
     c, h = experiment.config, experiment.horizon
     shapes = experiment.state_shapes()
     groups = experiment.optimizer.groups(shapes.params)
-    sizes = {
-        path_of(k): leaf.size for k, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
-    }
-    decay = {path_of(k): w for k, w in jax.tree_util.tree_leaves_with_path(groups.decay)}
-    rate = {path_of(k): r for k, r in jax.tree_util.tree_leaves_with_path(groups.rate)}
+    sizes = {path: leaf.size for path, leaf in flat(shapes.params).items()}
+    decay = flat(groups.decay)
     frozen, decaying = experiment.frozen.params, c['optimizer']['weight_decay'] > 0
     decays = {path: size for path, size in sizes.items() if decay[path] and path not in frozen}
+    curve = rates(experiment)
     norm = c['norm']['batch_size'] or h.batch_size // c['accumulate']
     return {
         'recipe': c['recipe'],
@@ -92,7 +90,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         },
         'eval_size': [s.get('size') for s in c['evaluate']['preprocess']],
         'peak_learning_rate': experiment.optimizer.peak,
-        'learning_rate': rates(experiment),
+        'learning_rate': curve,
         'last_learning_rate': float(experiment.schedule(h.total - 1)),
         'optimizer': c['optimizer']['name'],
         'weight_decay': f'{c["optimizer"]["weight_decay"]:g} {c["optimizer"]["decay"]}',
@@ -104,7 +102,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         else ['all'],
         'frozen': sum(sizes[path] for path in frozen),
         'frozen_in': freezing.parts(experiment.frozen),
-        'learning_rate_multipliers': sorted(set(rate.values())),
+        'learning_rate_multipliers': sorted(set(jax.tree.leaves(groups.rate))),
         'norm_group': norm,
         'norm_groups_a_step': h.batch_size // norm,
         'norms_still': len(experiment.frozen.still),
@@ -113,7 +111,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'teacher': experiment.distillation.teacher if experiment.distillation else None,
         'ema': _ema(experiment),
         'published': str(experiment.reference),
-        'curve': sparkline(rates(experiment)),
+        'curve': sparkline(curve),
         'promises': promises(experiment),
         'warnings': traps.warnings(experiment),
     }

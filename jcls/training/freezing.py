@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from jcls.optim.groups import path_of
+from jcls.optim.groups import flat
 from jcls.optim.optimizer import Groups
 
 
@@ -26,9 +26,7 @@ class Frozen(NamedTuple):
 
 def paths(trained: Any) -> frozenset[str]:
     """The paths of the leaves that are False."""
-    return frozenset(
-        path_of(keys) for keys, value in jax.tree_util.tree_leaves_with_path(trained) if not value
-    )
+    return frozenset(path for path, value in flat(trained).items() if not value)
 
 
 def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
@@ -39,17 +37,15 @@ def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
     table = Table(title='freezing report', title_justify='left')
     for column in ('part', 'parameters', 'trained', 'decayed', 'statistics that move'):
         table.add_column(column, justify='left' if column == 'part' else 'right')
-    decay = {path_of(k): w for k, w in jax.tree_util.tree_leaves_with_path(groups.decay)}
+    decay = flat(groups.decay)
     rows: dict[str, list[int]] = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
-        path = path_of(keys)
+    for path, leaf in flat(variables['params']).items():
         row = rows.setdefault(_part(path), [0] * 5)
         trained = path not in frozen.params
         row[0] += leaf.size
         row[1] += leaf.size * trained
         row[2] += leaf.size * (trained and decay[path] > 0)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables['batch_stats']):
-        path = path_of(keys)
+    for path, leaf in flat(variables['batch_stats']).items():
         row = rows[_part(path)]
         row[3] += leaf.size * (path.rpartition('/')[0] not in frozen.still)
         row[4] += leaf.size
@@ -68,11 +64,11 @@ def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
 def fingerprint(variables: Any, frozen: Frozen) -> int:
     """A CRC-32 of every bit of what must not change."""
     crc = 0
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
-        if path_of(keys) in frozen.params:
+    for path, leaf in flat(variables['params']).items():
+        if path in frozen.params:
             crc = zlib.crc32(np.asarray(jax.device_get(leaf)).tobytes(), crc)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables['batch_stats']):
-        if path_of(keys).rpartition('/')[0] in frozen.still:
+    for path, leaf in flat(variables['batch_stats']).items():
+        if path.rpartition('/')[0] in frozen.still:
             crc = zlib.crc32(np.asarray(jax.device_get(leaf)).tobytes(), crc)
     return crc
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jcls.optim.groups import path_of
+from jcls.optim.groups import flat, path_of
 from jcls.schema import choose
 
 SHOWN = 12  # differences in a message
@@ -77,7 +77,7 @@ def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
     Raises:
       ValueError: for a stage that the model has not, or a pattern that matches nothing.
     """
-    paths = _paths(params)
+    paths = [*flat(params)]
     where = f'config.init.freeze={freeze!r}'
     if isinstance(freeze, int):
         stages = max(int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path)))
@@ -106,16 +106,11 @@ def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
 
 def still_norms(params: Any, batch_stats: Any, settings: Settings) -> frozenset[str]:
     """The normalisation layers (paths) that use their running statistics and leave them alone."""
-    layers = {path.rpartition('/')[0] for path in _paths(batch_stats)}
+    layers = {path.rpartition('/')[0] for path in flat(batch_stats)}
     if settings.norm_eval:
         return frozenset(layers)
-    free = {
-        path_of(keys).rpartition('/')[0]
-        for keys, is_trained in jax.tree_util.tree_leaves_with_path(
-            trained(params, settings.freeze)
-        )
-        if is_trained
-    }
+    moving = flat(trained(params, settings.freeze))
+    free = {path.rpartition('/')[0] for path, is_trained in moving.items() if is_trained}
     return frozenset(layers - free)
 
 
@@ -139,7 +134,7 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
     Raises:
       ValueError: naming what is missing, left over or of another shape.
     """
-    flat = {path_of(k): leaf for k, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    own = flat(variables)
     found = dict(_below_prefix(loaded, settings.prefix))
     if not found:
         raise ValueError(
@@ -148,17 +143,17 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
         )
     if settings.head == 'new':
         found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
-        wanted = {path for path in flat if not path.startswith('params/head/')}
+        wanted = {path for path in own if not path.startswith('params/head/')}
     else:
-        wanted = set(flat)
+        wanted = set(own)
     lines = [
         f'- {path} {np.shape(found[path])}: not in the model' for path in found.keys() - wanted
     ]
-    lines += [f'+ {path} {flat[path].shape}: not in the source' for path in wanted - found.keys()]
+    lines += [f'+ {path} {own[path].shape}: not in the source' for path in wanted - found.keys()]
     lines += [
-        f'! {path}: {np.shape(found[path])} in the source, {flat[path].shape} in the model'
+        f'! {path}: {np.shape(found[path])} in the source, {own[path].shape} in the model'
         for path in wanted & found.keys()
-        if np.shape(found[path]) != flat[path].shape
+        if np.shape(found[path]) != own[path].shape
     ]
     if lines:
         lines.sort(key=lambda line: (line[0] == '!', 'batch_stats' in line, line))
@@ -173,8 +168,8 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
 
 def _below_prefix(loaded: dict[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
     start = f'{prefix}/' if prefix else ''
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(loaded):
-        collection, _, path = path_of(keys).partition('/')
+    for full, leaf in flat(loaded).items():
+        collection, _, path = full.partition('/')
         if path.startswith(start):
             yield f'{collection}/{path.removeprefix(start)}', leaf
 
@@ -193,7 +188,3 @@ def _cause(lines: list[str], settings: Settings) -> str:
 def _shown(lines: list[str]) -> str:
     more = [f'... and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
     return '\n'.join(f'  {line}' for line in [*lines[:SHOWN], *more])
-
-
-def _paths(tree: Any) -> list[str]:
-    return [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
