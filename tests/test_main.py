@@ -275,11 +275,7 @@ def test_an_interrupted_run_exits_with_75(run, file, monkeypatch):
     code, out, _ = run('--config', file, '--workdir', 'w', '--json')
     assert code == 75
     expected = {'step': 2, 'total': 3, 'workdir': 'w', 'interrupted': 'SIGTERM'}
-    assert last_line(out)['fields'] == expected
-    assert last_line(out)['facts']['steps'] == [12, 3]
-    assert (
-        out.index('+ duration') < out.index('and so, before any run:') < out.index('- steps = 12')
-    )
+    assert last_line(out) == expected
 
 
 def test_a_dry_run_keeps_what_the_user_sets(run, file):
