@@ -51,6 +51,7 @@ TOP1 = {
     'erasing': 0.7791,
     'hide_and_seek': 0.7743,
 }
+BASIC = ('resnet18', 'resnet34', 'resnet18d', 'resnet34d')  # with one convolution more there
 OTHERS = {  # arch, aug, decay, smoothing, epochs
     ('resnet50', 'randaugment', 7e-5, 0.0, 300): 0.7804,
     ('resnet50d', 'none', 7e-5, 0.0, 200): 0.779,
@@ -79,6 +80,7 @@ def get_config(arg: str = '') -> ConfigDict:
         raise ValueError(f'config argument aug={args.aug!r}: one of {", ".join(AUGMENTATIONS)}')
     config = inherit(__file__, 'base.py')
     config.model.name = args.arch
+    config.model.project_first = args.arch in BASIC
     config.augment[0].scale = (args.crop, 1.0)
     config.augment += tuple(map(ConfigDict, AUGMENTATIONS[args.aug]))
     if args.aug in ('mixup', 'cutmix'):

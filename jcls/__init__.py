@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jcls.assembly import build as build
     from jcls.assembly import load_config as load_config
     from jcls.tools.evaluate import evaluate as evaluate
+    from jcls.tools.import_ import import_weights as import_weights
+    from jcls.tools.predict import predict as predict
     from jcls.tools.train import train as train
     from jcls.training.load import load as load
 
@@ -27,10 +29,21 @@ _HOMES = {
     'build': 'jcls.assembly',
     'load_config': 'jcls.assembly',
     'evaluate': 'jcls.tools.evaluate',
+    'import_weights': 'jcls.tools.import_',
     'load': 'jcls.training.load',
+    'predict': 'jcls.tools.predict',
     'train': 'jcls.tools.train',
 }
-__all__ = ['build', 'evaluate', 'load', 'load_config', 'models', 'train']
+__all__ = [
+    'build',
+    'evaluate',
+    'import_weights',
+    'load',
+    'load_config',
+    'models',
+    'predict',
+    'train',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -90,10 +90,13 @@ class Experiment:
     @functools.cached_property
     def source_variables(self) -> dict[str, Any]:
         """The variables to start from, read from ``config.init.source``; checked to fit."""
-        path = str(self.start.source)
-        source = loading.read_variables(path, self.start.step, self.start.ema)
-        if (architecture := loading.read_architecture(path)) is not None:
-            starting.check_architecture(architecture, self.model, self.start)
+        path, start = str(self.start.source), self.start
+        try:
+            card, source = loading.read(path, start.step, ema=start.ema, prefix=start.prefix)
+        except ValueError as error:
+            raise ValueError(f'config.init: {error}') from None
+        if 'architecture' in card:
+            starting.check_architecture(loading.model_of(card), self.model, self.start)
         seed = self.config['seed']
         initial = jax.jit(lambda: states.initial_variables(self.model, self.image_shape, seed))
         return starting.merge(jax.device_get(initial()), source, self.start)
@@ -140,7 +143,7 @@ class Experiment:
             self.distillation, self.data.train.classes, self.data.channels, self.mesh
         )
 
-    def with_teacher(self, step: int | None) -> Experiment:
+    def with_teacher(self, step: int | str | None) -> Experiment:
         """The same with this checkpoint of the teacher; None: as the config says, now.
 
         A run keeps the teacher that it began with, also when that was trained on since.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import keyword
 import logging
 import os
 import re
@@ -24,6 +25,8 @@ VERBS = {
     'train': 'train a config; the default verb',
     'evaluate': 'evaluate a trained model on its validation set',
     'config': 'show or explain a config, or the difference of two',
+    'predict': 'name what is in images, with a trained model',
+    'import': 'take over weights of torchvision, timm, mmpretrain or PaddleClas',
     'preview': 'draw what the network will see, beside the originals',
     'bench': 'measure how fast images come in, stage by stage',
     'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
@@ -100,11 +103,45 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('workdir', help='the folder of a run')
-    parser.add_argument('--step', default='last', help="'last', 'best' or a number")
+    _weights_arguments(parser)
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('path', help='a workdir, imported weights, or what import would take')
+    parser.add_argument('images', nargs='+', metavar='image-or-folder', help='what to look at')
+    parser.add_argument('--top', type=int, default=5, help='how many classes (default: 5)')
+    parser.add_argument('--flip', action='store_true', help='average with the mirror images')
+    parser.add_argument('--batch_size', type=int, default=64, help='images at a time')
+    _weights_arguments(parser)
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--step', default='last', help="of a workdir: 'last', 'best' or a number")
     parser.add_argument(
         '--ema', default='auto', choices=('auto', 'yes', 'no'),
         help='averaged weights (auto: if there are any) or the raw ones',
     )  # fmt: skip
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'src', help="a file, an https address, a folder, or 'hf:owner/name' on the Hub"
+    )
+    parser.add_argument('out', help='the folder to make')
+    parser.add_argument('--prefix', default='', help="of the tensors' names; others are left out")
+    parser.add_argument(
+        '--ema', default='auto', choices=('auto', 'yes', 'no'),
+        help='averaged weights (auto: if there are any) or the raw ones',
+    )  # fmt: skip
+    parser.add_argument('--classes', metavar='FILE', help='class names, one a line or a JSON list')
+    parser.add_argument('--resize', type=int, metavar='PIXELS', help='shorter side at evaluation')
+    parser.add_argument('--crop', type=int, metavar='PIXELS', help='central square at evaluation')
+    parser.add_argument(
+        '--interpolation', default='bilinear', choices=('bilinear', 'bicubic'), help='of --resize'
+    )
+    parser.add_argument(
+        '--channels', type=int, default=3, help='of the images (the first convolution is adapted)'
+    )
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +207,8 @@ _ARGUMENTS = {
     'train': _train_arguments,
     'evaluate': _evaluate_arguments,
     'config': _config_arguments,
+    'predict': _predict_arguments,
+    'import': _import_arguments,
     'preview': _preview_arguments,
     'bench': _bench_arguments,
     'prepare': _prepare_arguments,
@@ -233,7 +272,8 @@ def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
 
 
 def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
-    tool = importlib.import_module(f'jcls.tools.{args.verb}')
+    name = f'{args.verb}_' if keyword.iskeyword(args.verb) else args.verb
+    tool = importlib.import_module(f'jcls.tools.{name}')
     return 0, tool.run(args, overrides)
 
 

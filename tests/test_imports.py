@@ -26,7 +26,7 @@ ALLOWED = {  # what a room may import of jcls ('jcls' is the package itself, for
     'models': {'models', 'schema'},
     'data': {'data', 'schema'},
     'optim': {'optim', 'schema'},
-    'weights': {'weights', 'optim', 'schema'},
+    'weights': {'weights', 'models', 'optim', 'schema', 'jcls'},
     'training': BELOW_EXPERIMENT,
     'experiment': BELOW_EXPERIMENT | {'jcls'},
     'assembly': BELOW_EXPERIMENT | {'experiment'},
@@ -129,6 +129,11 @@ CONSTRUCTORS = {
     '_preset',
     '_resnet_d',
     '_cifar',
+    'range',
+    'Layout',
+    '_indexed',
+    '_older',
+    '_paddle_stem',
 }
 CHANGING = {'append', 'extend', 'add', 'update', 'insert', 'pop', 'remove', 'clear', 'setdefault'}
 

@@ -28,6 +28,7 @@ def create(
     stem: str | None = None,
     blocks: tuple[int, ...] | None = None,
     width: int | None = None,
+    project_first: bool = False,
     zero_gamma: bool = False,
     drop_path: float = 0.0,
     dropout: float = 0.0,
@@ -43,6 +44,8 @@ def create(
       stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
       blocks: blocks in each stage; None: the preset's.
       width: channels of the first stage, doubled in each further one; None: the preset's.
+      project_first: give the first block's shortcut a convolution whether it needs one or not, as
+        PaddleClas's ResNet-18 and 34 do.
       zero_gamma: start every block as the identity (Goyal et al. 2017, 1706.02677, section 5.1).
       drop_path: probability that the last block's branch is dropped, rising linearly from 0 at
         the first block (Huang et al. 2016).
@@ -65,6 +68,8 @@ def create(
         raise ValueError(f'config.model.num_classes={num_classes}: at least 2')
     if blocks is not None and (not blocks or min(blocks) < 1):
         raise ValueError(f'config.model.blocks={blocks}: at least one block in every stage')
+    if project_first and preset['shortcut'] == 'pad':
+        raise ValueError(f'config.model.project_first: the shortcuts of {name} have no parameters')
     given = {'stem': stem, 'blocks': blocks, 'width': width}
     preset |= {key: value for key, value in given.items() if value is not None}
     if preset['width'] < 2 or preset['width'] % 2:
@@ -76,6 +81,7 @@ def create(
     return ResNet(
         **preset,
         num_classes=1000 if num_classes is None else num_classes,
+        project_first=project_first,
         zero_gamma=zero_gamma,
         drop_path=drop_path,
         dropout=dropout,
@@ -108,6 +114,7 @@ def _cifar(blocks_per_stage: int) -> dict[str, Any]:
 MODELS: dict[str, dict[str, Any]] = {
     'resnet18': _preset('basic', (2, 2, 2, 2)),
     'resnet34': _preset('basic', (3, 4, 6, 3)),
+    'resnet26': _preset('bottleneck', (2, 2, 2, 2)),
     'resnet50': _preset('bottleneck', (3, 4, 6, 3)),
     'resnet101': _preset('bottleneck', (3, 4, 23, 3)),
     'resnet152': _preset('bottleneck', (3, 8, 36, 3)),
@@ -116,10 +123,12 @@ MODELS: dict[str, dict[str, Any]] = {
     'wide_resnet101_2': _preset('bottleneck', (3, 4, 23, 3), inner_ratio=2.0),
     # inner_ratio: 4, 8 or 4 channels a group in the first stage, of width 64.
     'resnext50_32x4d': _preset('bottleneck', (3, 4, 6, 3), groups=32, inner_ratio=4 / 64),
+    'resnext101_32x4d': _preset('bottleneck', (3, 4, 23, 3), groups=32, inner_ratio=4 / 64),
     'resnext101_32x8d': _preset('bottleneck', (3, 4, 23, 3), groups=32, inner_ratio=8 / 64),
     'resnext101_64x4d': _preset('bottleneck', (3, 4, 23, 3), groups=64, inner_ratio=4 / 64),
     'resnet18d': _resnet_d('basic', (2, 2, 2, 2)),
     'resnet34d': _resnet_d('basic', (3, 4, 6, 3)),
+    'resnet26d': _resnet_d('bottleneck', (2, 2, 2, 2)),
     'resnet50d': _resnet_d('bottleneck', (3, 4, 6, 3)),
     'resnet101d': _resnet_d('bottleneck', (3, 4, 23, 3)),
     'resnet152d': _resnet_d('bottleneck', (3, 8, 36, 3)),

@@ -64,6 +64,7 @@ class Block(nn.Module):
     inner: int  # the 3x3 convolution's width in a bottleneck
     groups: int
     shortcut: str
+    project: bool  # a convolution in the shortcut even if the shape stays
     zero_gamma: bool
     drop_path: float
     norm: Norm
@@ -89,7 +90,7 @@ class Block(nn.Module):
     def _shortcut(self, x: jax.Array, features: int, train: bool) -> jax.Array:
         """Bring x [N, H, W, C] to the branch's shape."""
         stride = self.stride
-        if stride == 1 and x.shape[-1] == features:
+        if stride == 1 and x.shape[-1] == features and not self.project:
             return x
         if self.shortcut == 'pad':  # He et al. 2015, option A: no parameters
             extra = features - x.shape[-1]
@@ -121,6 +122,7 @@ class ResNet(nn.Module):
     shortcut: str  # 'conv', 'pool' (average pool, then 1x1), 'pad' (no parameters)
     groups: int
     inner_ratio: float  # a bottleneck's 3x3 is width * inner_ratio * groups channels wide
+    project_first: bool  # a convolution in the first block's shortcut, whether needed or not
     zero_gamma: bool
     drop_path: float
     dropout: float
@@ -143,6 +145,7 @@ class ResNet(nn.Module):
                     inner=int(features * self.inner_ratio) * self.groups,
                     groups=self.groups,
                     shortcut=self.shortcut,
+                    project=self.project_first and stage == block == 1,
                     zero_gamma=self.zero_gamma,
                     drop_path=self.drop_path * index / max(total - 1, 1),
                     norm=self.norm,

@@ -1,4 +1,4 @@
-"""Load trained weights: ``model, variables = jcls.load(workdir)``, and from any Orbax folder."""
+"""Load trained weights: ``model, variables = jcls.load(path)``, of a run or from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,46 +19,73 @@ from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints, read_tree
 from jcls.training.distill import Distillation
 from jcls.training.step import normalise
+from jcls.weights import source as weights
 
 
 def load(
     path: str | Path, step: int | str = 'last', *, ema: str = 'auto', dtype: str = 'float32'
 ) -> tuple[models.ResNet, dict[str, Any]]:
-    """The model and its variables from a workdir or from one checkpoint folder in it.
+    """The model and its variables from a run of jcls or from weights of another system.
 
     ``model.apply(variables, images, train=False)`` takes normalised float images [N, H, W, C] and
-    returns logits [N, classes]; mean, std, classes and preprocessing are in model.json.
+    returns logits [N, classes]; mean, std, classes and preprocessing are in the card (`read`).
 
     Args:
-      path: a workdir, or ``workdir/checkpoints/<step>``.
-      step: 'last', 'best' (by the metric of config.checkpoint.best) or a number.
+      path: a workdir; ``workdir/checkpoints/<step>``; a folder of ``jcls import``; or a file,
+        address or name on the Hub that it would take.
+      step: of a workdir: 'last', 'best' (by the metric of config.checkpoint.best) or a number.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
       dtype: of the activations, see `jcls.models.create`.
 
     Raises:
-      ValueError: if there is no such workdir or checkpoint.
+      ValueError: if there is no such thing, or it is no ResNet of jcls.
     """
-    workdir, step, checkpoints = find(path, step)
-    with closing(checkpoints):
-        card = folder.read_card(workdir)
-        if 'architecture' not in card:
-            raise ValueError(f'{workdir} has no model.json that describes an architecture')
-        model = _model(card, dtype)
-        variables, _ = choose_variables(checkpoints.variables(step), ema, path)
-        return model, jax.tree.map(jnp.asarray, variables)
+    return usable(*read(path, step, ema=ema), path, dtype)
 
 
-def read_variables(path: str | Path, step: int | str = 'last', ema: str = 'auto') -> dict[str, Any]:
-    """{'params': ..., 'batch_stats': ...} from what `load` takes, or from any folder of Orbax."""
-    folder_of = Path(path).expanduser().resolve()
-    workdirs = (folder_of, folder_of.parent.parent)
-    if any((found / FOLDER).is_dir() and (found / 'config.json').exists() for found in workdirs):
-        _, number, checkpoints = find(path, step)
+def usable(
+    card: dict[str, Any], variables: dict[str, Any], path: str | Path, dtype: str = 'float32'
+) -> tuple[models.ResNet, dict[str, Any]]:
+    """The model that `card` describes, and the variables as arrays of JAX, see `load`."""
+    if 'architecture' not in card:
+        raise ValueError(f'{path} has no model.json that describes an architecture')
+    if 'head' not in variables['params']:
+        raise ValueError(
+            f"{path} has no classifier; train one on its weights with config.init.head='new'"
+        )
+    return model_of(card, dtype), jax.tree.map(jnp.asarray, variables)
+
+
+def read(
+    path: str | Path, step: int | str = 'last', *, ema: str = 'auto', prefix: str = ''
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The card (the content of model.json) and the variables of what `load` takes.
+
+    Also of any folder that Orbax saved a tree in; its card is empty. Only what is below `prefix`
+    is taken, in the source's own spelling.
+    """
+    local = Path(path).expanduser().resolve()
+    if is_run(local):
+        workdir, number, checkpoints = find(local, step)
         with closing(checkpoints):
-            return choose_variables(checkpoints.variables(number), ema, path)[0]
-    if not folder_of.is_dir():
-        raise ValueError(f'{path} is not a folder: name a workdir of jcls or an Orbax checkpoint')
-    return choose_variables(read_tree(folder_of), ema, path)[0]
+            card, tree = folder.read_card(workdir), checkpoints.variables(number)
+        return card, weights.below(choose_variables(tree, ema, path)[0], prefix, path)
+    if step != 'last':
+        raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
+    if local.is_dir() and not weights.is_folder(local):
+        variables = choose_variables(read_tree(local), ema, path)[0]
+        return {}, weights.below(variables, prefix, path)
+    found = weights.read(path, prefix=prefix, ema=ema)
+    return found.card, found.variables
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether this is a workdir or a checkpoint folder in one."""
+    local = Path(path).expanduser().resolve()
+    return any(
+        (found / FOLDER).is_dir() and (found / 'config.json').exists()
+        for found in (local, local.parent.parent)
+    )
 
 
 def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpoints]:
@@ -102,23 +129,17 @@ def choose_variables(
     return {name: chosen.get(name, {}) for name in ('params', 'batch_stats')}, averaged
 
 
-def read_architecture(path: str | Path) -> models.ResNet | None:
-    """The model of the workdir that `path` is or lies in; None of another folder."""
-    for workdir in (folder_of := Path(path).expanduser().resolve(), folder_of.parent.parent):
-        card = folder.read_card(workdir)
-        if 'architecture' in card:
-            return _model(card)
-    return None
-
-
-def _model(card: dict[str, Any], dtype: str = 'float32') -> models.ResNet:
+def model_of(card: dict[str, Any], dtype: str = 'float32') -> models.ResNet:
     section = {**card['architecture'], 'dtype': dtype}
-    section['blocks'] = section['blocks'] and tuple(section['blocks'])
+    if section.get('blocks'):
+        section['blocks'] = tuple(section['blocks'])
     return models.create(**section, norm=layers.batch_norm(**card['norm']))
 
 
-def teacher_step(distillation: Distillation) -> int:
-    """The number of the teacher's checkpoint."""
+def teacher_step(distillation: Distillation) -> int | str:
+    """The number of the teacher's checkpoint; 'last' where it holds one set of weights."""
+    if not is_run(distillation.teacher):
+        return distillation.step
     try:
         _, step, checkpoints = find(distillation.teacher, distillation.step)
     except ValueError as error:
@@ -137,10 +158,8 @@ def teacher(
     """
     where = f'config.distill.teacher={distillation.teacher}'
     try:
-        workdir, step, checkpoints = find(distillation.teacher, distillation.step)
-        checkpoints.close()
-        card = folder.read_card(workdir)
-        model, variables = load(workdir, step)
+        card, found = read(distillation.teacher, distillation.step)
+        model, variables = usable(card, found, distillation.teacher)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
     if list(card['classes']) != list(classes):

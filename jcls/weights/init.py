@@ -6,8 +6,8 @@ has not, or has in another shape, is an error that names it. Nothing is left out
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 
 from jcls.optim.groups import flat, path_of
 from jcls.schema import choose
+from jcls.weights.convert import adapt_channels, shown
 
-SHOWN = 12  # differences in a message
+logger = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
@@ -45,11 +46,13 @@ def create(
 
     Args:
       source: a workdir of jcls, one of its checkpoint folders, or a folder that Orbax saved a tree
-        with ``params`` and ``batch_stats`` in; None starts from random weights.
+        with ``params`` and ``batch_stats`` in; weights of torchvision, timm, mmpretrain or
+        PaddleClas, as `jcls import` takes them: a file, an https address or 'hf:owner/name'. None
+        starts from random weights. A first convolution for colour is adapted to other channels.
       step: of a workdir's checkpoints: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if the source has them, 'yes' insists, 'no' takes the raw
         ones.
-      prefix: use only what is below this path of the source's parameters, e.g. 'backbone'.
+      prefix: use only what is below this in the source's names, e.g. 'encoder'.
       head: 'keep' the source's classifier, or make a 'new' one, for other classes.
       freeze: as mmpretrain's ``frozen_stages``: -1 nothing, 0 the stem, k the stem and stages 1
         to k; or regular expressions that match whole parameter paths, e.g. ('stem/.*',). What is
@@ -68,7 +71,7 @@ def create(
             f'config.init: step={step!r}, ema={ema!r}, prefix={prefix!r} and head={head!r} say '
             'what to take from a source, but config.init.source is None'
         )
-    return Settings(source, step, ema, prefix.strip('/'), head, freeze, norm_eval)
+    return Settings(source, step, ema, prefix.strip('/.'), head, freeze, norm_eval)
 
 
 def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
@@ -121,11 +124,20 @@ def check_architecture(source: Any, model: Any, settings: Settings) -> None:
     """
     lines = [
         f'! {field}: {getattr(source, field)} in the source, {getattr(model, field)} in the model'
-        for field in ('block', 'blocks', 'width', 'stem', 'shortcut', 'groups', 'inner_ratio')
+        for field in (
+            'block',
+            'blocks',
+            'width',
+            'stem',
+            'shortcut',
+            'groups',
+            'inner_ratio',
+            'project_first',
+        )
         if getattr(source, field) != getattr(model, field)
     ]
     if lines:
-        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(lines)}')
+        raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
 
 
 def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -135,17 +147,13 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
       ValueError: naming what is missing, left over or of another shape.
     """
     own = flat(variables)
-    found = dict(_below_prefix(loaded, settings.prefix))
-    if not found:
-        raise ValueError(
-            f'config.init.prefix={settings.prefix!r}: nothing of {settings.source} lies below it; '
-            f'it has params of {", ".join(loaded["params"])}'
-        )
+    found = flat(loaded)
     if settings.head == 'new':
         found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
         wanted = {path for path in own if not path.startswith('params/head/')}
     else:
         wanted = set(own)
+    _adapt(found, own)
     lines = [
         f'- {path} {np.shape(found[path])}: not in the model' for path in found.keys() - wanted
     ]
@@ -157,7 +165,7 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
     ]
     if lines:
         lines.sort(key=lambda line: (line[0] == '!', 'batch_stats' in line, line))
-        raise ValueError(f'{_cause(lines, settings)}:\n{_shown(lines)}')
+        raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: (
             np.asarray(found[path_of(keys)], leaf.dtype) if path_of(keys) in wanted else leaf
@@ -166,12 +174,15 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
     )
 
 
-def _below_prefix(loaded: dict[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    start = f'{prefix}/' if prefix else ''
-    for full, leaf in flat(loaded).items():
-        collection, _, path = full.partition('/')
-        if path.startswith(start):
-            yield f'{collection}/{path.removeprefix(start)}', leaf
+def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
+    """Fit a first convolution for colour to images of other channels, in place."""
+    first = 'params/stem/conv1/kernel'
+    if first not in found or first not in own:
+        return
+    (*window, before, out), (*own_window, channels, own_out) = found[first].shape, own[first].shape
+    if before == 3 and channels != 3 and (window, out) == (own_window, own_out):
+        logger.info('the first convolution of the source is adapted to %d channel(s)', channels)
+        found[first] = adapt_channels(np.asarray(found[first]), channels)
 
 
 def _cause(lines: list[str], settings: Settings) -> str:
@@ -183,8 +194,3 @@ def _cause(lines: list[str], settings: Settings) -> str:
         )
     prefix = f' below config.init.prefix={settings.prefix!r}' if settings.prefix else ''
     return f'config.init.source={settings.source}{prefix} does not fit config.model'
-
-
-def _shown(lines: list[str]) -> str:
-    more = [f'... and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
-    return '\n'.join(f'  {line}' for line in [*lines[:SHOWN], *more])

@@ -1,0 +1,136 @@
+"""Take over weights of torchvision, timm, mmpretrain or PaddleClas: ``jcls import SRC OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jcls.weights import artifact
+from jcls.weights.card import preprocess
+from jcls.weights.convert import Report, adapt_channels
+from jcls.weights.source import Weights, read
+
+
+def import_weights(
+    source: str | Path,
+    out: str | Path,
+    *,
+    prefix: str = '',
+    ema: str = 'auto',
+    classes: Sequence[str] | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    interpolation: str = 'bilinear',
+    channels: int = 3,
+) -> Report:
+    """Write the folder `out` with weights and model.json, to load, predict with and finetune from.
+
+    Args:
+      source: a file, an https address, a folder or a name on the Hub ('hf:timm/resnet50.a1_in1k').
+      out: the folder to make.
+      prefix: of the tensors' names; others are left out.
+      ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
+      classes: names of the classes, in their order. None: what the file says, ImageNet's if there
+        are 1000, else numbers.
+      resize: of the shorter side at evaluation, with `crop`. None: what is known of the weights,
+        else 256 and 224.
+      crop: the central square.
+      interpolation: of the resize, with `resize` and `crop`.
+      channels: of the images; the first convolution is adapted, mean and std averaged.
+
+    Raises:
+      ValueError: if the source cannot be had or read, is no ResNet of jcls, or `out` is there.
+    """
+    if (resize is None) != (crop is None):
+        raise ValueError('resize and crop go together: give both, or neither')
+    if channels < 1:
+        raise ValueError(f'channels={channels}: at least 1')
+    facts: dict[str, Any] = {} if classes is None else {'classes': list(classes)}
+    if resize is not None and crop is not None:
+        facts['preprocess'] = preprocess(resize, crop, interpolation)
+    found = read(source, prefix=prefix, ema=ema, facts=facts)
+    if 'head' not in found.variables['params']:
+        raise ValueError(
+            f'{source} has no classifier; train one on its weights with '
+            f'config.init.source={str(source)!r} and config.init.head="new"'
+        )
+    artifact.write(Path(out), *_with_channels(found, channels))
+    return found.report
+
+
+def _with_channels(found: Weights, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    card, variables = found.card, found.variables
+    if channels == len(card['mean']):
+        return card, variables
+    stem = variables['params']['stem']
+    kernel = adapt_channels(np.asarray(stem['conv1']['kernel']), channels)
+    stem = {**stem, 'conv1': {'kernel': kernel}}
+    params = {**variables['params'], 'stem': stem}
+    average = {key: [float(np.mean(card[key]))] * channels for key in ('mean', 'std')}
+    shape = [*card['image_shape'][:2], channels]
+    return {**card, **average, 'image_shape': shape}, {**variables, 'params': params}
+
+
+def read_classes(file: str | None) -> list[str] | None:
+    """Class names from a text file, one a line, or a JSON list."""
+    if file is None:
+        return None
+    try:
+        text = Path(file).expanduser().read_text('utf-8')
+        names = json.loads(text) if text.lstrip()[:1] == '[' else text.split('\n')
+    except (OSError, ValueError) as error:
+        raise ValueError(f'--classes={file}: {error}') from None
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def tables(report: Report) -> list[Table]:
+    """What was loaded, module by module, and what was skipped or is missing, for a terminal."""
+    made = []
+    for title, rows in zip(report._fields, report, strict=True):
+        table = Table('jcls', 'source', 'tensors', title=f'{title}: {len(rows)} tensors', box=None)
+        modules: dict[tuple[str, str], dict[Any, list[str]]] = {}
+        for row in rows:
+            own = (row.own or '').split('/', 1)[-1].rpartition('/')[0]
+            module, _, leaf = (row.name or '').rpartition('.')
+            # What every normalisation layer of torch has is one line.
+            key = (own, '(all)' if leaf == 'num_batches_tracked' else module)
+            modules.setdefault(key, {}).setdefault(row.shape, []).append(leaf)
+        for (own, name), shapes in modules.items():
+            said = [f'{", ".join(dict.fromkeys(names))} {shape}' for shape, names in shapes.items()]
+            table.add_row(own, name, '; '.join(said))
+        if rows:
+            made.append(table)
+    return made
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The verb: write, print the tables and return them for --json."""
+    if overrides:
+        raise ValueError(f'import takes no --config.{next(iter(overrides))}')
+    report = import_weights(
+        args.src,
+        args.out,
+        prefix=args.prefix,
+        ema=args.ema,
+        classes=read_classes(args.classes),
+        resize=args.resize,
+        crop=args.crop,
+        interpolation=args.interpolation,
+        channels=args.channels,
+    )
+    console = Console(soft_wrap=True)
+    for table in tables(report):
+        console.print(table)
+    card, _ = artifact.read(Path(args.out))
+    steps = ', '.join(' '.join(map(str, step.values())) for step in card['preprocess'])
+    assumed = f' (assumed: {", ".join(card["assumed"])})' if card['assumed'] else ''
+    name = card['architecture']['name']
+    print(f'{args.out}: {name}, {len(card["classes"])} classes, {steps}{assumed}')
+    return report.json()

@@ -1,0 +1,80 @@
+"""Weights that travel: a folder with ``model.json`` and ``weights.safetensors``.
+
+The tensors are named as in jcls ('params/stem/conv1/kernel') and stored as they are; model.json
+says what is needed to use them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from jcls.optim.groups import flat
+
+WEIGHTS, CARD = 'weights.safetensors', 'model.json'
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether this folder was written by `write`."""
+    return (path / WEIGHTS).is_file()
+
+
+def write(folder: Path, card: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Make the `folder`, which must not exist or be empty; it appears only when it is complete."""
+    from safetensors.numpy import save_file
+
+    tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flat(variables).items()}
+
+    def fill(inside: Path) -> None:
+        save_file(tensors, inside / WEIGHTS)
+        (inside / CARD).write_text(json.dumps(card, indent=2) + '\n')
+        (inside / WEIGHTS).chmod((inside / CARD).stat().st_mode)  # safetensors makes it private
+
+    write_folder(folder, fill)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill(path)`` write into a folder that takes the name `folder` when it is done."""
+    folder = folder.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f'{folder} exists and is not empty; name a new folder')
+    partial = folder.with_name(f'.{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The card and the variables, NumPy arrays.
+
+    Raises:
+      ValueError: for damaged files or a folder that is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    leaves: dict[tuple[str, ...], np.ndarray] = {}
+    try:
+        with safe_open(folder / WEIGHTS, 'numpy') as file:
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                leaves[tuple(name.split('/'))] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f'{folder / WEIGHTS} cannot be read: {error}') from None
+    try:
+        card = json.loads((folder / CARD).read_text())
+    except (json.JSONDecodeError, OSError) as error:
+        raise ValueError(f'{folder / CARD} cannot be read: {error}') from None
+    if 'architecture' not in card:
+        raise ValueError(f'{folder / CARD} does not describe an architecture')
+    return card, unflatten_dict(leaves)

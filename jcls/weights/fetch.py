@@ -1,0 +1,126 @@
+"""Weights from elsewhere as files here: a local path, an https address, a name on the Hub.
+
+Downloads are kept in ``$JCLS_CACHE``, else in ``jcls`` in the user's cache folder; the Hub's where
+``huggingface_hub`` keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+import rich.progress
+
+HUB = 'hf:'
+TIMEOUT = 30  # seconds without an answer
+HASH = r'.*-([0-9a-f]{8,64})\.\w+'  # torch's convention: the beginning of the SHA-256
+
+
+def is_remote(source: str) -> bool:
+    """Whether `source` is an address or a name on the Hub."""
+    return source.startswith((HUB, 'https://', 'http://'))
+
+
+def fetch(source: str) -> Path:
+    """The local file or folder of ``'model.pth'``, ``'https://...'`` or ``'hf:owner/name'``.
+
+    ``hf:owner/name@revision`` takes a branch, tag or commit.
+
+    Raises:
+      ValueError: if there is no such thing, no network, or the hash in the name is not the file's.
+    """
+    if source.startswith('https://'):
+        return _download(source)
+    if source.startswith('http://'):
+        raise ValueError(f'{source}: weights are fetched by https:// alone')
+    if source.startswith(HUB):
+        return _from_hub(source)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(f'{source}: no such file or folder')
+    return path
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(os.environ.get('JCLS_CACHE') or Path(base) / 'jcls').expanduser()
+
+
+def _download(url: str) -> Path:
+    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
+    if not name:
+        raise ValueError(f'{url} names no file')
+    # Equal names of different addresses stay apart.
+    target = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            _copy(url, name, file)
+        _check_hash(url, name, Path(temporary))
+        Path(temporary).replace(target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return target
+
+
+def _copy(url: str, name: str, file: IO[bytes]) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            size = int(answer.headers.get('Content-Length') or 0)
+            with rich.progress.wrap_file(answer, size, description=name) as reader:
+                shutil.copyfileobj(reader, file, 2**20)
+            if size and file.tell() != size:
+                raise ValueError(f'{url}: the download ended early; try again')
+    except urllib.error.HTTPError as error:
+        raise ValueError(f'{url}: {error.code} {error.reason}') from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise ValueError(
+            f'{url} cannot be reached ({getattr(error, "reason", error)}); where there is no '
+            'network, copy the file here and name its path'
+        ) from None
+
+
+def _check_hash(url: str, name: str, path: Path) -> None:
+    wanted = re.fullmatch(HASH, name)
+    if wanted is None:
+        return
+    with path.open('rb') as file:
+        found = hashlib.file_digest(file, 'sha256').hexdigest()
+    if not found.startswith(wanted[1]):
+        raise ValueError(
+            f'{url}: the file is not what its name says: its SHA-256 begins with '
+            f'{found[: len(wanted[1])]}, not {wanted[1]}; it was not kept'
+        )
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    name, _, revision = source.removeprefix(HUB).partition('@')
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
+        raise ValueError(f'{source}: a name on the Hub is hf:owner/name')
+    wanted = ['config.json', 'model.safetensors', 'pytorch_model.bin', 'weights.safetensors',
+              'model.json']  # fmt: skip
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(f'{source} is not on the Hub, or not for you to read: {reason}') from None
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(
+            f'{source} cannot be fetched from the Hub ({reason}); where there is no network, copy '
+            'its model.safetensors and config.json into a folder and name that'
+        ) from None

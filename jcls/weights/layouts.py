@@ -1,0 +1,177 @@
+"""How other systems name and store the tensors of a ResNet.
+
+A layout names the modules of a model; `tensors` pairs every variable of a jcls model with the name
+that it has there, and `to_own` and `to_foreign` turn its axes. Read from torchvision 0.29, timm
+1.0, mmpretrain 1.2 and PaddleClas 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jcls.models import ResNet
+from jcls.models.resnet import EXPANSION
+
+
+class Layout(NamedTuple):
+    """Names of modules: of a convolution and its normalisation layer in pairs, and of the head.
+
+    Attributes:
+      stems: of each kind of stem, its pairs.
+      block: of a block from its stage and place in it, both from 1 on, and the number of blocks in
+        the stages before.
+      pair: inside a block, from the convolution's number.
+      shortcut: inside a block, from whether its shortcut has a pool, and whether this one's does.
+      head: the classifier.
+      statistics: the leaves of the running mean and variance.
+      transposed: the classifier's weight is [classes, features].
+      through: blocks are numbered through all stages.
+    """
+
+    stems: dict[str, tuple[tuple[str, str], ...]]
+    block: Callable[[int, int, int], str]
+    pair: Callable[[int], tuple[str, str]]
+    shortcut: Callable[[bool, int], tuple[str, str]]
+    head: str
+    statistics: tuple[str, str] = ('running_mean', 'running_var')
+    transposed: bool = True
+    through: bool = False
+
+
+def _indexed(pool: bool) -> tuple[str, str]:
+    """In a torch.nn.Sequential, with or without a pool at its beginning."""
+    return (f'downsample.{int(pool)}', f'downsample.{int(pool) + 1}')
+
+
+def _torch_pair(i: int) -> tuple[str, str]:
+    return f'conv{i}', f'bn{i}'
+
+
+def _older(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f'{name}._conv', f'{name}._batch_norm') for name in names)
+
+
+def _paddle_stem(convs: int) -> tuple[tuple[str, str], ...]:
+    return tuple((f'stem.{i}.conv', f'stem.{i}.bn') for i in range(convs))
+
+
+PLAIN = (('conv1', 'bn1'),)
+TORCH = Layout(
+    stems={
+        'imagenet': PLAIN,
+        'cifar': PLAIN,
+        'deep': (('conv1.0', 'conv1.1'), ('conv1.3', 'conv1.4'), ('conv1.6', 'bn1')),
+    },
+    block=lambda stage, block, _: f'layer{stage}.{block - 1}',
+    pair=_torch_pair,
+    shortcut=lambda pool, _: _indexed(pool),  # timm keeps the place of a pool that does nothing
+    head='fc',
+)
+MMPRETRAIN = Layout(
+    stems={
+        'imagenet': (('backbone.conv1', 'backbone.bn1'),),
+        'cifar': (('backbone.conv1', 'backbone.bn1'),),
+        'deep': tuple((f'backbone.stem.{i}.conv', f'backbone.stem.{i}.bn') for i in range(3)),
+    },
+    block=lambda stage, block, _: f'backbone.layer{stage}.{block - 1}',
+    pair=_torch_pair,
+    shortcut=lambda pool, stride: _indexed(pool and stride > 1),
+    head='head.fc',
+)
+PADDLE = Layout(
+    stems={'imagenet': _paddle_stem(1), 'cifar': _paddle_stem(1), 'deep': _paddle_stem(3)},
+    block=lambda _, block, before: f'blocks.{before + block - 1}',
+    pair=lambda i: (f'conv{i - 1}.conv', f'conv{i - 1}.bn'),
+    shortcut=lambda *_: ('short.conv', 'short.bn'),
+    head='fc',
+    statistics=('_mean', '_variance'),
+    transposed=False,
+    through=True,
+)
+# ResNeXt, ResNeXt_vd and ResNet_vc.
+PADDLE_OLDER = Layout(
+    stems={
+        'imagenet': _older('conv'),
+        'cifar': _older('conv'),
+        'deep': _older('conv1_1', 'conv1_2', 'conv1_3'),
+    },
+    block=lambda stage, block, _: f'bb_{stage - 1}_{block - 1}',
+    pair=lambda i: (f'conv{i - 1}._conv', f'conv{i - 1}._batch_norm'),
+    shortcut=lambda *_: ('short._conv', 'short._batch_norm'),
+    head='out',
+    statistics=('_mean', '_variance'),
+    transposed=False,
+)
+LAYOUTS = {
+    'torch': TORCH,
+    'mmpretrain': MMPRETRAIN,
+    'paddle': PADDLE,
+    'paddle_older': PADDLE_OLDER,
+}
+
+
+def modules(model: ResNet, layout: Layout) -> Iterator[tuple[str, str, str]]:
+    """(kind, own path, foreign name) of every module; kind is 'conv', 'norm' or 'head'."""
+    for i, (conv, norm) in enumerate(layout.stems[model.stem], 1):
+        yield 'conv', f'stem/conv{i}', conv
+        yield 'norm', f'stem/norm{i}', norm
+    before = 0
+    for stage, count in enumerate(model.blocks, 1):
+        for block in range(1, count + 1):
+            own, foreign = f'stage{stage}_block{block}', layout.block(stage, block, before)
+            for i in range(1, CONVS[model.block] + 1):
+                conv, norm = layout.pair(i)
+                yield 'conv', f'{own}/conv{i}', f'{foreign}.{conv}'
+                yield 'norm', f'{own}/norm{i}', f'{foreign}.{norm}'
+            if block == 1 and has_shortcut(model, stage):
+                conv, norm = layout.shortcut(model.shortcut == 'pool', 1 if stage == 1 else 2)
+                yield 'conv', f'{own}/shortcut_conv', f'{foreign}.{conv}'
+                yield 'norm', f'{own}/shortcut_norm', f'{foreign}.{norm}'
+        before += count
+    yield 'head', 'head', layout.head
+
+
+def has_shortcut(model: ResNet, stage: int) -> bool:
+    """Whether the first block of a stage has parameters in its shortcut."""
+    same = stage == 1 and EXPANSION[model.block] == 1 and not model.project_first
+    return model.shortcut != 'pad' and not same
+
+
+CONVS = {'basic': 2, 'bottleneck': 3}
+
+
+def tensors(model: ResNet, layout: Layout) -> dict[str, str]:
+    """{path of a variable, such as 'params/stem/conv1/kernel': foreign name}."""
+    mean, var = layout.statistics
+    leaves = {
+        'conv': [('params', 'kernel', 'weight')],
+        'head': [('params', 'kernel', 'weight'), ('params', 'bias', 'bias')],
+        'norm': [
+            ('params', 'scale', 'weight'),
+            ('params', 'bias', 'bias'),
+            ('batch_stats', 'mean', mean),
+            ('batch_stats', 'var', var),
+        ],
+    }
+    return {
+        f'{collection}/{own}/{leaf}': f'{foreign}.{name}'
+        for kind, own, foreign in modules(model, layout)
+        for collection, leaf, name in leaves[kind]
+    }
+
+
+def to_own(value: np.ndarray, layout: Layout) -> np.ndarray:
+    """With jcls's axes: kernels are [H, W, in, out], the classifier's is [in, classes]."""
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value.T if value.ndim == 2 and layout.transposed else value
+
+
+def to_foreign(value: np.ndarray, layout: Layout) -> np.ndarray:
+    """The inverse of `to_own`."""
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    return value.T if value.ndim == 2 and layout.transposed else value
