@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jcls.assembly import build as build
     from jcls.assembly import load_config as load_config
     from jcls.tools.evaluate import evaluate as evaluate
+    from jcls.tools.export import export as export
     from jcls.tools.import_ import import_weights as import_weights
     from jcls.tools.predict import predict as predict
     from jcls.tools.train import train as train
@@ -29,6 +30,7 @@ _HOMES = {
     'build': 'jcls.assembly',
     'load_config': 'jcls.assembly',
     'evaluate': 'jcls.tools.evaluate',
+    'export': 'jcls.tools.export',
     'import_weights': 'jcls.tools.import_',
     'load': 'jcls.training.load',
     'predict': 'jcls.tools.predict',
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     'build',
     'evaluate',
+    'export',
     'import_weights',
     'load',
     'load_config',

@@ -27,6 +27,7 @@ VERBS = {
     'config': 'show or explain a config, or the difference of two',
     'predict': 'name what is in images, with a trained model',
     'import': 'take over weights of torchvision, timm, mmpretrain or PaddleClas',
+    'export': 'give trained weights to timm, torchvision, StableHLO or TensorFlow',
     'preview': 'draw what the network will see, beside the originals',
     'bench': 'measure how fast images come in, stage by stage',
     'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
@@ -144,6 +145,17 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('path', help='a workdir or imported weights')
+    parser.add_argument('out', help='the folder to make')
+    parser.add_argument(
+        '--format', default='jcls',
+        choices=('jcls', 'torchvision', 'timm', 'stablehlo', 'savedmodel'),
+        help='names and files (default: jcls)',
+    )  # fmt: skip
+    _weights_arguments(parser)
+
+
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'action',
@@ -209,6 +221,7 @@ _ARGUMENTS = {
     'config': _config_arguments,
     'predict': _predict_arguments,
     'import': _import_arguments,
+    'export': _export_arguments,
     'preview': _preview_arguments,
     'bench': _bench_arguments,
     'prepare': _prepare_arguments,

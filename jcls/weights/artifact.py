@@ -27,16 +27,20 @@ def is_artifact(path: Path) -> bool:
 
 def write(folder: Path, card: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
     """Make the `folder`, which must not exist or be empty; it appears only when it is complete."""
-    from safetensors.numpy import save_file
-
-    tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flat(variables).items()}
 
     def fill(inside: Path) -> None:
-        save_file(tensors, inside / WEIGHTS)
+        save_tensors(inside / WEIGHTS, flat(variables))
         (inside / CARD).write_text(json.dumps(card, indent=2) + '\n')
-        (inside / WEIGHTS).chmod((inside / CARD).stat().st_mode)  # safetensors makes it private
 
     write_folder(folder, fill)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write a ``.safetensors`` file."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    path.write_bytes(save(arrays))  # save_file would make it readable for its owner alone
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

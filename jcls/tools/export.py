@@ -1,0 +1,145 @@
+"""Give trained weights to other systems: ``jcls export PATH OUT --format timm``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jcls import models
+from jcls.models import ResNet
+from jcls.optim.groups import flat
+from jcls.schema import choose
+from jcls.tools.import_ import tables
+from jcls.training import load as loading
+from jcls.weights import artifact, layouts
+from jcls.weights.convert import Report, Row, state_dict
+
+# What is written into a folder: the model, its variables as NumPy arrays, and the card.
+Write = Callable[[Path, ResNet, Any, dict[str, Any]], None]
+
+
+def export(
+    path: str | Path,
+    out: str | Path,
+    *,
+    format: str = 'jcls',
+    step: int | str = 'last',
+    ema: str = 'auto',
+) -> Report:
+    """Write the folder `out`, which appears only when it is complete; model.json is always in it.
+
+    Args:
+      path: weights: whatever `jcls.load` takes.
+      out: the folder to make.
+      format: see `FORMATS`.
+      step: of a workdir: 'last', 'best' or a number.
+      ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
+
+    Raises:
+      ValueError: for weights that cannot be read, a format that cannot hold them, or if `out` is
+        there already.
+    """
+    write = choose(FORMATS, format, 'format')
+    card, variables = loading.read(path, step, ema=ema)
+    model, _ = loading.usable(card, variables, path)
+
+    def fill(folder: Path) -> None:
+        write(folder, model, variables, card)
+        (folder / artifact.CARD).write_text(json.dumps(card, indent=2) + '\n')
+
+    artifact.write_folder(Path(out), fill)
+    names = layouts.tensors(model, layouts.TORCH) if write in NAMED else {}
+    rows = [Row(own, names.get(own, own), leaf.shape) for own, leaf in flat(variables).items()]
+    return Report(rows, [], [])
+
+
+def _jcls(folder: Path, _: ResNet, variables: Any, __: dict[str, Any]) -> None:
+    artifact.save_tensors(folder / artifact.WEIGHTS, flat(variables))
+
+
+def _torchvision(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+    if model.stem == 'deep' or model.shortcut == 'pool':
+        raise ValueError(
+            f'torchvision has no {card["architecture"]["name"]}: its ResNets have one convolution '
+            "in the stem and no pool in the shortcuts; format='timm' can hold it"
+        )
+    tensors = state_dict(model, variables, layouts.TORCH)
+    artifact.save_tensors(folder / 'model.safetensors', tensors)
+
+
+def _timm(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+    section = card['architecture']
+    preset = models.create(section['name'], num_classes=model.num_classes)
+    fixed = ('blocks', 'width', 'stem', 'project_first')
+    different = [field for field in fixed if getattr(model, field) != getattr(preset, field)]
+    if different or model.stem == 'cifar':
+        what = f' with another {", ".join(different)}' if different else ''
+        raise ValueError(f"timm has no {section['name']}{what}; format='torchvision' has its names")
+    artifact.save_tensors(folder / 'model.safetensors', state_dict(model, variables, layouts.TORCH))
+    (folder / 'config.json').write_text(json.dumps(timm_config(model, card), indent=2) + '\n')
+
+
+def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads beside the weights."""
+    steps = {step['name']: step for step in card['preprocess']}
+    side = card['image_shape'][0]
+    resize = steps.get('resize', {'size': side})
+    channels = len(card['mean'])
+    return {
+        'architecture': card['architecture']['name'],
+        'num_classes': model.num_classes,
+        'label_names': list(card['classes']),
+        'model_args': {'num_classes': model.num_classes, 'in_chans': channels},
+        'pretrained_cfg': {
+            'input_size': [channels, side, side],
+            # Slightly less than the quotient, whose rounding could lose a pixel of the resize.
+            'crop_pct': float(np.nextafter(side / resize['size'], 0)),
+            'crop_mode': 'center',
+            'interpolation': resize.get('interpolation', 'bilinear'),
+            'mean': list(card['mean']),
+            'std': list(card['std']),
+            'num_classes': model.num_classes,
+            'first_conv': 'conv1.0' if model.stem == 'deep' else 'conv1',
+            'classifier': 'fc',
+        },
+    }
+
+
+def _stablehlo(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+    from jcls.tools import program
+
+    (folder / 'model.stablehlo').write_bytes(program.stablehlo(model, variables, card))
+
+
+def _saved_model(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+    from jcls.tools import program
+
+    program.saved_model(folder, model, variables, card)
+
+
+FORMATS: dict[str, Write] = {
+    'jcls': _jcls,  # weights.safetensors with jcls's names
+    'torchvision': _torchvision,  # model.safetensors with torchvision's names
+    'timm': _timm,  # the same, and config.json: a folder as timm keeps on the Hub
+    'stablehlo': _stablehlo,  # model.stablehlo: `jax.export`, from pixels to logits
+    'savedmodel': _saved_model,  # TensorFlow's, from image files to probabilities
+}
+NAMED = (_torchvision, _timm)
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The verb: write, print the table and return it for --json."""
+    if overrides:
+        raise ValueError(f'export takes no --config.{next(iter(overrides))}')
+    report = export(args.path, args.out, format=args.format, step=args.step, ema=args.ema)
+    for table in tables(report):
+        Console(soft_wrap=True).print(table)
+    files = sorted(path.name for path in Path(args.out).iterdir())
+    print(f'{args.out}: {", ".join(files)}')
+    return report.json()

@@ -1,0 +1,145 @@
+"""A trained model as a program for elsewhere: StableHLO or a TensorFlow SavedModel.
+
+The preprocessing of model.json is inside. In StableHLO it is arithmetic on the pixels of images of
+any size, Pillow's resize among it (the width first, triangle or cubic filter, rounded to whole grey
+levels after each direction); in a SavedModel it begins with the bytes of the image files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from jcls.data.operation import Draw
+from jcls.data.runtime import tensorflow
+from jcls.models import ResNet
+from jcls.tools.predict import chain_of
+from jcls.training.step import normalise
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def stablehlo(model: ResNet, variables: Any, card: Mapping[str, Any]) -> bytes:
+    """`jax.export` of images uint8 [b, h, w, C], any b, h and w -> logits float32 [b, classes].
+
+    ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or Flax.
+    """
+    steps = card['preprocess']
+    if [step['name'] for step in steps] != ['resize', 'center_crop']:
+        raise ValueError(
+            f'model.json prepares images by {", ".join(s["name"] for s in steps) or "nothing"}; '
+            'StableHLO can hold a resize and a center_crop after it'
+        )
+    size, crop = steps[0]['size'], steps[1]['size']
+    method = steps[0].get('interpolation', 'bilinear')
+
+    @jax.jit
+    def logits(images: jax.Array) -> jax.Array:
+        pixels = resize_and_crop(images, size, crop, method)
+        values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
+        return model.apply(variables, values, train=False)
+
+    shape = export.symbolic_shape(f'b, h, w, {len(card["mean"])}')
+    exported = export.export(logits, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    return bytes(exported.serialize())
+
+
+def resize_and_crop(images: jax.Array, size: int, crop: int, method: str) -> jax.Array:
+    """uint8 [b, h, w, C] -> [b, crop, crop, C]: shorter side to `size`, then the centre."""
+    height, width = (jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
+    short, long = jnp.minimum(height, width), jnp.maximum(height, width)
+    other = size * long // short
+    portrait = height >= width
+    across = _filter(width, jnp.where(portrait, size, other), images.shape[2], crop, method)
+    down = _filter(height, jnp.where(portrait, other, size), images.shape[1], crop, method)
+
+    def levels(values: jax.Array) -> jax.Array:
+        return jnp.floor(jnp.clip(values, 0, 255) + 0.5)
+
+    exact = jax.lax.Precision.HIGHEST
+    values = levels(
+        jnp.einsum('bhwc,ow->bhoc', images.astype(jnp.float32), across, precision=exact)
+    )
+    return levels(jnp.einsum('bhwc,oh->bowc', values, down, precision=exact)).astype(jnp.uint8)
+
+
+def _filter(before: Any, after: Any, places: Any, crop: int, method: str) -> jax.Array:
+    """Weights [crop, places] of the central `crop` of `after` pixels made of `before`.
+
+    Rows outside of the image, if it is smaller than the crop, are 0: black.
+    """
+    offset = jnp.round((after - crop) / 2).astype(jnp.int32)  # half to even, as torchvision
+    out = jnp.arange(crop) + offset
+    scale = before / after
+    stretch = jnp.maximum(scale, 1)
+    centre = (out[:, None] + 0.5) * scale
+    x = jnp.abs((jnp.arange(places)[None] + 0.5 - centre) / stretch)
+    if method == 'bilinear':
+        weights = jnp.maximum(1 - x, 0)
+    else:  # Keys 1981 with a = -0.5
+        near = (1.5 * x - 2.5) * x * x + 1
+        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
+    weights = weights / weights.sum(1, keepdims=True)
+    inside = (out >= 0) & (out < after)
+    return jnp.where(inside[:, None], weights, 0).astype(jnp.float32)
+
+
+def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, Any]) -> None:
+    """Write a SavedModel with two signatures, of which each gives logits and probabilities.
+
+    'serving_default' takes ``images``, string [N], the contents of JPEG or PNG files; 'pixels'
+    takes ``pixels``, uint8 [N, H, W, C], resized and cropped.
+    """
+    from jax.experimental import jax2tf
+
+    tf = tensorflow()
+    chain = chain_of(card)
+    extent = chain.extent(None)
+    if extent is None:
+        raise ValueError('model.json does not bring images to one size')
+    shape = (*extent, len(card['mean']))
+
+    def logits(variables: Any, pixels: jax.Array) -> jax.Array:
+        values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
+        return model.apply(variables, values, train=False)
+
+    call = jax2tf.convert(
+        logits,
+        polymorphic_shapes=[None, f'(b, {shape[0]}, {shape[1]}, {shape[2]})'],
+        with_gradient=False,
+        native_serialization_platforms=PLATFORMS,
+    )
+    module = tf.Module()
+    module.variables_of_model = tf.nest.map_structure(tf.Variable, jax.device_get(variables))
+
+    def results(pixels: Any) -> dict[str, Any]:
+        found = call(module.variables_of_model, pixels)
+        return {'logits': found, 'probabilities': tf.nn.softmax(found)}
+
+    def prepare(content: Any) -> Any:
+        image = tf.cond(
+            tf.io.is_jpeg(content),
+            lambda: tf.io.decode_jpeg(content, channels=shape[2], dct_method='INTEGER_ACCURATE'),
+            lambda: tf.io.decode_png(content, channels=shape[2]),
+        )
+        for operation in chain.operations:
+            image = operation.apply(image, Draw(tf.zeros([2], tf.int64)))
+        return tf.ensure_shape(image, shape)
+
+    def from_files(images: Any) -> dict[str, Any]:
+        return results(tf.map_fn(prepare, images, fn_output_signature=tf.uint8))
+
+    def signature(function: Any, spec: Any) -> Any:
+        return tf.function(function, input_signature=[spec], autograph=False)
+
+    signatures = {
+        'serving_default': signature(from_files, tf.TensorSpec([None], tf.string, 'images')),
+        'pixels': signature(results, tf.TensorSpec([None, *shape], tf.uint8, 'pixels')),
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
