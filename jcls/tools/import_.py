@@ -15,7 +15,7 @@ from rich.table import Table
 from jcls.weights import artifact
 from jcls.weights.card import preprocess
 from jcls.weights.convert import Report, adapt_channels
-from jcls.weights.source import Weights, read
+from jcls.weights.source import Weights, read, require_classifier
 
 
 def import_weights(
@@ -56,11 +56,7 @@ def import_weights(
     if resize is not None and crop is not None:
         facts['preprocess'] = preprocess(resize, crop, interpolation)
     found = read(source, prefix=prefix, ema=ema, facts=facts)
-    if 'head' not in found.variables['params']:
-        raise ValueError(
-            f'{source} has no classifier; train one on its weights with '
-            f'config.init.source={str(source)!r} and config.init.head="new"'
-        )
+    require_classifier(found.variables, source)
     artifact.write(Path(out), *_with_channels(found, channels))
     return found.report
 

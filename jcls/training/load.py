@@ -49,10 +49,7 @@ def usable(
     """The model that `card` describes, and the variables as arrays of JAX, see `load`."""
     if 'architecture' not in card:
         raise ValueError(f'{path} has no model.json that describes an architecture')
-    if 'head' not in variables['params']:
-        raise ValueError(
-            f"{path} has no classifier; train one on its weights with config.init.head='new'"
-        )
+    weights.require_classifier(variables, path)
     return model_of(card, dtype), jax.tree.map(jnp.asarray, variables)
 
 

@@ -28,7 +28,7 @@ def card(section: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> d
     Raises:
       ValueError: if there are more or fewer class names than classes.
     """
-    count = section['num_classes']
+    count = section['num_classes'] or 0  # 0: a backbone alone
     usual = {
         'classes': [*imagenet()] if count == IMAGENET_CLASSES else [*map(str, range(count))],
         'mean': MEAN,

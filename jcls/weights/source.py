@@ -69,3 +69,12 @@ def below(variables: dict[str, Any], prefix: str, path: str | Path) -> dict[str,
             )
         variables = {name: kept.get(name, {}) for name in variables}
     return variables
+
+
+def require_classifier(variables: dict[str, Any], path: str | Path) -> None:
+    """Refuse a backbone alone."""
+    if 'head' not in variables['params']:
+        raise ValueError(
+            f'{path} has no classifier; train one on its weights with config.init.source and '
+            "config.init.head='new'"
+        )

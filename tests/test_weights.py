@@ -1,0 +1,400 @@
+"""Other systems' weights: the same numbers come out, and what does not fit is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jcls
+from jcls import models
+from jcls.optim.groups import flat
+from jcls.tools.import_ import import_weights
+from jcls.training import load as loading
+from jcls.weights import artifact, convert, foreign, layouts, source
+from jcls.weights.card import display_names, imagenet, preprocess, torchvision_facts
+from jcls.weights.recognise import recognise
+
+pytestmark = pytest.mark.usefixtures('quick_compiler')
+
+GOLDEN = Path(__file__).parent / 'golden' / 'weights'
+LABELS = (0, 2, 4, 6)  # of make_weights.py
+NETS = {  # file, layout, preset, width, blocks
+    'tv_bottleneck.pth': ('torch', 'resnet50', 4, (1, 2, 1, 1)),
+    'tv_basic.pth': ('torch', 'resnet18', 4, (2, 1, 1, 1)),
+    'tv_resnext.pth': ('torch', 'resnext50_32x4d', 16, (1, 1)),
+    'tv_wide.pth': ('torch', 'wide_resnet50_2', 2, (1, 1, 1, 1)),
+    'timm_d_bottleneck': ('torch', 'resnet50d', 4, (1, 1, 1, 1)),
+    'timm_d_basic': ('torch', 'resnet18d', 4, (1, 1, 1, 1)),
+    'mm_plain.pth': ('mmpretrain', 'resnet18', 4, (1, 1, 1, 1)),
+    'mm_v1d.pth': ('mmpretrain', 'resnet50d', 2, (1, 1, 1, 1)),
+    'paddle_basic.pdparams': ('paddle', 'resnet18', 2, (1, 1, 1, 1)),
+    'paddle_bottleneck.pdparams': ('paddle', 'resnet50', 2, (1, 1, 1, 1)),
+    'paddle_vd.pdparams': ('paddle', 'resnet50d', 2, (1, 1, 1, 1)),
+}
+
+
+def images(size: int, count: int) -> np.ndarray:
+    """The images of make_weights.py, [count, size, size, 3]."""
+    blocks = -(-size // 8)
+    raw = np.random.PCG64(1000 * size + count).random_raw
+    coarse = raw(count * 3 * blocks * blocks) >> 56
+    coarse = coarse.reshape(count, 3, blocks, blocks).repeat(8, 2).repeat(8, 3)
+    fine = (raw(count * 3 * size * size) >> 56).reshape(count, 3, size, size)
+    levels = coarse[:, :, :size, :size].astype(np.float32) + fine.astype(np.float32)
+    return ((levels - 256) / 64).transpose(0, 2, 3, 1)
+
+
+def built(model: models.ResNet) -> dict[str, Any]:
+    """The fields that the parameters depend on."""
+    names = ('block', 'blocks', 'width', 'stem', 'shortcut', 'groups', 'inner_ratio',
+             'project_first', 'num_classes')  # fmt: skip
+    return {name: getattr(model, name) for name in names}
+
+
+def apart(found: Any, wanted: Any) -> float:
+    """The largest difference over the largest entry."""
+    return float(np.abs(np.asarray(found) - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.fixture(scope='module')
+def numbers(golden: Any) -> Any:
+    return golden('weights/weights.npz')
+
+
+@pytest.mark.parametrize('file', NETS)
+def test_logits_are_the_peers(file: str, numbers: Any) -> None:
+    """Read from the peer's own file, a network gives the peer's logits, at an odd size, too."""
+    _, preset, width, blocks = NETS[file]
+    model, variables = jcls.load(GOLDEN / file)
+    wanted = models.create(preset, width=width, blocks=blocks, num_classes=7)
+    first = file == 'paddle_basic.pdparams'
+    assert built(model) == {**built(wanted), 'project_first': first}
+    for size in (64, 75):
+        logits = model.apply(variables, images(size, 2), train=False)
+        assert apart(logits, numbers[f'{file.split(".")[0]}/logits{size}']) < 1e-5
+
+
+@pytest.mark.parametrize('file', [file for file in NETS if file.startswith('tv')])
+def test_a_training_step_is_the_peers(file: str, numbers: Any) -> None:
+    """Loss, running statistics and gradients of one training step, from the peer's own file."""
+    net = file.split('.')[0]
+    model, variables = jcls.load(GOLDEN / file)
+
+    def loss_of(params: Any) -> Any:
+        logits, changed = model.apply(
+            {**variables, 'params': params}, images(64, 4), train=True, mutable=['batch_stats']
+        )
+        labels = jnp.asarray(LABELS)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), changed
+
+    (loss, changed), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
+        variables['params']
+    )
+    assert loss == pytest.approx(numbers[f'{net}/loss'], rel=1e-5)
+    found = flat({'params': gradients, **changed})
+    compared = 0
+    for path, name in layouts.tensors(model, layouts.TORCH).items():
+        kind = 'stats' if path.startswith('batch_stats') else 'grads'
+        if f'{net}/{kind}/{name}' in numbers:
+            wanted = layouts.to_own(numbers[f'{net}/{kind}/{name}'], layouts.TORCH)
+            assert apart(found[path], wanted) < 2e-4, path
+            compared += 1
+    assert compared > 24
+
+
+def test_every_tensor_is_accounted_for() -> None:
+    """Loaded, skipped and missing: every tensor of the file is in one of them."""
+    weights = source.read(GOLDEN / 'tv_basic.pth')
+    raw = foreign.read(GOLDEN / 'tv_basic.pth').tensors
+    assert {row.name for row in (*weights.report.loaded, *weights.report.skipped)} == set(raw)
+    assert all(row.name.endswith('num_batches_tracked') for row in weights.report.skipped)
+    assert weights.report.missing == []
+    assert {row.own for row in weights.report.loaded} == set(flat(weights.variables))
+
+
+def shapes_in(layout: layouts.Layout, model: models.ResNet) -> dict[str, tuple[int, ...]]:
+    """The shapes that the model's tensors have in a layout."""
+    own = flat(convert.shapes_of(model))
+    return {
+        name: layouts.to_foreign(np.broadcast_to(np.float32(0), own[path].shape), layout).shape
+        for path, name in layouts.tensors(model, layout).items()
+    }
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_preset_is_recognised_in_every_layout(name: str) -> None:
+    """From names and shapes alone, in whatever system it was saved."""
+    for system, layout in layouts.LAYOUTS.items():
+        if system == 'paddle' and name in CIFAR:
+            continue  # its stages cannot be told without shortcuts; PaddleClas has no such nets
+        model = models.create(name, num_classes=11)
+        if system == 'paddle' and model.block == 'basic':
+            model = models.create(name, num_classes=11, project_first=True)
+        if system == 'paddle_older' and model.stem == 'deep' and model.groups == 1:
+            continue  # there these names are ResNet_vc's, see below
+        found, section = recognise(shapes_in(layout, model))
+        assert found is layout
+        assert built(models.create(**section)) == built(model)
+
+
+CIFAR = [name for name, preset in models.MODELS.items() if preset['shortcut'] == 'pad']
+
+
+def test_paddles_own_networks() -> None:
+    """ResNet200_vd is deeper in other stages, ResNet_vc has the stem of "vd" alone."""
+    model = models.create('resnet200d', blocks=(3, 12, 48, 3))
+    _, section = recognise(shapes_in(layouts.PADDLE, model))
+    assert built(models.create(**section)) == built(model)
+    model = models.create('resnet50', stem='deep')
+    _, section = recognise(shapes_in(layouts.PADDLE_OLDER, model))
+    assert built(models.create(**section)) == built(model)
+
+
+def changed(**changes: Any) -> dict[str, np.ndarray]:
+    """tv_basic with tensors replaced, added, or (None) removed; __ stands for a dot."""
+    tensors = dict(foreign.read(GOLDEN / 'tv_basic.pth').tensors)
+    for name, value in changes.items():
+        tensors[name.replace('__', '.')] = value
+    return {name: value for name, value in tensors.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'layer1__0__se__fc__weight': np.zeros((4, 1))},
+            r'nearest is resnet18 with blocks=\(2, 1, 1, 1\), width=4, but:\n'
+            r'  - layer1.0.se.fc.weight \(4, 1\): resnet18 has no such tensor',
+        ),
+        ({'bn1__running_var': None}, r'\+ bn1.running_var, for batch_stats/stem/norm1/var \(4,\)'),
+        (
+            {'layer2__0__conv1__weight': np.zeros((8, 4, 5, 5), np.float32)},
+            r'! layer2.0.conv1.weight: \(5, 5, 4, 8\), but params/stage2_block1/conv1/kernel is',
+        ),
+        ({'fc__bias': np.zeros(7, np.int64)}, r'! fc.bias: numbers of type int64'),
+        ({'conv1__weight': None}, r'not the weights of a ResNet.*the first tensors are bn1'),
+        ({'layer1__0__conv1__weight': None}, r'it has no layer1.0.conv1.weight'),
+    ],
+)
+def test_what_is_no_resnet_of_jcls_names_the_nearest(changes: Any, message: str) -> None:
+    """One tensor more, less, or of another shape or type is named, and so is the nearest preset."""
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        convert.convert(changed(**changes))
+
+
+def test_other_stems_and_groups_are_refused() -> None:
+    """timm's tiered stem and a ResNeXt that is no preset are no network of jcls."""
+    shapes = shapes_in(layouts.TORCH, models.create('resnet50d'))
+    tiered = shapes | {'conv1.0.weight': (24, 3, 3, 3), 'conv1.3.weight': (32, 24, 3, 3)}
+    with pytest.raises(ValueError, match='its deep stem is 24, 32, 64 channels wide'):
+        recognise(tiered)
+    grouped = {
+        name: (s[0], s[1] // 4, 3, 3) if '.conv2.' in name else s
+        for name, s in shapes_in(layouts.TORCH, models.create('resnet50')).items()
+    }
+    with pytest.raises(ValueError, match=r'the nearest, .*groups=4'):
+        recognise(grouped)
+
+
+def test_names_of_wrappers_are_removed() -> None:
+    """DistributedDataParallel's and torch.compile's prefixes, as timm removes them."""
+    plain = convert.convert(changed())
+    for prefix in ('module.', '_orig_mod.', 'module._orig_mod.'):
+        wrapped = convert.convert({prefix + name: value for name, value in changed().items()})
+        jax.tree.map(np.testing.assert_array_equal, wrapped.variables, plain.variables)
+
+
+def test_half_precision_becomes_float32() -> None:
+    """bfloat16 and float16 are taken as they are, in parameter precision."""
+    for dtype in (jnp.bfloat16, np.float16):
+        halves = {k: v.astype(dtype) for k, v in changed().items() if v.dtype == np.float32}
+        for leaf in jax.tree.leaves(convert.convert(halves).variables):
+            assert leaf.dtype == np.float32
+
+
+# What is known beside the weights
+
+
+def test_torchvisions_own_files_are_known_by_their_hash() -> None:
+    """Preprocessing and published accuracy, which are not in the file."""
+    facts = torchvision_facts('resnet50-11ad3fa6.pth')
+    assert facts['published'] == {'top1': 0.80858, 'top5': 0.95434}
+    assert facts['preprocess'] == preprocess(232, 224)
+    assert torchvision_facts('resnet50-0676ba61.pth')['preprocess'] == preprocess(256, 224)
+    assert torchvision_facts('mine.pth') == {}
+
+
+def test_timms_config_is_read() -> None:
+    """Mean, deviation, size and interpolation stand beside timm's weights."""
+    card, _ = loading.read(GOLDEN / 'timm_d_basic')
+    settings = json.loads((GOLDEN / 'timm_d_basic' / 'config.json').read_text())['pretrained_cfg']
+    assert card['mean'] == settings['mean']
+    size, crop = settings['input_size'][-1], settings['crop_pct']
+    assert card['preprocess'] == preprocess(int(size / crop), size, settings['interpolation'])
+
+
+def test_class_names() -> None:
+    """mmpretrain's are in the file; 1000 without names are ImageNet's, shown as words."""
+    assert loading.read(GOLDEN / 'mm_v1d.pth')[0]['classes'] == [f'class {i}' for i in range(7)]
+    assert [*imagenet()][:2] == ['n01440764', 'n01443537']
+    assert len(set(imagenet().values())) == 1000
+    assert display_names(['n01440764', 'mine']) == ['tench', 'mine']
+
+
+# Folders of jcls import
+
+
+def test_an_imported_folder_is_the_same_model(tmp_path: Path) -> None:
+    """Bit for bit, and with its card."""
+    report = import_weights(GOLDEN / 'timm_d_basic', tmp_path / 'out', classes=list('abcdefg'))
+    model, variables = jcls.load(tmp_path / 'out')
+    wanted, theirs = jcls.load(GOLDEN / 'timm_d_basic')
+    assert len(report.loaded) == len(flat(variables))
+    assert built(model) == built(wanted)
+    jax.tree.map(np.testing.assert_array_equal, variables, theirs)
+    card = json.loads((tmp_path / 'out' / 'model.json').read_text())
+    assert card['classes'] == list('abcdefg')
+    assert card['assumed'] == []
+
+
+@pytest.mark.parametrize('channels', [1, 4, 6])
+def test_other_channels(tmp_path: Path, channels: int) -> None:
+    """Of one channel, a grey image gives what it gave in colour; others repeat, by 3 / channels."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out', channels=channels)
+    model, variables = jcls.load(tmp_path / 'out')
+    colour = jcls.load(GOLDEN / 'tv_basic.pth')[1]
+    kernel = np.asarray(colour['params']['stem']['conv1']['kernel'])
+    found = np.asarray(variables['params']['stem']['conv1']['kernel'])
+    if channels == 1:
+        grey = images(64, 2)[..., :1]
+        wanted = model.apply(colour, grey.repeat(3, -1), train=False)
+        assert apart(model.apply(variables, grey, train=False), np.asarray(wanted)) < 1e-5
+    else:
+        for i in range(channels):
+            np.testing.assert_allclose(found[:, :, i], kernel[:, :, i % 3] * 3 / channels)
+    assert len(loading.read(tmp_path / 'out')[0]['mean']) == channels
+
+
+def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is there is left alone; one that fails half-way does not appear."""
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'mine').touch()
+    with pytest.raises(ValueError, match='exists and is not empty'):
+        import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'full')
+    monkeypatch.setattr(artifact, 'save_tensors', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'new')
+    assert [path.name for path in tmp_path.iterdir()] == ['full']
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda folder: (folder / 'model.json').unlink(), 'model.json cannot be read'),
+        (lambda folder: (folder / 'model.json').write_text('{}'), 'does not describe'),
+        (lambda folder: (folder / 'model.json').write_text('{'), 'model.json cannot be read'),
+        (lambda f: (f / artifact.WEIGHTS).write_bytes(b'1234'), 'weights.safetensors cannot be'),
+    ],
+)
+def test_a_damaged_folder(tmp_path: Path, damage: Any, message: str) -> None:
+    """Says which file."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
+    damage(tmp_path / 'out')
+    with pytest.raises(ValueError, match=message):
+        jcls.load(tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('path', 'arguments', 'message'),
+    [
+        ('nowhere.pth', {}, 'no such file or folder'),
+        ('tv_basic.pth', {'classes': ['a']}, '1 class names, but the classifier of .* has 7'),
+        ('tv_basic.pth', {'resize': 256}, 'resize and crop go together'),
+        ('tv_basic.pth', {'channels': 0}, 'channels=0: at least 1'),
+        ('tv_basic.pth', {'prefix': 'encoder'}, "prefix='encoder': nothing in .* it has bn1, "),
+        ('tv_basic.pth', {'ema': 'yes'}, "ema='yes', but .* has no averaged weights"),
+        ('weights.npz', {}, 'weights.npz'),
+    ],
+)
+def test_what_cannot_be_imported(tmp_path: Path, path: str, arguments: Any, message: str) -> None:
+    """Every mistake has its message, and nothing is written."""
+    with pytest.raises(ValueError, match=message):
+        import_weights(GOLDEN / path, tmp_path / 'out', **arguments)
+    assert not (tmp_path / 'out').exists()
+
+
+# To start a run from
+
+
+GREY = {'name': 'synthetic', 'size': 8, 'channels': 1, 'num_classes': 10, 'examples': 40,
+        'mean': (0.5,), 'std': (0.5,)}  # fmt: skip
+
+
+def test_a_run_starts_from_them(tiny: Any) -> None:
+    """init.source takes other systems' files, adapts the first convolution and makes a new head."""
+    tiny['model'] = {'name': 'resnet18', 'width': 4, 'blocks': (2, 1, 1, 1)}
+    tiny['init'] = {'source': str(GOLDEN / 'tv_basic.pth'), 'head': 'new'}
+    tiny['data'] = GREY
+    found = flat(jcls.build(tiny).init().params)
+    wanted = flat(jcls.load(GOLDEN / 'tv_basic.pth')[1]['params'])
+    for path, leaf in found.items():
+        if path == 'stem/conv1/kernel':
+            wanted[path] = convert.adapt_channels(np.asarray(wanted[path]), 1)
+        if not path.startswith('head/'):
+            np.testing.assert_array_equal(leaf, wanted[path])
+    assert found['head/kernel'].shape == (32, 10)
+
+
+@pytest.mark.parametrize(
+    ('model', 'init', 'message'),
+    [
+        ({}, {'head': 'keep'}, "config.init.head='keep', but the classifier"),
+        ({'blocks': (1, 1, 1, 1)}, {}, r'! blocks: \(2, 1, 1, 1\) in the source'),
+        ({}, {'prefix': 'backbone'}, "config.init: prefix='backbone': nothing in"),
+        ({}, {'step': '3'}, "step='3', but .* holds one set of weights"),
+    ],
+)
+def test_what_a_run_cannot_start_from(tiny: Any, model: Any, init: Any, message: str) -> None:
+    """The same messages as of a workdir."""
+    tiny['model'] = {'name': 'resnet18', 'width': 4, 'blocks': (2, 1, 1, 1), **model}
+    tiny['init'] = {'source': str(GOLDEN / 'tv_basic.pth'), 'head': 'new', **init}
+    with pytest.raises(ValueError, match=message):
+        jcls.build(tiny).init()
+
+
+def test_a_backbone_alone(tiny: Any, tmp_path: Path) -> None:
+    """Without a classifier a run can start, and predict and import say what is missing."""
+    from safetensors.numpy import save_file
+
+    tensors = {k: v for k, v in changed().items() if not k.startswith('fc.')}
+    path = tmp_path / 'backbone.safetensors'
+    save_file({f'encoder.{name}': np.ascontiguousarray(v) for name, v in tensors.items()}, path)
+    tiny['model'] = {'name': 'resnet18', 'width': 4, 'blocks': (2, 1, 1, 1)}
+    tiny['init'] = {'source': str(path), 'prefix': 'encoder', 'head': 'new'}
+    assert jcls.build(tiny).init().params['head']['kernel'].shape == (32, 10)
+    with pytest.raises(ValueError, match=r"has no classifier; .*config.init.head='new'"):
+        import_weights(path, tmp_path / 'out', prefix='encoder')
+
+
+def test_a_teacher_may_be_another_systems(tiny: Any, tmp_path: Path) -> None:
+    """Distillation takes imported weights as it takes a workdir's."""
+    digits = [str(i) for i in range(10)]
+    shutil.copytree(GOLDEN / 'timm_d_basic', tmp_path / 'teacher')
+    tensors = foreign.read(tmp_path / 'teacher').tensors
+    tensors['fc.weight'], tensors['fc.bias'] = np.ones((10, 32)), np.ones(10)
+    artifact.save_tensors(tmp_path / 'teacher' / 'model.safetensors', tensors)
+    import_weights(tmp_path / 'teacher', tmp_path / 'out', channels=1, classes=digits)
+    tiny['data'] = GREY
+    tiny['distill'] = {'name': 'soft', 'teacher': str(tmp_path / 'out')}
+    batch = next(jcls.build(tiny).train_batches())
+    assert batch['teacher'].shape == (8, 10)
