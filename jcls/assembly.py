@@ -83,6 +83,7 @@ def assemble(
     update = optimizer.create(
         batch_size,
         functools.partial(starting.trained, freeze=start.freeze),
+        len(data.train),
         **sections['optimizer'],
     )
     lr = schedule.create(update.peak, length.total, length.steps, **sections['schedule'])

@@ -49,6 +49,7 @@ def test_explain_states_what_the_run_will_do(capsys):
         ('resnet50_v2.py:arch=resnet18', (), 'on a small network'),
         ('resnet50_v1.py', ('model.name=resnet20', 'model.stem=imagenet'), 'recommends 0.2'),
         ('resnet50_v1.py', ('optimizer.decay=decoupled',), '10 times weaker'),
+        ('resnet50_v1.py', ('optimizer.lr=by_dataset_size',), 'starts from random weights'),
         ('resnet50_v1.py', ('accumulate=2',), 'micro-batches of 128, not the batch of 256'),
     ],
 )

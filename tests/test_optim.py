@@ -318,3 +318,22 @@ def test_a_value_that_cannot_be_is_refused_at_its_place(field, values):
         ValueError, match=r"config.optimizer.decay 'couple'; did you mean 'coupled'"
     ):
         optimizer.create(256, decay='couple', weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ('examples', 'rate'),
+    [
+        (1, 1e-3),
+        (1_000, 1e-3),
+        (10_000, 10**-2.5),
+        (31_623, 10**-2.25),
+        (10**5, 1e-2),
+        (10**7, 1e-2),
+    ],
+)
+def test_the_rate_by_dataset_size(examples, rate):
+    """0.001 up to 1,000 images, 0.01 from 100,000 on, by the logarithm in between; for 256."""
+    made = optimizer.create(64, None, examples, lr='by_dataset_size')
+    assert made.peak == pytest.approx(rate / 4, rel=1e-5)
+    with pytest.raises(ValueError, match=r"unknown config.optimizer.lr 'by_size'"):
+        optimizer.create(64, None, examples, lr='by_size')

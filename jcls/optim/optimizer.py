@@ -24,6 +24,7 @@ from jcls.optim import groups
 from jcls.optim.directions import OPTIMIZERS, Decay
 from jcls.schema import choose
 
+BY_DATASET_SIZE = 'by_dataset_size'
 NORM = r'.*norm\d*/(scale|bias)'  # every parameter of a normalisation layer
 
 
@@ -49,9 +50,10 @@ class Optimizer(NamedTuple):
 def create(
     batch_size: int,
     trained: Callable[[Any], Any] | None = None,
+    examples: int | None = None,
     *,
     name: str = 'sgd',
-    lr: float = 0.1,
+    lr: float | str = 0.1,
     reference_batch: int | None = 256,
     scaling: str = 'linear',
     lr_groups: tuple[tuple[str, float], ...] = (('.*', 1.0),),
@@ -68,8 +70,10 @@ def create(
     Args:
       batch_size: examples in a step.
       trained: from parameters to a tree of whether each is trained; None: all are.
+      examples: in the training set, for lr='by_dataset_size'.
       name: one of `OPTIMIZERS`.
-      lr: peak learning rate for a batch of `reference_batch`.
+      lr: peak learning rate for a batch of `reference_batch`; or 'by_dataset_size', for
+        finetuning, see `rate_by_dataset_size`.
       reference_batch: the batch that `lr` is stated for; None leaves `lr` as it is.
       scaling: how `lr` follows the batch: 'linear', or 'sqrt' (usual for adaptive optimizers).
       lr_groups: rules (pattern, multiplier of the rate) over parameter paths, see
@@ -87,6 +91,11 @@ def create(
         than so many times the norm of the unit's weights; not of the classifier's.
       **fields: the fields of the chosen optimizer.
     """
+    if isinstance(lr, str):
+        choose({BY_DATASET_SIZE: None}, lr, 'config.optimizer.lr')
+        if examples is None:
+            raise ValueError(f'config.optimizer.lr={lr!r} needs the number of training examples')
+        lr = rate_by_dataset_size(examples)
     bounded = {
         'lr': (lr, 0 < lr < math.inf, 'must be positive and finite'),
         'weight_decay': (
@@ -157,6 +166,15 @@ def create(
         peak,
         groups_of,
     )
+
+
+def rate_by_dataset_size(examples: int) -> float:
+    """A rate to finetune with: 0.001 up to 1,000 images, 0.01 from 100,000 on, in between by log.
+
+    PaddleClas's advice, per 256 examples of a batch ("Tricks for Training", finetuning).
+    """
+    share = (math.log10(max(examples, 1)) - 3) / 2
+    return 0.001 * 10 ** min(max(share, 0.0), 1.0)
 
 
 def _only(trained: Any, tree: Any) -> Any:

@@ -63,6 +63,8 @@ def _rates(found: Facts) -> str:
         f'{found["learning_rate"][0]:.4g} at first, peak {found["peak_learning_rate"]:.4g}, '
         f'{found["last_learning_rate"]:.4g} at the last step'
     )
+    if found['learning_rate_rule']:
+        text += f'; {found["learning_rate_rule"]}'
     multipliers = found['learning_rate_multipliers']
     if len(multipliers) > 1:
         text += f'; multiplied by {multipliers[0]:.3g} to {multipliers[-1]:.3g}'

@@ -17,6 +17,7 @@ import numpy as np
 
 from jcls.assembly import build
 from jcls.experiment import Experiment
+from jcls.optim import optimizer
 from jcls.optim.groups import flat
 from jcls.schema import plain
 from jcls.training import freezing, traps
@@ -90,6 +91,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         },
         'eval_size': [s.get('size') for s in c['evaluate']['preprocess']],
         'peak_learning_rate': experiment.optimizer.peak,
+        'learning_rate_rule': _rate_rule(experiment),
         'learning_rate': curve,
         'last_learning_rate': float(experiment.schedule(h.total - 1)),
         'optimizer': c['optimizer']['name'],
@@ -170,3 +172,11 @@ def sparkline(values: list[float], width: int = 60) -> str:
     points = np.interp(np.linspace(0, len(values) - 1, width), range(len(values)), values)
     top = max(float(np.max(points)), 1e-30)
     return ''.join(BLOCKS[round(float(p / top) * (len(BLOCKS) - 1))] for p in points)
+
+
+def _rate_rule(e: Experiment) -> str | None:
+    """Where a rate comes from that the config does not state as a number."""
+    lr, count = e.config['optimizer']['lr'], len(e.data.train)
+    if not isinstance(lr, str):
+        return None
+    return f'{lr}: {optimizer.rate_by_dataset_size(count):.4g} for {count:,} images'

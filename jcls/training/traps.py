@@ -121,6 +121,17 @@ def accumulated_statistics(e: Experiment) -> str | None:
     )
 
 
+def finetuning_from_nothing(e: Experiment) -> str | None:
+    """A rate for weights that are good already."""
+    lr = e.config['optimizer']['lr']
+    if not isinstance(lr, str) or e.start.source is not None:
+        return None
+    return (
+        f'optimizer.lr={lr!r} is a rate to finetune with, but the run starts from random weights: '
+        'name some with init.source'
+    )
+
+
 def _parameters(e: Experiment) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(e.state_shapes().params))
 
@@ -133,4 +144,5 @@ TRAPS: tuple[Callable[[Experiment], str | None], ...] = (
     strong_crops_on_small_net,
     decoupled_too_weak,
     accumulated_statistics,
+    finetuning_from_nothing,
 )
