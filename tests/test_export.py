@@ -1,0 +1,237 @@
+"""`jcls export`: other systems get the same tensors, and programs that compute the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jcls
+from jcls import models
+from jcls.data.runtime import tensorflow
+from jcls.main import main
+from jcls.optim.groups import flat
+from jcls.tools import export, program
+from jcls.tools.import_ import import_weights
+from jcls.weights import artifact, convert, foreign, layouts
+
+pytestmark = pytest.mark.usefixtures('quick_compiler')
+
+GOLDEN = Path(__file__).parent / 'golden' / 'weights'
+CLASSES = 7
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth, with some noise; uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return (smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An imported network of 7 classes that looks at 64 pixels."""
+    out = tmp_path_factory.mktemp('weights') / 'out'
+    import_weights(GOLDEN / 'tv_basic.pth', out, resize=72, crop=64)
+    return out
+
+
+@pytest.mark.parametrize(
+    ('file', 'layout'),
+    [
+        ('tv_resnext.pth', layouts.TORCH),
+        ('timm_d_bottleneck', layouts.TORCH),
+        ('mm_v1d.pth', layouts.MMPRETRAIN),
+        ('paddle_basic.pdparams', layouts.PADDLE),
+    ],
+)
+def test_the_peers_tensors_come_back_bit_for_bit(file: str, layout: layouts.Layout) -> None:
+    """Import and export give every tensor of the source with its name, shape and bits."""
+    raw = foreign.read(GOLDEN / file).tensors
+    model, variables = jcls.load(GOLDEN / file)
+    found = convert.state_dict(model, variables, layout)
+    kept = {name for name in raw if not name.endswith('num_batches_tracked')}
+    assert set(found) == kept
+    for name in kept:
+        assert found[name].dtype == raw[name].dtype
+        np.testing.assert_array_equal(found[name], raw[name])
+
+
+@pytest.mark.parametrize('format', ['jcls', 'torchvision'])
+def test_an_exported_folder_comes_back_bit_for_bit(
+    weights: Path, tmp_path: Path, format: str
+) -> None:
+    """What was exported can be loaded again: the same bits, and model.json beside them."""
+    jcls.export(weights, tmp_path / 'out', format=format)
+    jax.tree.map(
+        np.testing.assert_array_equal, jcls.load(tmp_path / 'out')[1], jcls.load(weights)[1]
+    )
+    cards = [json.loads((f / 'model.json').read_text()) for f in (weights, tmp_path / 'out')]
+    assert cards[0] == cards[1]
+
+
+def test_timms_folder(tmp_path: Path) -> None:
+    """config.json has what timm asks for; the resize that it computes is model.json's."""
+    model = models.create('resnet18d', num_classes=2)
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), convert.shapes_of(model)
+    )
+    card = {
+        'architecture': {'name': 'resnet18d', 'num_classes': 2},
+        'norm': {},
+        'image_shape': [224, 224, 3],
+        'classes': ['cat', 'dog'],
+        'mean': [0.5, 0.4, 0.3],
+        'std': [0.2, 0.2, 0.2],
+        'preprocess': [
+            {'name': 'resize', 'size': 235, 'interpolation': 'bicubic'},
+            {'name': 'center_crop', 'size': 224},
+        ],
+    }
+    artifact.write(tmp_path / 'in', card, variables)
+    jcls.export(tmp_path / 'in', tmp_path / 'out', format='timm')
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    settings = config['pretrained_cfg']
+    assert (config['architecture'], config['num_classes']) == ('resnet18d', 2)
+    assert config['label_names'] == ['cat', 'dog']
+    assert settings['first_conv'] == 'conv1.0'
+    assert settings['interpolation'] == 'bicubic'
+    assert int(224 / settings['crop_pct']) == 235
+    (tmp_path / 'out' / 'model.json').unlink()
+    from jcls.training import load
+
+    again, found = load.read(tmp_path / 'out')
+    assert {key: again[key] for key in ('mean', 'std', 'classes', 'preprocess')} == {
+        key: card[key] for key in ('mean', 'std', 'classes', 'preprocess')
+    }
+    assert set(flat(found)) == set(flat(variables))
+
+
+@pytest.mark.parametrize('size', [*range(224, 257, 8), 235, 236, 288, 320])
+def test_timm_computes_the_resize_from_a_quotient(size: int) -> None:
+    """int(crop / crop_pct) is the size that was meant, whatever the rounding."""
+    card = {
+        'architecture': {'name': 'resnet18'},
+        'image_shape': [224, 224, 3],
+        'classes': [],
+        'mean': [0, 0, 0],
+        'std': [1, 1, 1],
+        'preprocess': [{'name': 'resize', 'size': size}, {'name': 'center_crop', 'size': 224}],
+    }
+    config = export.timm_config(models.create('resnet18'), card)
+    assert int(224 / config['pretrained_cfg']['crop_pct']) == size
+
+
+# Programs
+
+
+@pytest.mark.parametrize('method', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('shape', [(90, 131), (131, 120), (64, 64), (40, 300)])
+def test_the_exported_resize_is_pillows(shape: tuple[int, int], method: str) -> None:
+    """Resize and central crop in JAX: Pillow's and torchvision's, but for rare roundings."""
+    image = photo(*shape)
+    height, width = shape
+    short = min(shape)
+    after = (64 * width // short, 64 * height // short)
+    filters = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+    resized = Image.fromarray(image).resize(after, filters[method])
+    left, top = (round((side - 56) / 2) for side in after)
+    wanted = np.asarray(resized.crop((left, top, left + 56, top + 56))).astype(int)
+    found = np.asarray(program.resize_and_crop(jnp.asarray(image)[None], 64, 56, method))[0]
+    assert np.abs(found - wanted).max() <= 1
+    assert (found != wanted).mean() < 0.02
+
+
+def test_a_crop_larger_than_the_image_has_black_around() -> None:
+    """As torchvision pads."""
+    found = program.resize_and_crop(jnp.asarray(photo(32, 32))[None], 32, 40, 'bilinear')
+    np.testing.assert_array_equal(found[0, 4:36, 4:36], photo(32, 32))
+    assert not found[0, :4].any()
+    assert not found[0, :, 36:].any()
+
+
+def test_stablehlo_predicts(weights: Path, tmp_path: Path) -> None:
+    """Without jcls or Flax: pixels of images of any size to the logits behind jcls predict."""
+    jcls.export(weights, tmp_path / 'out', format='stablehlo')
+    blob = (tmp_path / 'out' / 'model.stablehlo').read_bytes()
+    exported = jax.export.deserialize(bytearray(blob))
+    assert {'cpu', 'cuda', 'tpu'} == set(exported.platforms)
+    for shape in ((130, 177), (177, 130), (72, 72)):
+        Image.fromarray(photo(*shape)).save(tmp_path / 'image.png')
+        found = softmax(exported.call(np.stack([photo(*shape)] * 2)))
+        assert found.shape == (2, CLASSES)
+        assert by_name(weights, tmp_path / 'image.png') == pytest.approx(found[1], abs=1e-3)
+
+
+def test_a_saved_model_predicts(weights: Path, tmp_path: Path) -> None:
+    """TensorFlow alone: from JPEG and PNG files, or from pixels, to the same probabilities."""
+    tf = tensorflow()
+    jcls.export(weights, tmp_path / 'out', format='savedmodel')
+    assert (tmp_path / 'out' / 'model.json').exists()
+    signatures = tf.saved_model.load(str(tmp_path / 'out')).signatures
+    files = [tmp_path / 'a.jpg', tmp_path / 'b.png']
+    for file, shape in zip(files, ((130, 177), (90, 72)), strict=True):
+        Image.fromarray(photo(*shape)).save(file)
+    contents = tf.constant([file.read_bytes() for file in files])
+    found = signatures['serving_default'](images=contents)
+    for file, probabilities in zip(files, found['probabilities'].numpy(), strict=True):
+        assert by_name(weights, file) == pytest.approx(probabilities, abs=1e-5)
+    np.testing.assert_allclose(
+        tf.nn.softmax(found['logits']), found['probabilities'], rtol=1e-5, atol=1e-7
+    )
+    crop = photo(64, 64)
+    Image.fromarray(photo(72, 72)).save(tmp_path / 'c.png')
+    centre = photo(72, 72)[4:68, 4:68]
+    pixels = signatures['pixels'](pixels=tf.constant(np.stack([crop, centre])))['probabilities']
+    assert by_name(weights, tmp_path / 'c.png') == pytest.approx(pixels.numpy()[1], abs=1e-5)
+
+
+def by_name(weights: Path, file: Path) -> np.ndarray:
+    """The probabilities of `jcls predict` in the order of the classes."""
+    found = jcls.predict(weights, [file], top=CLASSES)[0]['classes']
+    table = {entry['name']: entry['probability'] for entry in found}
+    return np.array([table[str(i)] for i in range(CLASSES)])
+
+
+@pytest.mark.parametrize(
+    ('file', 'format', 'message'),
+    [
+        ('timm_d_basic', 'torchvision', 'torchvision has no resnet18d'),
+        ('tv_basic.pth', 'timm', 'timm has no resnet18 with another blocks, width'),
+        ('tv_basic.pth', 'onnx', "unknown format 'onnx'"),
+        ('nowhere', 'jcls', 'no such file or folder'),
+    ],
+)
+def test_what_cannot_be_exported(tmp_path: Path, file: str, format: str, message: str) -> None:
+    """Every mistake has its message, and nothing is written."""
+    with pytest.raises(ValueError, match=message):
+        jcls.export(GOLDEN / file, tmp_path / 'out', format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commands(tmp_path: Path, capsys: Any) -> None:
+    """import and export print their tables and end with {loaded, skipped, missing}."""
+    assert main(['import', str(GOLDEN / 'tv_basic.pth'), str(tmp_path / 'in'), '--json']) == 0
+    lines = capsys.readouterr().out.rstrip().split('\n')
+    found = json.loads(lines[-1])
+    assert set(found) == {'loaded', 'skipped', 'missing'}
+    assert found['loaded'][0] == {
+        'own': 'params/stem/conv1/kernel', 'name': 'conv1.weight', 'shape': [4, 3, 7, 7],
+    }  # fmt: skip
+    assert 'resnet18, 7 classes' in lines[-2]
+    assert '(assumed: classes, mean, std, preprocess)' in lines[-2]
+    assert any('stage2_block1/shortcut_conv' in line for line in lines)
+    words = ['export', str(tmp_path / 'in'), str(tmp_path / 'out'), '--format', 'torchvision']
+    assert main([*words, '--json']) == 0
+    lines = capsys.readouterr().out.rstrip().split('\n')
+    assert len(json.loads(lines[-1])['loaded']) == len(found['loaded'])
+    assert lines[-2].endswith('model.json, model.safetensors')
+    assert main(words) == 1
+    assert 'exists and is not empty' in capsys.readouterr().err
