@@ -103,7 +103,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('workdir', help='the folder of a run')
+    parser.add_argument('workdir', help='the folder of a run; with --config any weights')
+    parser.add_argument(
+        '--config', metavar='FILE.py[:arg]', help="evaluate on this config's data, not the run's"
+    )
     _weights_arguments(parser)
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a trained model on the validation set of its own config: ``jcls evaluate WORKDIR``."""
+"""Evaluate a model on a validation set: ``jcls evaluate WORKDIR``, or weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jcls.assembly import SECTIONS, build
-from jcls.schema import complete
+from jcls.assembly import SECTIONS, build, load_config
+from jcls.experiment import Experiment
+from jcls.schema import complete, plain
 from jcls.training import workdir as folder
-from jcls.training.load import choose_variables, find
+from jcls.training.load import choose_variables, find, is_run, read, usable
+from jcls.weights import fetch
 
 
 def evaluate(
@@ -20,31 +22,68 @@ def evaluate(
     *,
     ema: str = 'auto',
     overrides: Mapping[str, Any] | None = None,
+    config: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint exactly: {top1, top5, loss, examples, damaged, step, ema}.
 
     Args:
-      workdir: of a run.
-      step: 'last', 'best' or a number.
+      workdir: of a run; or, with a `config`, whatever `jcls.load` takes.
+      step: of a workdir: 'last', 'best' or a number.
       ema: 'auto' evaluates averaged weights if there are any, 'yes' insists, 'no' the raw ones.
       overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}.
+      config: a config file, whose data are evaluated on instead of a workdir's own. Network and
+        preprocessing are still those of the weights.
     """
+    if config is not None:
+        return _elsewhere(workdir, step, ema, dict(overrides or {}), config)
+    if not is_run(workdir) and (fetch.is_remote(str(workdir)) or Path(workdir).exists()):
+        raise ValueError(f'{workdir} is no workdir of jcls; name a config with the data: --config')
     path, number, checkpoints = find(workdir, step)
     with closing(checkpoints):
         experiment = build(complete(folder.read_config(path), overrides, sections=SECTIONS))
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
+    return {**_results(experiment, variables), 'step': number, 'ema': averaged}
+
+
+def _elsewhere(
+    path: str | Path, step: int | str, ema: str, overrides: dict[str, Any], config: str
+) -> dict[str, Any]:
+    """Evaluate weights on the data of a config."""
+    card, variables = read(path, step, ema=ema)
+    usable(card, variables, path)
+    own = {
+        'evaluate.preprocess': tuple(card['preprocess']),
+        'data.mean': tuple(card['mean']),
+        'data.std': tuple(card['std']),
+    }
+    tree = plain(load_config(config, {**own, **overrides}))
+    tree['model'] = {**card['architecture'], 'dtype': tree['model']['dtype']}
+    tree['norm'], tree['init'] = card['norm'], {}
+    experiment = build(tree)
+    classes = list(experiment.data.train.classes)
+    if card['classes'] != classes and 'classes' not in card.get('assumed', ()):
+        raise ValueError(
+            f'{path} knows the classes {", ".join(card["classes"][:3])}, ..., the data of {config} '
+            f'have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
+        )
+    return {**_results(experiment, variables), 'step': None, 'ema': ema == 'yes'}
+
+
+def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any]:
     results = experiment.evaluations(variables, train=False)['eval']
-    damaged = len(experiment.damage.reasons)
-    return {**results, 'damaged': damaged, 'step': number, 'ema': averaged}
+    return {**results, 'damaged': len(experiment.damage.reasons)}
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The verb: print the result and return it for --json."""
-    result = evaluate(args.workdir, args.step, ema=args.ema, overrides=overrides)
+    result = evaluate(
+        args.workdir, args.step, ema=args.ema, overrides=overrides, config=args.config
+    )
     averaged = ', averaged weights' if result['ema'] else ''
+    what = args.workdir if result['step'] is None else f'checkpoint {result["step"]}'
     print(
-        f'checkpoint {result["step"]}{averaged}: '
+        f'{what}{averaged}: '
         f'top-1 {result["top1"]:.4f}, top-5 {result["top5"]:.4f}, '
         f'loss {result["loss"]:.4f} on {result["examples"]:,} images ({result["damaged"]} damaged)'
     )
