@@ -97,6 +97,7 @@ class Experiment:
             raise ValueError(f'config.init: {error}') from None
         if 'architecture' in card:
             starting.check_architecture(loading.model_of(card), self.model, self.start)
+        starting.check_moments(card, self.data.mean, self.data.std)
         seed = self.config['seed']
         initial = jax.jit(lambda: states.initial_variables(self.model, self.image_shape, seed))
         return starting.merge(jax.device_get(initial()), source, self.start)

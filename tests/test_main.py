@@ -260,6 +260,23 @@ def test_evaluate_prints_the_metrics_of_the_run(run, workdir):
     assert run('evaluate', workdir, '--step', '2')[0] == 1
 
 
+def test_weights_from_elsewhere_are_evaluated_on_a_configs_data(run, file, workdir, tmp_path):
+    """Exported and without a config of its own, the model has the run's metrics on the same data;
+    without --config, with other classes or data of none, the message says what is missing."""
+    card = json.loads((workdir / 'model.json').read_text())
+    assert run('export', workdir, tmp_path / 'out')[0] == 0
+    code, out, err = run('evaluate', tmp_path / 'out', '--config', file, '--json')
+    assert code == 0, err
+    assert last_line(out)['top1'] == card['metrics']['eval/top1']
+    assert last_line(out)['examples'] == card['metrics']['eval/examples']
+    code, _, err = run('evaluate', tmp_path / 'out')
+    assert (code, 'is no workdir of jcls; name a config with the data' in err) == (1, True)
+    renamed = {**card, 'classes': card['classes'][::-1]}
+    (tmp_path / 'out' / 'model.json').write_text(json.dumps(renamed))
+    code, _, err = run('evaluate', tmp_path / 'out', '--config', file)
+    assert (code, 'they must be the same, in the same order' in err) == (1, True)
+
+
 @pytest.mark.parametrize('kind', [ValueError, OSError, FloatingPointError])
 def test_a_run_that_fails_exits_with_1(run, file, monkeypatch, kind):
     """Bad configs, full disks and losses that are not finite end with their message alone."""

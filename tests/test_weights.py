@@ -355,6 +355,17 @@ def test_a_run_starts_from_them(tiny: Any) -> None:
     assert found['head/kernel'].shape == (32, 10)
 
 
+def test_another_normalisation_is_a_warning(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The source's mean and deviation are those of its images, and were learned with."""
+    tiny['model'] = {'name': 'resnet18', 'width': 4, 'blocks': (2, 1, 1, 1)}
+    tiny['init'] = {'source': str(GOLDEN / 'tv_basic.pth'), 'head': 'new'}
+    colour = {**GREY, 'channels': 3, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+    for mean, warned in (((0.5, 0.5, 0.5), True), (colour['mean'], False)):
+        caplog.clear()
+        jcls.build({**tiny, 'data': {**colour, 'mean': mean}}).check_sources(start=True)
+        assert ('normalised with mean (0.485, 0.456, 0.406)' in caplog.text) == warned
+
+
 @pytest.mark.parametrize(
     ('model', 'init', 'message'),
     [

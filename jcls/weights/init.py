@@ -140,6 +140,19 @@ def check_architecture(source: Any, model: Any, settings: Settings) -> None:
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
 
 
+def check_moments(card: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Warn if the source's images were normalised otherwise than those of the run."""
+    theirs = [tuple(round(v, 3) for v in card.get(key, ())) for key in ('mean', 'std')]
+    ours = [tuple(round(v, 3) for v in values) for values in (mean, std)]
+    if all(theirs) and len(theirs[0]) == len(ours[0]) and theirs != ours:
+        logger.warning(
+            'warning: the source was trained on images normalised with mean %s and std %s, not %s '
+            'and %s: set config.data.mean and config.data.std, or expect a slower start',
+            *theirs,
+            *ours,
+        )
+
+
 def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The model's `variables` with what was `loaded`; a new head stays as `variables` has it.
 
