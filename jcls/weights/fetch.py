@@ -7,9 +7,11 @@ Downloads are kept in ``$JCLS_CACHE``, else in ``jcls`` in the user's cache fold
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import shutil
+import ssl
 import tempfile
 import urllib.error
 import urllib.parse
@@ -18,10 +20,11 @@ from pathlib import Path
 from typing import IO
 
 import rich.progress
+from rich.console import Console
 
 HUB = 'hf:'
 TIMEOUT = 30  # seconds without an answer
-HASH = r'.*-([0-9a-f]{8,64})\.\w+'  # torch's convention: the beginning of the SHA-256
+HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's convention: the beginning of the SHA-256
 
 
 def is_remote(source: str) -> bool:
@@ -43,8 +46,12 @@ def fetch(source: str) -> Path:
         raise ValueError(f'{source}: weights are fetched by https:// alone')
     if source.startswith(HUB):
         return _from_hub(source)
-    path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        path = Path(source).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError):  # a name too long; the home of nobody
+        there = False
+    if not source or not there:
         raise ValueError(f'{source}: no such file or folder')
     return path
 
@@ -57,7 +64,7 @@ def cache_folder() -> Path:
 
 def _download(url: str) -> Path:
     name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
-    if not name:
+    if name in ('', '..') or '\0' in name or len(name.encode()) > 255:
         raise ValueError(f'{url} names no file')
     # Equal names of different addresses stay apart.
     target = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
@@ -69,6 +76,7 @@ def _download(url: str) -> Path:
         with os.fdopen(handle, 'wb') as file:
             _copy(url, name, file)
         _check_hash(url, name, Path(temporary))
+        Path(temporary).chmod(0o644)  # a cache may be shared
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -78,14 +86,23 @@ def _download(url: str) -> Path:
 def _copy(url: str, name: str, file: IO[bytes]) -> None:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            size = int(answer.headers.get('Content-Length') or 0)
-            with rich.progress.wrap_file(answer, size, description=name) as reader:
+            if not answer.geturl().startswith('https://'):
+                raise ValueError(f'{url} leads to {answer.geturl()}, which is not https')
+            said = answer.headers.get('Content-Length') or ''
+            size = int(said) if said.isdecimal() else 0
+            console = Console(stderr=True)
+            with rich.progress.wrap_file(answer, size, description=name, console=console) as reader:
                 shutil.copyfileobj(reader, file, 2**20)
             if size and file.tell() != size:
                 raise ValueError(f'{url}: the download ended early; try again')
     except urllib.error.HTTPError as error:
         raise ValueError(f'{url}: {error.code} {error.reason}') from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except http.client.InvalidURL as error:
+        raise ValueError(f'{url} is no address: {error}') from None
+    except (
+        urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError,
+        http.client.HTTPException,
+    ) as error:  # fmt: skip
         raise ValueError(
             f'{url} cannot be reached ({getattr(error, "reason", error)}); where there is no '
             'network, copy the file here and name its path'
@@ -114,13 +131,18 @@ def _from_hub(source: str) -> Path:
     wanted = ['config.json', 'model.safetensors', 'pytorch_model.bin', 'weights.safetensors',
               'model.json']  # fmt: skip
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except errors.HFValidationError as error:
+        raise ValueError(f'{source}: {error}') from None
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'{source} is not on the Hub, or not for you to read: {reason}') from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the transport, too, which has other names in each version
         reason = str(error).strip().split('\n')[0]
         raise ValueError(
             f'{source} cannot be fetched from the Hub ({reason}); where there is no network, copy '
             'its model.safetensors and config.json into a folder and name that'
         ) from None
+    if not folder.is_dir():
+        raise ValueError(f'{source} has none of {", ".join(wanted)}')
+    return folder

@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} cannot be read as safetensors: {error}') from None
 
 
@@ -84,8 +84,9 @@ def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f'{path} holds no dictionary of tensors, but a {type(content).__name__}')
     if isinstance(content.get(MMENGINE_RAW), Mapping):
         content = {'model_ema': content.get('state_dict'), 'state_dict': content[MMENGINE_RAW]}
-    averaged = [content[key] for key in AVERAGED if isinstance(content.get(key), Mapping)]
-    raw = [content[key] for key in RAW if isinstance(content.get(key), Mapping)] or [content]
+    found = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
+    averaged = [found[key] for key in AVERAGED if key in found]
+    raw = [found[key] for key in RAW if key in found] or [content]
     if ema == 'yes' and not averaged:
         raise ValueError(f"ema='yes', but {path} has no averaged weights")
     chosen = averaged[0] if averaged and ema != 'no' else raw[0]
@@ -103,15 +104,20 @@ def _hub_facts(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         settings = config.get('pretrained_cfg', config)
         size = settings['input_size'][-1]
-        facts: dict[str, Any] = {'mean': settings['mean'], 'std': settings['std']}
+        facts: dict[str, Any] = {
+            key: [float(value) for value in settings[key]] for key in ('mean', 'std')
+        }
         if settings.get('crop_mode', 'center') == 'center':
             facts['preprocess'] = preprocess(
                 int(size / settings['crop_pct']), size, settings['interpolation']
             )
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        ArithmeticError, LookupError, RecursionError, OSError, TypeError, ValueError,
+        AttributeError,
+    ) as error:  # fmt: skip
         raise ValueError(f'{path} does not describe a model of timm: {error!r}') from None
     names = config.get('label_names') or settings.get('label_names')
-    return {**facts, 'classes': names} if names else facts
+    return {**facts, 'classes': [*map(str, names)]} if isinstance(names, list) else facts
 
 
 def _meta_facts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,4 +127,5 @@ def _meta_facts(content: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     dataset = meta.get('dataset_meta')
     names = dataset.get('classes') if isinstance(dataset, Mapping) else meta.get('CLASSES')
-    return {'classes': list(names)} if isinstance(names, list) else {}
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return {'classes': names} if named else {}
