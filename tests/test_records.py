@@ -307,6 +307,7 @@ def test_shards_that_are_not_whole(tmp_path: Path) -> None:
         (example(**{ENCODED: [b'x'], LABEL: [4]}), r'label of .*\[0\] is 4, but must be in 1\.\.3'),
         (b'no example', r'train-00000-of-00001\[0\] is not a tf\.train\.Example'),
     ],
+    ids=('image', 'label', 'float image', 'labels', 'low', 'high', 'no example'),
 )  # fmt: skip
 def test_another_layout_is_found_at_once(tmp_path: Path, record: bytes, message: str) -> None:
     """The first record is looked at before any training, and the error lists what is in it."""
