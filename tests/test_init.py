@@ -189,7 +189,7 @@ def test_other_classes_need_a_new_head(source):
     ('changes', 'section', 'message'),
     [
         ({}, {'source': '/nowhere'}, r'config.init: /nowhere: no such file or folder'),
-        ({}, {'source': 'EMPTY'}, r'is not a checkpoint of Orbax'),
+        ({}, {'source': 'EMPTY'}, r'is not a workdir of jcls, and not a checkpoint of Orbax'),
         ({}, {'source': 'SOURCE', 'step': '5'}, r"step='5': no such checkpoint .*there are: 6"),
         (
             {},

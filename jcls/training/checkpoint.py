@@ -239,8 +239,8 @@ def read_tree(folder: Path) -> dict[str, Any]:
     if len(items) != 1:
         inside = ', '.join(path.name for path in items or sorted(folder.iterdir())[:12])
         raise ValueError(
-            f'{folder} is not a checkpoint of Orbax, nor is one thing in it; name the folder of a '
-            f'checkpoint (there are: {inside or "no files"})'
+            f'{folder} is not a workdir of jcls, and not a checkpoint of Orbax, nor is one thing '
+            f'in it; name the folder of one (there are: {inside or "no files"})'
         )
     folder = items[0]
     tree = reader.metadata(folder).item_metadata.tree
