@@ -7,8 +7,8 @@ its four bases: model, data, schedule, runtime.
         --config.data.dir=DIR
 
 SRC are weights of a ResNet-50, such as mmpretrain's file; DIR holds train/<class>/* and
-val/<class>/*, or take --config.data.name=tfds --config.data.dataset=cifar10. The tutorial publishes
-no accuracy.
+val/<class>/*, or take --config.data.name=tfds --config.data.dataset=cifar10 --config.data.dir=None.
+The tutorial publishes no accuracy.
 
 Stem and two stages frozen; a crop of 32 with 4 pixels of padding, flips, then 224 px; SGD with
 momentum, lr 0.01, coupled decay 1e-4 of all parameters, divided by 10 after 15 epochs; 128 images
