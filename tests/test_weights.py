@@ -267,6 +267,22 @@ def test_an_imported_folder_is_the_same_model(tmp_path: Path) -> None:
     assert card['assumed'] == []
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'ema': 'yes'}, "ema='yes', but .* holds one set"),
+        ({'prefix': 'backbone'}, "prefix='backbone': nothing of .* it has params of head, stage1_"),
+    ],
+)
+def test_nothing_asked_of_an_imported_folder_is_ignored(
+    tmp_path: Path, arguments: Any, message: str
+) -> None:
+    """It has no averages and no prefixes, and says so."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
+    with pytest.raises(ValueError, match=message):
+        loading.read(tmp_path / 'out', **arguments)
+
+
 @pytest.mark.parametrize('channels', [1, 4, 6])
 def test_other_channels(tmp_path: Path, channels: int) -> None:
     """Of one channel, a grey image gives what it gave in colour; others repeat, by 3 / channels."""

@@ -67,7 +67,7 @@ def _elsewhere(
             f'{path} knows the classes {", ".join(card["classes"][:3])}, ..., the data of {config} '
             f'have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
         )
-    return {**_results(experiment, variables), 'step': None, 'ema': ema == 'yes'}
+    return {**_results(experiment, variables), 'step': None, 'ema': None}  # not known of files
 
 
 def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any]:

@@ -112,9 +112,9 @@ def state_dict(
     }
 
 
-def shapes_of(model: models.ResNet, channels: int = 3) -> dict[str, Any]:
-    """The model's variables as `jax.ShapeDtypeStruct`; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+def shapes_of(model: models.ResNet) -> dict[str, Any]:
+    """The model's variables, for colour, as `jax.ShapeDtypeStruct`; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 

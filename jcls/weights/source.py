@@ -41,6 +41,9 @@ def read(
     path = fetch(str(source))
     if path.is_dir() and artifact.is_artifact(path):
         found, variables = artifact.read(path)
+        if ema == 'yes':
+            raise ValueError(f"ema='yes', but {source} holds one set of weights")
+        variables = below(variables, prefix, source)
         rows = [Row(name, name, leaf.shape) for name, leaf in flat(variables).items()]
         return Weights({**found, **(facts or {})}, variables, Report(rows, [], []))
     weights = foreign.read(path, prefix=prefix, ema=ema)
