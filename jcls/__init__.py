@@ -1,6 +1,8 @@
 """ResNet image classifiers in JAX.
 
     config = jcls.load_config('configs/quickstart.py', {'batch_size': 128})
+    jcls.explain(config)
+    jcls.preview(config, 'preview.png')
     result = jcls.train(config, 'runs/quickstart')
     jcls.evaluate('runs/quickstart')
     model, variables = jcls.load('runs/quickstart')
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from jcls.assembly import build as build
     from jcls.assembly import load_config as load_config
     from jcls.tools.evaluate import evaluate as evaluate
+    from jcls.tools.explain import explain as explain
     from jcls.tools.export import export as export
     from jcls.tools.import_ import import_weights as import_weights
     from jcls.tools.predict import predict as predict
+    from jcls.tools.preview import preview as preview
     from jcls.tools.train import train as train
     from jcls.training.load import load as load
 
@@ -30,21 +34,25 @@ _HOMES = {
     'build': 'jcls.assembly',
     'load_config': 'jcls.assembly',
     'evaluate': 'jcls.tools.evaluate',
+    'explain': 'jcls.tools.explain',
     'export': 'jcls.tools.export',
     'import_weights': 'jcls.tools.import_',
     'load': 'jcls.training.load',
     'predict': 'jcls.tools.predict',
+    'preview': 'jcls.tools.preview',
     'train': 'jcls.tools.train',
 }
 __all__ = [
     'build',
     'evaluate',
+    'explain',
     'export',
     'import_weights',
     'load',
     'load_config',
     'models',
     'predict',
+    'preview',
     'train',
 ]
 

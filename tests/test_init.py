@@ -172,6 +172,15 @@ def test_any_folder_that_orbax_saved_is_a_source(source, tmp_path):
     assert_same(jcls.build(config(init={'source': str(step)})).init().variables, variables)
 
 
+def test_the_finetuning_config_takes_the_architecture_of_its_source(source):
+    """Of a run or one of its checkpoints; of a source that does not say it, the default's."""
+    for path in (source, source / 'checkpoints' / '6'):
+        model = jcls.load_config(f'configs/finetune.py:source={path}').model
+        assert {key: model[key] for key in WIDE} == WIDE
+    for arg in ('', 'source=weights.pth', f'source={source},arch=resnet50'):
+        assert jcls.load_config(f'configs/finetune.py:{arg}').model.blocks is None
+
+
 def test_other_classes_need_a_new_head(source):
     """'keep' with another class count says what to do; 'new' starts that head as without source."""
     few = {'name': 'synthetic', 'examples': 64, 'size': 8, 'num_classes': 5}

@@ -101,6 +101,18 @@ def test_a_damaged_image(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert {row[0].caption for row in table} == {'damaged', 'b'}
 
 
+def test_in_python(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """`jcls.preview` writes the picture that it names, `jcls.explain` prints what it returns."""
+    config = jcls.build(tiny).config
+    for name, rows in {'batch.png': 3, 'operations.png': 1 + len(list(kernels.NAMES)[1:])}.items():
+        drawn = jcls.preview(config, tmp_path / name, images=3, by_operation=name[0] == 'o')
+        assert drawn == tmp_path / name
+        cell = preview.CELL + preview.GAP + preview.TEXT
+        assert Image.open(drawn).height == rows * cell + preview.GAP
+    facts = jcls.explain(config)
+    assert f'{facts["steps"]:,} steps' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('images', 'step', 'message'),
     [(0, 0, r'--images=0: must be in 1\.\.8'), (9, 0, 'images=9'), (2, 12, r'--step=12.*0\.\.11')],

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jcls import config as configs
 from jcls.assembly import SECTIONS, load_config
 from jcls.schema import complete, plain
@@ -26,13 +24,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     if args.action == 'show':
         print(configs.show(trees[0]))
         return trees[0]
-    found = [facts.facts(*facts.build_or_assume(tree)) for tree in trees]
     if args.action == 'explain':
-        explain.show(found[0], Console(soft_wrap=True, markup=False))
-        if args.out:
-            explain.plot(found[0], Path(args.out))
-            print(f'the learning rate is drawn in {args.out}')
-        return found[0]
+        return explain.explain(trees[0], args.out)
+    found = [facts.facts(*facts.build_or_assume(tree)) for tree in trees]
     different = configs.diff(*trees)
     _print_pairs(different)
     if not different:

@@ -1,4 +1,7 @@
-"""``jcls config explain FILE``: the facts of `jcls.tools.facts`, to read and as a picture."""
+"""``jcls config explain FILE``: the facts of `jcls.tools.facts`, to read and as a picture.
+
+In Python: ``jcls.explain(config)``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jcls.tools import facts
+
 Facts = Mapping[str, Any]
+
+
+def explain(config: Mapping[str, Any], out: str | Path | None = None) -> dict[str, Any]:
+    """Print what `config` comes to before any run, and return these facts by name.
+
+    Args:
+      config: as `jcls.load_config` returns it.
+      out: the PNG file to draw the learning rate in; None for none.
+    """
+    found = facts.facts(*facts.build_or_assume(config))
+    show(found, Console(soft_wrap=True, markup=False))
+    if out:
+        plot(found, Path(out))
+        print(f'the learning rate is drawn in {out}')
+    return found
 
 
 def show(found: Facts, console: Console) -> None:

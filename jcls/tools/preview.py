@@ -1,5 +1,7 @@
 """Look at the data: ``jcls preview --config FILE`` draws what the network will see.
 
+In Python: ``jcls.preview(config, 'preview.png')``.
+
 The pictures come out of the training pipeline itself, for the very examples of a training step.
 """
 
@@ -28,6 +30,30 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray
     caption: str
+
+
+def preview(
+    config: Mapping[str, Any],
+    out: str | Path = 'preview.png',
+    *,
+    images: int = 8,
+    step: int = 0,
+    by_operation: bool = False,
+) -> Path:
+    """Draw what the network will see of `config`'s images, and return the path of the picture.
+
+    Args:
+      config: as `jcls.load_config` returns it.
+      out: the PNG file to write.
+      images: how many of a training step's examples, a row each.
+      step: of which training step.
+      by_operation: instead a row for each operation and its magnitudes, of one image.
+    """
+    experiment = build(config)
+    table = operations(experiment) if by_operation else examples(experiment, images, step)
+    draw(table, out)
+    print(f'{out}: {len(table)} rows; original first, then what the network sees')
+    return Path(out).resolve()
 
 
 def examples(experiment: Experiment, images: int, step: int) -> list[list[Picture]]:
@@ -177,10 +203,8 @@ def draw(table: Sequence[Sequence[Picture]], path: str | Path) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The verb: draw, and say where the picture is."""
-    experiment = build(load_config(args.config, overrides))
-    table = (
-        operations(experiment) if args.operations else examples(experiment, args.images, args.step)
+    config = load_config(args.config, overrides)
+    out = preview(
+        config, args.out, images=args.images, step=args.step, by_operation=args.operations
     )
-    draw(table, args.out)
-    print(f'{args.out}: {len(table)} rows; original first, then what the network sees')
-    return {'out': str(Path(args.out).resolve()), 'rows': len(table)}
+    return {'out': str(out)}

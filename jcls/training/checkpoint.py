@@ -13,6 +13,8 @@ import logging
 import math
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,16 +87,17 @@ class Checkpoints:
         if best is not None:
             policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
         try:
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policy.AnyPreservationPolicy(policies),
-                    best_fn=self._rank,  # without it the metrics are not stored, and forgotten
-                    create=write,
-                    read_only=not write,
-                    cleanup_tmp_directories=write,  # of writes that a kill cut off
-                ),
-            )
+            with _quiet():
+                self._manager = ocp.CheckpointManager(
+                    self.directory,
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=policy.AnyPreservationPolicy(policies),
+                        best_fn=self._rank,  # without it the metrics are not stored, and forgotten
+                        create=write,
+                        read_only=not write,
+                        cleanup_tmp_directories=write,  # of writes that a kill cut off
+                    ),
+                )
         except OSError as error:
             raise _unwritable(self.directory, error) from error
 
@@ -187,7 +190,8 @@ class Checkpoints:
 
     def _verify(self, step: int, part: Any) -> None:
         """Raise ValueError if what was read is not what was saved; Orbax would not notice."""
-        saved = self._manager.metadata(step).custom_metadata or {}
+        with _quiet():
+            saved = self._manager.metadata(step).custom_metadata or {}
         wrong = [name for name, crc in _digests(part).items() if saved.get(name, crc) != crc]
         if wrong:
             raise ValueError(
@@ -243,7 +247,8 @@ def read_tree(folder: Path) -> dict[str, Any]:
             f'in it; name the folder of one (there are: {inside or "no files"})'
         )
     folder = items[0]
-    tree = reader.metadata(folder).item_metadata.tree
+    with _quiet():
+        tree = reader.metadata(folder).item_metadata.tree
     found = {name: tree[name] for name in VARIABLES if name in tree}
     if not found:
         raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
@@ -253,7 +258,8 @@ def read_tree(folder: Path) -> dict[str, Any]:
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-    return jax.device_get(reader.restore(folder, args=args))
+    with _quiet():
+        return jax.device_get(reader.restore(folder, args=args))
 
 
 def _digests(tree: Any) -> dict[str, int]:
@@ -266,6 +272,18 @@ def _digests(tree: Any) -> dict[str, int]:
             crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
         digests[name] = crc
     return digests
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings by which Orbax comments on its own options, read-only folders, ..."""
+    absl = logging.getLogger('absl')
+    level = absl.level
+    absl.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

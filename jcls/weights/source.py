@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from jcls.weights import artifact, foreign
 from jcls.weights.card import card, torchvision_facts
 from jcls.weights.convert import Report, Row, convert
 from jcls.weights.fetch import fetch
+
+SHAPING = ('name', 'stem', 'blocks', 'width', 'project_first')  # fields of the model section
 
 
 class Weights(NamedTuple):
@@ -54,6 +57,19 @@ def read(
     known = {**torchvision_facts(path.name), **weights.facts, **(facts or {})}
     description = card(converted.section, known, str(source))
     return Weights(description, converted.variables, converted.report)
+
+
+def architecture(source: str | Path) -> dict[str, Any]:
+    """The fields of the model section that fix the shapes of a source's tensors.
+
+    They are known of what has a model.json (a run, a folder of ``jcls import``); of others {}.
+    """
+    path = Path(source).expanduser().resolve()
+    for folder in (path, path.parent.parent):  # the latter of a checkpoint
+        if (folder / 'model.json').is_file():
+            found = json.loads((folder / 'model.json').read_text()).get('architecture') or {}
+            return {key: found[key] for key in SHAPING if found.get(key) is not None}
+    return {}
 
 
 def is_folder(path: Path) -> bool:
