@@ -13,9 +13,9 @@ Sources: PaddleClas, "Tricks for Training", finetuning: without the classifier's
 of 0.001 for fewer than 1,000 images up to 0.01 for more than 100,000. Short, and without warm-up:
 the weights are good already.
 
-There is no published accuracy. `jcls config explain` shows the rate that the dataset's size makes: a
-rate for good weights and images like theirs. Where the loss hardly falls in the first epochs, give
-a higher one: --config.optimizer.lr=0.05 (for a batch of 256).
+There is no published accuracy. `jcls config explain` shows the rate that the dataset's size makes,
+for good weights and images like theirs. Where the loss hardly falls in the first epochs, give a
+higher one: --config.optimizer.lr=0.05 (for a batch of 256).
 """
 
 from ml_collections import ConfigDict

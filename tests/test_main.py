@@ -13,6 +13,7 @@ import pytest
 from conftest import TINY
 
 import jcls
+from jcls import arguments
 from jcls import main as command
 from jcls.schema import plain
 from jcls.tools import train
@@ -319,7 +320,7 @@ def test_help_exits_with_0(run, words):
     code, out, err = run(*words, '--help')
     assert (code, err) == (0, '')
     assert out.startswith(f'usage: {" ".join(["jcls", *words])}')
-    assert words or all(verb in out for verb in command.VERBS)
+    assert words or all(verb in out for verb in arguments.VERBS)
 
 
 def test_python_and_the_command_line_agree(run, file):
