@@ -20,7 +20,7 @@ from jcls.data import pipeline
 from jcls.data import source as sources
 from jcls.data.chain import Chain
 from jcls.experiment import Experiment, share_of
-from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.optim import ema as emas
 from jcls.optim import optimizer, schedule
 from jcls.optim.directions import OPTIMIZERS
@@ -79,7 +79,7 @@ def assemble(
     length = horizon.create(duration, batch_size, len(data.train))
     start = starting.create(**sections['init'])
     model, frozen = _model(sections, data, start)
-    layers.group_count(batch_size // accumulate, sections['norm']['batch_size'])
+    norms.group_count(batch_size // accumulate, sections['norm']['batch_size'])
     update = optimizer.create(
         batch_size,
         functools.partial(starting.trained, freeze=start.freeze),
@@ -157,13 +157,13 @@ def _model(
 ) -> tuple[models.ResNet, freezing.Frozen]:
     """The model, and what of it never changes."""
     section = {**sections['model'], 'num_classes': _classes(sections['model'], data)}
-    model = models.create(**section, norm=layers.batch_norm(**sections['norm']))
+    model = models.create(**section, norm=norms.batch_norm(**sections['norm']))
     if start.freeze in (-1, ()) and not start.norm_eval:
         return model, freezing.Frozen()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, data.channels)))
     still = starting.still_norms(shapes['params'], shapes['batch_stats'], start)
     trained = starting.trained(shapes['params'], start.freeze)
-    model = models.create(**section, norm=layers.batch_norm(still, **sections['norm']))
+    model = models.create(**section, norm=norms.batch_norm(still, **sections['norm']))
     return model, freezing.Frozen(freezing.paths(trained), still)
 
 
@@ -230,7 +230,7 @@ SECTIONS: dict[str, schema.Section] = {
     'loss': schema.Section(losses.create, losses.LOSSES),
     'mix': schema.Section(mixing.create),
     'model': schema.Section(models.create, models.MODELS),
-    'norm': schema.Section(layers.batch_norm),
+    'norm': schema.Section(norms.batch_norm),
     'optimizer': schema.Section(optimizer.create, OPTIMIZERS),
     'reference': schema.Section(references.create),
     'schedule': schema.Section(schedule.create, schedule.SCHEDULES),

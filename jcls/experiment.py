@@ -24,7 +24,7 @@ from jcls.data import mix as mixing
 from jcls.data import order, pipeline
 from jcls.data import source as sources
 from jcls.data.chain import Chain
-from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.optim import ema as emas
 from jcls.optim import optimizer, schedule
 from jcls.training import checkpoint, distill, evaluate, freezing, horizon, log, step
@@ -172,7 +172,7 @@ class Experiment:
         """In a global batch, of mixing or else of BatchNorm; repeats are spread over them."""
         if self.mix is not None:
             return self.mix.groups
-        return layers.group_count(self.horizon.batch_size, self.config['norm']['batch_size'])
+        return norms.group_count(self.horizon.batch_size, self.config['norm']['batch_size'])
 
     def eval_batches(self, source: sources.Source, examples: np.ndarray) -> Iterator[step.Batch]:
         """The `examples` (int64 indices) of `source`, once each, preprocessed, on devices."""

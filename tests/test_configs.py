@@ -17,7 +17,7 @@ from jcls import config as configs
 from jcls import models
 from jcls.data import augment
 from jcls.main import main
-from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.optim import optimizer, schedule
 from jcls.schema import plain
 from jcls.training import horizon, losses
@@ -60,7 +60,7 @@ def test_a_config_fits_together_at_full_size(file):
     height, width = augment.compose(tuple(config['augment']), 'augment').extent(None)
     classes = config['model']['num_classes'] or 1000
     model = models.create(
-        **{**config['model'], 'num_classes': classes}, norm=layers.batch_norm(**config['norm'])
+        **{**config['model'], 'num_classes': classes}, norm=norms.batch_norm(**config['norm'])
     )
     images = jnp.zeros((1, height, width, 3))
     batch = config['batch_size']

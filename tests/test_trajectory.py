@@ -14,6 +14,7 @@ from test_optim import to_steps
 
 from jcls import models
 from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.optim import optimizer, schedule
 from jcls.training import losses
 from jcls.training import mesh as meshes
@@ -45,7 +46,7 @@ def train(
         'batch_stats': nested(golden, 'weights/', False, STATISTICS),
     }
     still = init.still_norms(**start, settings=init.create(freeze=freeze))
-    norm = layers.batch_norm(still, batch_size=group)
+    norm = norms.batch_norm(still, batch_size=group)
     model = models.create('resnet50', norm, num_classes=5, blocks=(1, 2, 1, 1), width=8)
     sgd = optimizer.create(
         batch_size,

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.models.resnet import ResNet
 from jcls.schema import choose
 
@@ -22,7 +23,7 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 def create(
     name: str,
-    norm: Callable[..., layers.BatchNorm] | None = None,
+    norm: Callable[..., norms.BatchNorm] | None = None,
     *,
     num_classes: int | None = None,
     stem: str | None = None,
@@ -39,7 +40,7 @@ def create(
 
     Args:
       name: of the preset.
-      norm: constructor of the normalisation layers; None: `layers.batch_norm()`.
+      norm: constructor of the normalisation layers; None: `norms.batch_norm()`.
       num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
       stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
       blocks: blocks in each stage; None: the preset's.
@@ -87,7 +88,7 @@ def create(
         dropout=dropout,
         remat=remat,
         dtype=layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
-        norm=norm or layers.batch_norm(),
+        norm=norm or norms.batch_norm(),
     )
 
 

@@ -19,10 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jcls.models import layers
-from jcls.models.layers import Conv, DropPath
+from jcls.models.layers import Conv, DropPath, Linear, relu
+from jcls.models.norm import BatchNorm, param_dtype
 
-Norm = Callable[..., layers.BatchNorm]
+Norm = Callable[..., BatchNorm]
 
 
 class Stem(nn.Module):
@@ -81,11 +81,11 @@ class Block(nn.Module):
         y = x
         for i, (features, kernel, stride, groups) in enumerate(convs, 1):
             last = i == len(convs)
-            y = Conv(features, kernel, stride, groups, name=f'conv{i}')(y)
+            y = Conv(features, kernel, stride, groups, lazy=last, name=f'conv{i}')(y)
             y = self.norm(zero_scale=last and self.zero_gamma, name=f'norm{i}')(y, train)
             y = y if last else nn.relu(y)
         y = DropPath(self.drop_path)(y, train)
-        return nn.relu(self._shortcut(x, out, train) + y)
+        return relu(self._shortcut(x, out, train) + y)
 
     def _shortcut(self, x: jax.Array, features: int, train: bool) -> jax.Array:
         """Bring x [N, H, W, C] to the branch's shape."""
@@ -100,7 +100,7 @@ class Block(nn.Module):
             window = (stride, stride)
             x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
             stride = 1
-        x = Conv(features, 1, stride, name='shortcut_conv')(x)
+        x = Conv(features, 1, stride, lazy=True, name='shortcut_conv')(x)
         return self.norm(name='shortcut_norm')(x, train)
 
 
@@ -152,6 +152,6 @@ class ResNet(nn.Module):
                     name=f'stage{stage}_block{block}',
                 )(x, train)
                 index += 1
-        x = x.astype(layers.param_dtype()).mean((1, 2))
+        x = x.astype(param_dtype()).mean((1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return layers.Linear(self.num_classes, name='head')(x)
+        return Linear(self.num_classes, name='head')(x)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jcls import models
-from jcls.models import layers
+from jcls.models import norm as norms
 from jcls.training import mesh as meshes
 from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints, read_tree
@@ -130,7 +130,7 @@ def model_of(card: dict[str, Any], dtype: str = 'float32') -> models.ResNet:
     section = {**card['architecture'], 'dtype': dtype}
     if section.get('blocks'):
         section['blocks'] = tuple(section['blocks'])
-    return models.create(**section, norm=layers.batch_norm(**card['norm']))
+    return models.create(**section, norm=norms.batch_norm(**card['norm']))
 
 
 def teacher_step(distillation: Distillation) -> int | str:
