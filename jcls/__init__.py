@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jcls.tools.explain import explain as explain
     from jcls.tools.export import export as export
     from jcls.tools.import_ import import_weights as import_weights
+    from jcls.tools.plan import plan as plan
     from jcls.tools.predict import predict as predict
     from jcls.tools.preview import preview as preview
     from jcls.tools.train import train as train
@@ -38,6 +39,7 @@ _HOMES = {
     'export': 'jcls.tools.export',
     'import_weights': 'jcls.tools.import_',
     'load': 'jcls.training.load',
+    'plan': 'jcls.tools.plan',
     'predict': 'jcls.tools.predict',
     'preview': 'jcls.tools.preview',
     'train': 'jcls.tools.train',
@@ -51,6 +53,7 @@ __all__ = [
     'load',
     'load_config',
     'models',
+    'plan',
     'predict',
     'preview',
     'train',

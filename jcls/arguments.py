@@ -15,6 +15,7 @@ VERBS = {
     'import': 'take over weights of torchvision, timm, mmpretrain or PaddleClas',
     'export': 'give trained weights to timm, torchvision, StableHLO or TensorFlow',
     'preview': 'draw what the network will see, beside the originals',
+    'plan': 'compile a run for TPUs or GPUs elsewhere, and predict memory and time',
     'bench': 'measure how fast images come in, stage by stage',
     'prepare': 'make a dataset for training of a folder or tar of images, and report on it',
 }
@@ -161,6 +162,25 @@ def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='whose steps')
+    parser.add_argument(
+        '--topology', required=True, nargs='+', metavar='NAME',
+        help='v5e:4x4, v4:2x2x1, gpu:h100x8, gpu:2xh100x8 (hosts x GPUs); several make a table',
+    )  # fmt: skip
+    parser.add_argument(
+        '--per_chip_batch', type=int, metavar='N',
+        help="images of a chip, instead of the config's batch over the chips",
+    )  # fmt: skip
+    parser.add_argument(
+        '--no_search', action='store_true', help='do not look for the largest batch that fits'
+    )
+    parser.add_argument(
+        '--keep', default='~/.cache/jcls/plans', metavar='DIR',
+        help="where compiled results are kept, by the program's hash; '' for nowhere",
+    )  # fmt: skip
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('what', choices=('input',), help='input: the data pipeline')
     parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to measure')
@@ -180,6 +200,7 @@ _ARGUMENTS = {
     'import': _import_arguments,
     'export': _export_arguments,
     'preview': _preview_arguments,
+    'plan': _plan_arguments,
     'bench': _bench_arguments,
     'prepare': _prepare_arguments,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +29,9 @@ from jcls.training import checkpoint, distill, evaluate, freezing, horizon, log,
 from jcls.training import mesh as meshes
 from jcls.training import reference as references
 from jcls.weights import init as starting
+
+# fields of the data section that every source has, but for what is there
+SHARED = ('mean', 'std', 'repeats', 'balanced', 'folds', 'fold', 'subset', 'subset_seed')
 
 
 def assemble(
@@ -263,3 +267,23 @@ def build(
     experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
     pipeline.output_extent(experiment.data.val, experiment.eval_operation)
     return experiment
+
+
+def build_or_assume(
+    config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+) -> tuple[Experiment, str]:
+    """The experiment, with made-up images if its folder is not there; and which it has."""
+    tree = schema.plain(config)
+    known, data = tree['reference'], tree['data']
+    folder = data.get('dir')
+    if folder is None or not known['examples'] or Path(folder).expanduser().exists():
+        return build(tree, devices), data['name']
+    made_up = {
+        'name': 'synthetic',
+        'examples': known['examples'],
+        'num_classes': known['classes'],
+        'channels': len(data['mean']),
+    }
+    kept = {key: data[key] for key in SHARED}
+    said = f'{folder} is not there; counted as the published run had them'
+    return build({**tree, 'data': {**kept, **made_up}}, devices), said

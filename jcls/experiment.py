@@ -120,6 +120,32 @@ class Experiment:
     def _shapes(self) -> State:
         return jax.eval_shape(self._new_state)
 
+    def train_shapes(self) -> step.Batch:
+        """A batch of `train_batches` as `jax.ShapeDtypeStruct`s with shardings."""
+        size = self.horizon.batch_size
+        shapes = self._batch_shapes(size, self.image_shape)
+        of_batch = shapes['mask']
+        if self.mix is not None:
+            shapes |= {'label2': shapes['label'], 'lam': of_batch}
+        if self.distillation is not None:
+            logits = (size, self.model.num_classes)
+            shapes['teacher'] = of_batch.update(shape=logits)
+        return shapes
+
+    def eval_shapes(self) -> step.Batch:
+        """A batch of `eval_batches`, see `train_shapes`."""
+        extent = pipeline.output_extent(self.data.val, self.eval_operation)
+        size = self.evaluate.batch_size or self.horizon.batch_size
+        return self._batch_shapes(size, (*extent, self.data.val.channels))
+
+    def _batch_shapes(self, size: int, image: tuple[int, int, int]) -> step.Batch:
+        split = meshes.batch_split(self.mesh)
+        fields = {'image': (image, 'uint8'), 'label': ((), 'int32'), 'mask': ((), 'float32')}
+        return {
+            name: jax.ShapeDtypeStruct((size, *shape), np.dtype(dtype), sharding=split)
+            for name, (shape, dtype) in fields.items()
+        }
+
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[step.Batch]:
         """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
         mix, share = self.mix, share_of(self.horizon.batch_size)

@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
             y, mean, var = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
         else:
             x = x.compute() if isinstance(x, Product) else x
-            y, mean, var = self._normalised(x.reshape(groups, count, features), scale, bias)
+            y, mean, var = self._normalised(x.reshape(groups, -1, *x.shape[1:]), scale, bias)
         if not self.is_initializing():
             unbiased = var.mean(0) * (count / max(count - 1, 1))
             keep = self.momentum
@@ -91,13 +91,14 @@ class BatchNorm(nn.Module):
         return y.reshape(*shape[:3], features)
 
     def _normalised(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
-        """[G, M, C] -> the same, with mean and biased variance [G, C] of each group."""
-        wide = x.astype(param_dtype())
-        mean = wide.mean(1)
+        """[G, N / G, H, W, C] -> the same; and mean and biased variance [G, C] of each group."""
+        # The axes stay apart: XLA chooses layouts in which they cannot be one without a copy.
+        wide, axes = x.astype(param_dtype()), (1, 2, 3)
+        mean = wide.mean(axes, keepdims=True)
         # E[x^2] - E[x]^2 reads the activations once; rounding may take it just below zero.
-        var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0)
-        y = (wide - mean[:, None]) * (lax.rsqrt(var + self.epsilon) * scale)[:, None] + bias
-        return y.astype(x.dtype), mean, var
+        var = jnp.maximum(jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean), 0)
+        y = (wide - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(x.dtype), mean.squeeze(axes), var.squeeze(axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

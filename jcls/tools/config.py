@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jcls import config as configs
-from jcls.assembly import SECTIONS, load_config
+from jcls.assembly import SECTIONS, build_or_assume, load_config
 from jcls.schema import complete, plain
 from jcls.tools import explain, facts
 from jcls.training import workdir as folder
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
         return trees[0]
     if args.action == 'explain':
         return explain.explain(trees[0], args.out)
-    found = [facts.facts(*facts.build_or_assume(tree)) for tree in trees]
+    found = [facts.facts(*build_or_assume(tree)) for tree in trees]
     different = configs.diff(*trees)
     _print_pairs(different)
     if not different:

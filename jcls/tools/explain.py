@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jcls.assembly import build_or_assume
 from jcls.tools import facts
 
 Facts = Mapping[str, Any]
@@ -24,7 +25,7 @@ def explain(config: Mapping[str, Any], out: str | Path | None = None) -> dict[st
       config: as `jcls.load_config` returns it.
       out: the PNG file to draw the learning rate in; None for none.
     """
-    found = facts.facts(*facts.build_or_assume(config))
+    found = facts.facts(*build_or_assume(config))
     show(found, Console(soft_wrap=True, markup=False))
     if out:
         plot(found, Path(out))

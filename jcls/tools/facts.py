@@ -8,40 +8,17 @@ accuracy was reached with are counted instead, and that is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jcls.assembly import build
 from jcls.experiment import Experiment
 from jcls.optim import optimizer
 from jcls.optim.groups import flat
-from jcls.schema import plain
 from jcls.training import freezing, traps
 
 BLOCKS = '▁▂▃▄▅▆▇█'
-COMMON = ('mean', 'std', 'repeats', 'balanced', 'folds', 'fold', 'subset', 'subset_seed')
-
-
-def build_or_assume(config: Mapping[str, Any]) -> tuple[Experiment, str]:
-    """The experiment, with made-up images if its folder is not there; and which it has."""
-    tree = plain(config)
-    known, data = tree['reference'], tree['data']
-    folder = data.get('dir')
-    if folder is None or not known['examples'] or Path(folder).expanduser().exists():
-        return build(tree), data['name']
-    made_up = {
-        'name': 'synthetic',
-        'examples': known['examples'],
-        'num_classes': known['classes'],
-        'channels': len(data['mean']),
-    }
-    kept = {key: data[key] for key in COMMON}
-    said = f'{folder} is not there; counted as the published run had them'
-    return build({**tree, 'data': {**kept, **made_up}}), said
 
 
 def promises(experiment: Experiment) -> list[str]:

@@ -1,0 +1,94 @@
+"""The accelerators that a plan knows, with what their makers publish about each.
+
+Of a TPU's clock nothing is published; it follows from the peak: every matrix unit of side s does
+s * s multiply-adds a cycle.
+
+Sources: docs.cloud.google.com/tpu/docs, pages "TPU v2" to "TPU7x" (peak, memory, interconnect,
+matrix units, vCPUs of a host); Jouppi et al. 2020, "A domain-specific supercomputer for training
+deep neural networks", table 3 (links of v2 and v3); NVIDIA's data sheets and architecture white
+papers of A100, H100, H200 and B200 in their SXM form (dense bfloat16), and
+docs.cloud.google.com/compute/docs/gpus (vCPUs of a host with eight).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GB, GIB, TERA = 10**9, 2**30, 10**12
+
+
+class Chip(NamedTuple):
+    """Of one chip; rates are per second."""
+
+    platform: str  # 'tpu', 'gpu'
+    name: str
+    flops: float  # peak, bfloat16
+    memory: int  # bytes
+    bandwidth: float  # bytes, of that memory
+    link: float  # bytes, one way, over all links to other chips of the slice or host
+    host_chips: int  # of a host
+    host_cores: int  # virtual ones of a host
+    multiply_adds: int = 0  # a cycle, all matrix units of a TPU; 0: unknown
+    network: float = 50 * GB / 8  # bytes, one way, of each chip's share of the network of hosts
+
+    @property
+    def clock(self) -> float | None:
+        """Cycles a second of a TPU's core."""
+        return self.flops / (2 * self.multiply_adds) if self.multiply_adds else None
+
+
+CHIPS: dict[str, Chip] = {
+    'v2': Chip('tpu', 'TPU v2', 46 * TERA, 16 * GIB, 700 * GB, 248 * GB, 4, 96, 2 * 128**2),
+    'v3': Chip('tpu', 'TPU v3', 123 * TERA, 32 * GIB, 900 * GB, 328 * GB, 4, 96, 4 * 128**2),
+    'v4': Chip('tpu', 'TPU v4', 275 * TERA, 32 * GIB, 1228 * GB, 300 * GB, 4, 240, 8 * 128**2),
+    'v5e': Chip('tpu', 'TPU v5e', 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 4, 112, 4 * 128**2),
+    'v5p': Chip('tpu', 'TPU v5p', 459 * TERA, 95 * GIB, 2765 * GB, 600 * GB, 4, 208, 8 * 128**2),
+    'v6e': Chip('tpu', 'TPU v6e', 918 * TERA, 32 * GIB, 1638 * GB, 400 * GB, 4, 180, 4 * 256**2),
+    'tpu7x': Chip('tpu', 'TPU7x', 2307 * TERA, 192 * GIB, 7380 * GB, 600 * GB, 4, 224),
+    'a100': Chip('gpu', 'A100', 312 * TERA, 80 * GB, 2039 * GB, 300 * GB, 8, 96, network=25 * GB),
+    'h100': Chip('gpu', 'H100', 989 * TERA, 80 * GB, 3350 * GB, 450 * GB, 8, 208, network=50 * GB),
+    'h200': Chip('gpu', 'H200', 989 * TERA, 141 * GB, 4800 * GB, 450 * GB, 8, 224, network=50 * GB),
+    'b200': Chip(
+        'gpu', 'B200', 2250 * TERA, 180 * GB, 8000 * GB, 900 * GB, 8, 224, network=50 * GB
+    ),
+}
+
+# What XLA:GPU must know of a chip it cannot ask: streaming multiprocessors, MHz, L2 cache, shared
+# memory of a block and of a multiprocessor in KiB, compute capability.
+GPUS: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
+    'a100': (108, 1410, 40 * 2**20, 163, 164, (8, 0)),
+    'h100': (132, 1980, 50 * 2**20, 227, 228, (9, 0)),
+    'h200': (132, 1980, 50 * 2**20, 227, 228, (9, 0)),
+    'b200': (148, 1965, 126 * 2**20, 227, 228, (10, 0)),
+}
+
+
+def target_config(name: str) -> str:
+    """The text proto of XLA's ``GpuTargetConfigProto`` for a GPU of the table."""
+    chip = CHIPS[name]
+    processors, megahertz, cache, block, processor, (major, minor) = GPUS[name]
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {processor * 1024}
+  threads_per_core_limit: 2048
+  core_count: {processors}
+  fpus_per_core: {64 if major == 8 else 128}
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: {int(chip.bandwidth)}
+  l2_cache_size: {cache}
+  clock_rate_ghz: {megahertz / 1000}
+  device_memory_size: {chip.memory}
+  shared_memory_per_block_optin: {block * 1024}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{chip.name}"
+"""

@@ -1,0 +1,202 @@
+"""Compile the steps of a run for a topology, in a process of its own, and keep what comes out.
+
+The compilers of TPUs and GPUs run without the hardware, but they want an environment that the
+calling process may not have, and they may abort: hence the process. Results are kept by the hash of
+program, options, topology and versions, so that what has been compiled once is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jcls.machines import program
+from jcls.machines.topology import Topology, devices, parse
+
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',  # what is computed while tracing
+    'TPU_SKIP_MDS_QUERY': '1',  # there is no metadata server to ask about a TPU
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # two plans at a time; nobody owns a chip
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+}
+LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'jax-cuda12-plugin', 'jax-cuda13-plugin')
+ANSWER = 'jcls: '  # begins the line with the worker's answer
+
+
+def compiled(
+    config: Mapping[str, Any],
+    topology: Topology,
+    *,
+    per_chip_batch: int | None = None,
+    steps: tuple[str, ...] = ('train', 'eval'),
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """Compile `steps` of the run that `config` describes, for `topology`, in another process.
+
+    Args:
+      config: complete, of plain values.
+      topology: see `jcls.machines.topology.parse`.
+      per_chip_batch: instead of the config's batch.
+      steps: of 'train' and 'eval'.
+      keep: the folder of earlier results; None keeps none.
+
+    Returns:
+      {'train': {...}, 'eval': {...}} with `analysis`'s facts of each, or {'error': ...} where the
+      program does not fit into the chip's memory; and 'run', facts of the whole run.
+
+    Raises:
+      ValueError: what the other process found wrong.
+    """
+    request = {
+        'config': config,
+        'topology': topology.name,
+        'per_chip_batch': per_chip_batch,
+        'steps': steps,
+        'keep': None if keep is None else str(keep),
+    }
+    done = subprocess.run(
+        [sys.executable, '-m', 'jcls.machines.compile'],
+        input=json.dumps(request),
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.split('\n') if line.startswith(ANSWER)]
+    if done.returncode or not lines:
+        last = '\n'.join(done.stderr.strip().split('\n')[-5:])
+        raise ValueError(f'--topology={topology.name}: the compiler ended unexpectedly: {last}')
+    answer = json.loads(lines[-1].removeprefix(ANSWER))
+    if 'error' in answer:
+        raise ValueError(answer['error'])
+    return answer
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `compiled` asks for, in this process."""
+    from jcls.assembly import build_or_assume
+
+    topology = parse(request['topology'])
+    config = dict(request['config'])
+    found = devices(topology)
+    if request['per_chip_batch']:
+        config |= _with_batch(config, request['per_chip_batch'] * topology.chips)
+    experiment, _ = build_or_assume(config, found)
+    state = experiment.state_shapes()
+    programs: dict[str, tuple[Any, Any]] = {
+        'train': (experiment.train_step, (state, experiment.train_shapes())),
+        'eval': (experiment.eval_step, (state.variables, experiment.eval_shapes())),
+    }
+    horizon, every = experiment.horizon, experiment.every['evaluate']
+    result: dict[str, Any] = {
+        'run': {
+            'batch_size': horizon.batch_size,
+            'train_examples': len(experiment.data.train),
+            'steps': horizon.total,
+            'evaluations': -(-horizon.total // every) if every else 1,
+            'eval_batch_size': experiment.evaluate.batch_size or horizon.batch_size,
+            'eval_examples': len(experiment.data.val),
+            'image_shape': experiment.image_shape,
+            'dtype': config['model']['dtype'],
+        }
+    }
+    for name in request['steps']:
+        step, shapes = programs[name]
+        lowered = step.lower(*shapes)
+        result[name] = _analysed(lowered, topology, len(found), request['keep'])
+    return result
+
+
+def _with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """Another global batch; mixing is done by the hosts, and its groups may be as they like."""
+    mix = config['mix']
+    size = mix['batch_size']
+    if size and batch_size % size:
+        mix = {**mix, 'batch_size': 0}
+    return {'batch_size': batch_size, 'mix': mix}
+
+
+def _analysed(lowered: Any, topology: Topology, count: int, keep: str | None) -> dict[str, Any]:
+    """`analysis`, or what was kept of it."""
+    versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
+    text = '\n'.join(
+        [lowered.as_text(), topology.name, *versions, Path(program.__file__).read_text()]
+    )
+    file = Path(keep or '.') / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
+    if keep and file.exists():
+        return {**json.loads(file.read_text()), 'kept': True}
+    try:
+        found = analysis(lowered, count, topology.chips)
+    except Exception as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        found = {'error': str(error).strip().split('\n')[0]}
+    if keep:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f'.{os.getpid()}')
+        part.write_text(json.dumps(found))
+        part.replace(file)
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
+    """Facts of a lowered program for each chip.
+
+    Of v2, v3, v4 and TPU7x a chip is two `devices`, its cores, which share its memory.
+
+    argument_bytes, output_bytes (that are not arguments given back), temporary_bytes, code_bytes,
+    peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None but for TPUs),
+    collectives, kernels, and the costliest fusions.
+    """
+    compiled, cores = lowered.compile(), devices // chips
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    text = compiled.as_text()
+    parts = {
+        'argument_bytes': memory.argument_size_in_bytes,
+        'output_bytes': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        'temporary_bytes': memory.temp_size_in_bytes,
+        'code_bytes': memory.generated_code_size_in_bytes,
+    }
+    parts = {name: cores * count for name, count in parts.items()}
+    cost = cost[0] if isinstance(cost, list) else cost
+    if not cost or 'bytes accessed' not in cost:  # GPUs': traffic of kernels, flops of the source
+        source = lowered.cost_analysis() or {}
+        flops = source.get('flops', 0.0) / devices
+        cost = {'flops': flops, 'bytes accessed': program.traffic(text)}
+    return {
+        **parts,
+        'peak_bytes': sum(parts.values()),
+        'flops': cores * cost['flops'],
+        'bytes_accessed': cores * cost['bytes accessed'],
+        'estimated_cycles': program.cycles(text),
+        'collectives': program.collectives(text),
+        'kernels': program.kernels(text),
+        'costliest': program.costliest(text, 10),
+    }
+
+
+def main() -> None:
+    """Answer the request on standard input."""
+    try:
+        found = answer(json.load(sys.stdin))
+    except ValueError as error:
+        found = {'error': str(error)}
+    print(ANSWER + json.dumps(found))
+
+
+if __name__ == '__main__':
+    main()

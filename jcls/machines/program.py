@@ -1,0 +1,130 @@
+"""Read a compiled program: cycles, collectives, traffic and kernels, from XLA's own text of it."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+BITS = {
+    'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16,
+    's32': 32, 'u32': 32, 'f32': 32, 's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128,
+}  # fmt: skip
+FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')  # move no bytes
+
+HEAD = r'^(ENTRY )?%?([\w.\-]+) .*\{$'
+LINE = r'^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$'
+SHAPE = r'\b([a-z]+\d*)\[([\d,]*)\]'
+CYCLES = r'"estimated_cycles":"(\d+)"'
+TRIPS = r'"known_trip_count":\{"n":"(\d+)"\}'
+BODY = r'body=%?([\w.\-]+)'
+SCOPE = r'op_name="([^"]*)"'
+TARGET = r'custom_call_target="([^"]*)"'
+
+
+class Instruction(NamedTuple):
+    """A line of a program."""
+
+    name: str
+    shape: str  # of its result, as text
+    operation: str
+    rest: str  # operands and attributes
+    times: int  # how often it runs in a step: more than once in a loop
+    entry: bool  # whether it is a kernel of the program itself, or of a loop: not inside a fusion
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """Every instruction of a program, of fusions and loops, too."""
+    computations: dict[str, list[re.Match[str]]] = {}
+    inside, entry = '', ''
+    for line in text.split('\n'):
+        if head := re.match(HEAD, line):
+            inside = head[2]
+            entry = inside if head[1] else entry
+            computations[inside] = []
+        elif inside and (found := re.match(LINE, line)):
+            computations[inside].append(found)
+    times = {entry: 1}
+    waiting = [entry]
+    while waiting:
+        name = waiting.pop()
+        for found in computations.get(name, ()):
+            if found[3] == 'while' and (body := re.search(BODY, found[4])):
+                trips = re.search(TRIPS, found[4])
+                times[body[1]] = times[name] * (int(trips[1]) if trips else 1)
+                waiting.append(body[1])
+    for name, lines in computations.items():
+        for found in lines:
+            label, shape, operation, rest = found.groups()
+            runs = times.get(name, 1)
+            yield Instruction(label, shape, operation, rest, runs, name in times)
+
+
+def size(shape: str) -> int:
+    """Bytes of a shape as XLA writes it: 'f32[64,256]{1,0}', or a tuple of such."""
+    return sum(
+        math.prod(int(side) for side in sides.split(',') if side) * BITS[dtype] // 8
+        for dtype, sides in re.findall(SHAPE, re.sub(r'\{[^{}]*\}', '', shape))
+        if dtype in BITS
+    )
+
+
+def cycles(text: str) -> int | None:
+    """The compiler's estimate of a step's cycles; None where it makes none (other than TPUs).
+
+    The sum over fusions; what XLA gives no estimate for, such as all-reduces and the gradient of
+    max pooling, is not in it.
+    """
+    found = [(one.times, re.search(CYCLES, one.rest)) for one in instructions(text)]
+    counted = [times * int(match[1]) for times, match in found if match]
+    return sum(counted) if counted else None
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """{'all-reduce': {'count': ..., 'bytes': ...}, ...}: in a step, each chip's results."""
+    found: dict[str, dict[str, int]] = {}
+    for one in instructions(text):
+        kind = one.operation.removesuffix('-start')
+        if kind in COLLECTIVES:
+            total = found.setdefault(kind, {'count': 0, 'bytes': 0})
+            total['count'] += one.times
+            total['bytes'] += one.times * size(one.shape)
+    return found
+
+
+def traffic(text: str) -> int:
+    """Bytes that the kernels of a step read and write, every operand and result once."""
+    sizes = {one.name: size(one.shape) for one in instructions(text)}
+    total = 0
+    for one in instructions(text):
+        if one.entry and one.operation not in (*FREE, 'while', 'conditional', 'call'):
+            operands = re.findall(r'%([\w.\-]+)', one.rest.split('), ')[0])
+            total += one.times * (sizes[one.name] + sum(sizes.get(name, 0) for name in operands))
+    return total
+
+
+def kernels(text: str) -> dict[str, int]:
+    """How many of each kind a step launches: fusions, library calls by name, ..."""
+    found: collections.Counter[str] = collections.Counter()
+    for one in instructions(text):
+        if one.entry and one.operation not in FREE:
+            target = re.search(TARGET, one.rest)
+            found[target[1] if target else one.operation] += one.times
+    return dict(found.most_common())
+
+
+def costliest(text: str, count: int) -> list[dict[str, Any]]:
+    """The fusions that cost most: cycles, where in the model they come from, and the result."""
+    found: list[dict[str, Any]] = [
+        {
+            'cycles': one.times * int(match[1]),
+            'scope': scope[1] if (scope := re.search(SCOPE, one.rest)) else one.name,
+            'result': re.sub(r'\{[^{}]*\}', '', one.shape),
+        }
+        for one in instructions(text)
+        if (match := re.search(CYCLES, one.rest))
+    ]
+    return sorted(found, key=lambda row: -row['cycles'])[:count]

@@ -1,0 +1,230 @@
+"""Plan a run: ``jcls plan --config FILE --topology v5e:4x4 [MORE ...]``.
+
+The training and evaluation steps that the run itself would use are compiled on this machine for
+others, and what comes out of the compiler is told for each chip. See `jcls.machines`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jcls.assembly import load_config
+from jcls.machines import predict
+from jcls.machines.compile import compiled
+from jcls.machines.topology import Topology, parse
+from jcls.schema import plain
+
+BATCHES = 16  # the largest batch is found among multiples of this
+TRIES = 4  # programs compiled at most in search of it
+CURES = 'config.model.remat=True, a larger config.accumulate, or a smaller image'
+
+
+def plan(
+    config: Mapping[str, Any],
+    topology: str,
+    *,
+    per_chip_batch: int | None = None,
+    search: bool = True,
+    keep: str | Path | None = '~/.cache/jcls/plans',
+) -> dict[str, Any]:
+    """Compile a run's steps for other machines, and predict its time there.
+
+    Args:
+      config: as `jcls.load_config` returns it.
+      topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.machines.topology.parse`.
+      per_chip_batch: instead of the config's global batch over the chips.
+      search: also look for the largest batch that fits, by compiling more programs.
+      keep: the folder of earlier results; None keeps none.
+
+    Returns:
+      topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
+      `jcls.machines.compile.analysis`, and of its time those of `jcls.machines.predict.seconds`;
+      images_per_second (of all chips), hours (of the recipe, with its evaluations),
+      host_images_per_second_per_core (that the input pipeline must deliver), memory_bytes (that a
+      chip has), largest_batch (None: not searched), eval (the evaluation step's facts) and
+      assumptions.
+
+    Raises:
+      ValueError: for a topology that is none, or no compiler; where the step does not fit, with
+        the largest batch that does, or what would help.
+    """
+    machines, tree = parse(topology), json.loads(json.dumps(plain(config)))
+    folder = None if keep is None else Path(keep).expanduser()
+    found = compiled(tree, machines, per_chip_batch=per_chip_batch, keep=folder)
+    run, train, evaluation = found['run'], found['train'], found['eval']
+    batch = run['batch_size'] // machines.chips
+    memory = machines.facts.memory
+    most = run['train_examples'] // machines.chips
+    largest = _largest(tree, machines, batch, train, most, folder) if search else None
+    if _excess(train, memory):
+        raise ValueError(_too_large(machines, batch, train, largest))
+    times = predict.seconds(train, machines)
+    rate = run['batch_size'] / times['step_seconds']
+    return {
+        'topology': topology,
+        'chip': machines.facts.name,
+        'chips': machines.chips,
+        'hosts': machines.hosts,
+        'image_shape': run['image_shape'],
+        'dtype': run['dtype'],
+        'per_chip_batch': batch,
+        **{key: value for key, value in train.items() if key not in ('collectives', 'kept')},
+        'collectives': sum(kind['count'] for kind in train['collectives'].values()),
+        'collective_bytes': sum(kind['bytes'] for kind in train['collectives'].values()),
+        'collectives_by_kind': train['collectives'],
+        'memory_bytes': memory,
+        'largest_batch': largest,
+        **times,
+        'images_per_second': rate,
+        'hours': _hours(run, times, evaluation, machines),
+        'host_images_per_second_per_core': rate / machines.hosts / machines.facts.host_cores,
+        'eval': evaluation,
+        'assumptions': predict.ASSUMED,
+    }
+
+
+def _excess(found: Mapping[str, Any], memory: int) -> bool:
+    return 'error' in found or found['peak_bytes'] > memory
+
+
+def _hours(
+    run: Mapping[str, Any], times: Mapping[str, Any], evaluation: Mapping[str, Any], on: Topology
+) -> float:
+    steps = run['steps'] * times['step_seconds']
+    batches = run['evaluations'] * -(-run['eval_examples'] // run['eval_batch_size'])
+    if not _excess(evaluation, on.facts.memory):
+        steps += batches * predict.seconds(evaluation, on)['step_seconds']
+    return steps / 3600
+
+
+def _largest(
+    tree: dict[str, Any],
+    on: Topology,
+    batch: int,
+    train: Mapping[str, Any],
+    most: int,
+    keep: Path | None,
+) -> int | None:
+    """The largest batch of a chip that fits, of the multiples of `BATCHES`; None if none does.
+
+    At most `most`, of which the dataset has one.
+
+    Memory grows almost in proportion to the batch: two programs predict it, and a few more make
+    sure.
+    """
+    memory = on.facts.memory
+    known: dict[int, int | None] = {batch: None if _excess(train, memory) else train['peak_bytes']}
+    fits, fails = (batch, None) if known[batch] else (0, batch)
+    for _ in range(TRIES):
+        sizes = sorted((b, peak) for b, peak in known.items() if peak)
+        if len(sizes) > 1:
+            (small, low), (big, high) = sizes[0], sizes[-1]
+            guess = big + (memory - high) * (big - small) / max(high - low, 1)
+        else:
+            guess = 2 * fits if fits else batch / 2
+        guess = int(guess) // BATCHES * BATCHES
+        guess = min(max(guess, fits + BATCHES if fits else BATCHES), most)
+        if fails is not None:
+            guess = min(guess, fails - BATCHES if fits else fails // 2)
+        if guess in known or guess < 1:
+            break
+        found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
+        known[guess] = None if _excess(found, memory) else found['peak_bytes']
+        if known[guess]:
+            fits = guess
+        else:
+            fails = guess
+        if fails is not None and fits and fails - fits <= BATCHES:
+            break
+    return fits or None
+
+
+def _too_large(on: Topology, batch: int, train: Mapping[str, Any], largest: int | None) -> str:
+    reason = train.get('error') or (
+        f'it needs {train["peak_bytes"] / 1e9:.2f} GB, and a chip has {on.facts.memory / 1e9:.2f}'
+    )
+    cure = f'{largest} fit: config.batch_size={largest * on.chips}' if largest else ''
+    return (
+        f'--topology={on.name}: a training step with {batch} images a chip does not fit ({reason}).'
+        f' Of smaller ones, {cure or "none that was tried fits"}. Otherwise {CURES} saves memory'
+    )
+
+
+def show(plans: list[dict[str, Any]], console: Console) -> None:
+    """A column for each plan."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column('for each chip, unless of all')
+    for one in plans:
+        table.add_column(one['topology'], justify='right')
+    columns = [_lines(one) for one in plans]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    console.print(table)
+    for text in predict.ASSUMED:
+        console.print(f'assumed: {text}', highlight=False)
+
+
+def _lines(one: Mapping[str, Any]) -> dict[str, str]:
+    def gigabytes(key: str) -> str:
+        return f'{one[key] / 1e9:.2f} GB'
+
+    def milliseconds(key: str) -> str:
+        return '-' if one[key] is None else f'{1e3 * one[key]:.1f} ms'
+
+    def cycles(of: int, digits: int) -> str:
+        count = one['estimated_cycles']
+        return '-' if count is None else f'{count / of / 1e6:.{digits}f} M'
+
+    return {
+        'chips (of all), hosts': f'{one["chips"]:,}, {one["hosts"]:,}',
+        'batch': str(one['per_chip_batch']),
+        'largest batch that fits': str(one['largest_batch'] or '-'),
+        'memory: arguments': gigabytes('argument_bytes'),
+        'memory: temporaries': gigabytes('temporary_bytes'),
+        'memory: peak': gigabytes('peak_bytes'),
+        'memory: there is': gigabytes('memory_bytes'),
+        'floating point operations': f'{one["flops"] / 1e12:.2f} T',
+        'bytes accessed': gigabytes('bytes_accessed'),
+        'collectives': f'{one["collectives"]:,}',
+        'collectives: bytes': f'{one["collective_bytes"] / 1e6:.1f} MB',
+        'estimated cycles': cycles(1, 1),
+        'estimated cycles an image': cycles(one['per_chip_batch'], 3),
+        'step: from cycles': milliseconds('cycle_seconds'),
+        'step: roofline': milliseconds('roofline_seconds'),
+        'step: of that, collectives': milliseconds('collective_seconds'),
+        'bound by': one['roofline_bound'],
+        'images a second (of all)': f'{one["images_per_second"]:,.0f}',
+        'hours of the recipe (of all)': f'{one["hours"]:.1f}',
+        'images a second, of a host core': f'{one["host_images_per_second_per_core"]:.0f}',
+    }
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verb: plan for each topology, one after the other."""
+    config, console = load_config(args.config, overrides), Console(soft_wrap=True, markup=False)
+    plans = []
+    for name in args.topology:
+        began = time.perf_counter()
+        with Console(stderr=True).status(f'compiling for {name} (minutes)'):
+            plans.append(
+                plan(
+                    config,
+                    name,
+                    per_chip_batch=args.per_chip_batch,
+                    search=not args.no_search,
+                    keep=args.keep or None,
+                )
+            )
+        took = time.perf_counter() - began
+        console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
+    show(plans, console)
+    return plans
