@@ -25,7 +25,17 @@ from jcls.models import norm as norms
 from jcls.optim import ema as emas
 from jcls.optim import optimizer, schedule
 from jcls.optim.directions import OPTIMIZERS
-from jcls.training import checkpoint, distill, evaluate, freezing, horizon, log, losses, step
+from jcls.training import (
+    checkpoint,
+    compiler,
+    distill,
+    evaluate,
+    freezing,
+    horizon,
+    log,
+    losses,
+    step,
+)
 from jcls.training import mesh as meshes
 from jcls.training import reference as references
 from jcls.weights import init as starting
@@ -108,7 +118,12 @@ def assemble(
         raise ValueError(
             f'config.evaluate.batch_size={eval_batch} does not divide over {mesh.size} devices'
         )
-    moments = {'mean': data.mean, 'std': data.std}
+    options = compiler.create(mesh, **sections['compiler'])
+    common: dict[str, Any] = {
+        'mean': data.mean,
+        'std': data.std,
+        'compiler_options': options,
+    }
     loss = losses.create(
         lambda: np.bincount(data.train.labels, minlength=len(data.train.classes)),
         **sections['loss'],
@@ -137,9 +152,9 @@ def assemble(
             unit=_unit(batch_size // accumulate, sections['norm']['batch_size'], mix),
             ema=average,
             distillation=distillation,
-            **moments,
+            **common,
         ),
-        eval_step=step.create_eval_step(model, mesh, **moments),
+        eval_step=step.create_eval_step(model, mesh, **common),
         phases=_phases(augment, sizes, length),
         mix=mix,
         ema=average,
@@ -224,6 +239,7 @@ SECTIONS: dict[str, schema.Section] = {
     '': schema.Section(assemble),
     'augment[]': schema.Section(None, operations.OPERATIONS),
     'checkpoint': schema.Section(checkpoint.create),
+    'compiler': schema.Section(compiler.create),
     'data': schema.Section(sources.create, sources.SOURCES),
     'distill': schema.Section(distill.create, distill.DISTILLATIONS),
     'ema': schema.Section(emas.create, emas.EMAS),

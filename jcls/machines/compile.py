@@ -110,7 +110,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     for name in request['steps']:
         step, shapes = programs[name]
         lowered = step.lower(*shapes)
-        result[name] = _analysed(lowered, topology, len(found), request['keep'])
+        key = json.dumps([topology.name, config['compiler']])
+        result[name] = _analysed(lowered, topology, len(found), key, request['keep'])
     return result
 
 
@@ -123,12 +124,12 @@ def _with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     return {'batch_size': batch_size, 'mix': mix}
 
 
-def _analysed(lowered: Any, topology: Topology, count: int, keep: str | None) -> dict[str, Any]:
+def _analysed(
+    lowered: Any, topology: Topology, count: int, key: str, keep: str | None
+) -> dict[str, Any]:
     """`analysis`, or what was kept of it."""
     versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
-    text = '\n'.join(
-        [lowered.as_text(), topology.name, *versions, Path(program.__file__).read_text()]
-    )
+    text = '\n'.join([lowered.as_text(), key, *versions, Path(program.__file__).read_text()])
     file = Path(keep or '.') / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
     if keep and file.exists():
         return {**json.loads(file.read_text()), 'kept': True}

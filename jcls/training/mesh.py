@@ -79,8 +79,7 @@ def create(platform: str, batch_size: int, devices: Sequence[Any] | None = None)
     choose(dict.fromkeys(PLATFORMS), platform, 'config.platform')
     found = jax.devices() if devices is None else devices
     devices = sorted(found, key=lambda d: (d.process_index, d.id))
-    kind = {'cuda': 'gpu', 'rocm': 'gpu'}.get(devices[0].platform, devices[0].platform)
-    if platform not in ('any', kind):
+    if platform not in ('any', kind(devices)):
         raise ValueError(
             f'config.platform={platform!r}, but JAX found {describe(devices)}; install '
             f'jcls[{"tpu" if platform == "tpu" else "cuda12"}] on a machine with one, '
@@ -94,15 +93,20 @@ def create(platform: str, batch_size: int, devices: Sequence[Any] | None = None)
     return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
 
 
+def kind(devices: Iterable[Any]) -> str:
+    """'cpu', 'gpu' or 'tpu'."""
+    platform = next(iter(devices)).platform
+    return {'cuda': 'gpu', 'rocm': 'gpu'}.get(platform, platform)
+
+
 def describe(devices: Iterable[Any]) -> str:
     """What the run runs on, in words: '8 TPU v5 lite devices in 2 processes'."""
     devices = list(devices)
-    kind = (
-        devices[0].device_kind.upper() if devices[0].platform == 'cpu' else devices[0].device_kind
-    )
+    name = devices[0].device_kind
+    name = name.upper() if devices[0].platform == 'cpu' else name
     plural, processes = 's' if len(devices) > 1 else '', jax.process_count()
     hosts = f' in {processes} processes (this is number {jax.process_index()})'
-    return f'{len(devices)} {kind} device{plural}' + (hosts if processes > 1 else '')
+    return f'{len(devices)} {name} device{plural}' + (hosts if processes > 1 else '')
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

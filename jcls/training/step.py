@@ -53,6 +53,7 @@ def create_train_step(
     unit: int = 1,
     ema: Ema | None = None,
     distillation: Distillation | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """``train_step(state, batch) -> (state, metrics)``; the state that goes in is donated.
 
@@ -145,6 +146,7 @@ def create_train_step(
         in_shardings=(everywhere, split),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
+        compiler_options=compiler_options,
     )
 
 
@@ -160,7 +162,12 @@ def _micro_batches(rows: jax.Array, count: int, unit: int, mesh: Mesh) -> jax.Ar
 
 
 def create_eval_step(
-    model: nn.Module, mesh: Mesh, *, mean: tuple[float, ...], std: tuple[float, ...]
+    model: nn.Module,
+    mesh: Mesh,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    compiler_options: dict[str, Any] | None = None,
 ) -> EvalStep:
     """``eval_step(variables, batch) -> sums`` of loss, top1, top5 and examples, see metrics.
 
@@ -174,7 +181,12 @@ def create_eval_step(
         return metrics.batch_sums(logits, batch['label'], losses, batch['mask'])
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
-    return jax.jit(eval_step, in_shardings=(everywhere, split), out_shardings=everywhere)
+    return jax.jit(
+        eval_step,
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+        compiler_options=compiler_options,
+    )
 
 
 def targets(batch: Batch, logits: jax.Array) -> jax.Array:

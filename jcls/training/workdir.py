@@ -16,7 +16,7 @@ from jcls.training.horizon import Horizon
 
 # Fields without effect on the mathematics of the training: they may differ on resuming.
 FREE = ('recipe', 'reference.', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir',
-        'data.file', 'data.cache', 'data.max_damaged')  # fmt: skip
+        'data.file', 'data.cache', 'data.max_damaged', 'compiler.')  # fmt: skip
 
 
 Complete = Callable[[dict[str, Any]], dict[str, Any]]  # fills in the defaults of a config

@@ -1,0 +1,60 @@
+"""Options of XLA for the steps of a run, as the config states them; none is set anywhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jcls.training import mesh as meshes
+
+
+def create(
+    mesh: Mesh,
+    *,
+    cpu: tuple[str, ...] = (),
+    gpu: tuple[str, ...] = (),
+    tpu: tuple[str, ...] = (),
+) -> dict[str, Any] | None:
+    """The ``compiler`` section: options for the platform of `mesh`; None if there are none.
+
+    Args:
+      mesh: whose devices are compiled for.
+      cpu: options such as 'xla_cpu_enable_fast_math=true', for CPUs.
+      gpu: for GPUs.
+      tpu: for TPUs, such as 'xla_tpu_scoped_vmem_limit_kib=65536'.
+
+    Raises:
+      ValueError: for what is not written so, and for an option that the compiler refuses.
+    """
+    platform = meshes.kind(mesh.devices.flat)
+    chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
+    for name, texts in chosen.items():
+        for text in texts:
+            if not text.partition('=')[0].isidentifier() or '=' not in text:
+                raise ValueError(f'config.compiler.{name}: {text!r} is not written as option=value')
+    options = dict(_pair(text) for text in chosen[platform])
+    if not options:
+        return None
+    try:
+        _try(options, mesh)
+    except Exception as error:  # of whatever kind the compiler raises
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(f'config.compiler.{platform}={chosen[platform]}: {reason}') from None
+    return options
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition('=')
+    if value.lower() in ('true', 'false'):
+        return name, value.lower() == 'true'
+    return name, int(value) if value.lstrip('-').isdigit() else value
+
+
+def _try(options: dict[str, Any], mesh: Mesh) -> None:
+    """Compile something small, which takes milliseconds."""
+    everywhere = meshes.replicated(mesh)
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()
