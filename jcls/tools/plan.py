@@ -122,29 +122,23 @@ def _largest(
     sure.
     """
     memory = on.facts.memory
-    known: dict[int, int | None] = {batch: None if _excess(train, memory) else train['peak_bytes']}
-    fits, fails = (batch, None) if known[batch] else (0, batch)
+    peaks = {batch: train['peak_bytes']} if 'peak_bytes' in train else {}
+    fits, fails = (0, batch) if _excess(train, memory) else (batch, most + 1)
     for _ in range(TRIES):
-        sizes = sorted((b, peak) for b, peak in known.items() if peak)
-        if len(sizes) > 1:
-            (small, low), (big, high) = sizes[0], sizes[-1]
-            guess = big + (memory - high) * (big - small) / max(high - low, 1)
+        if len(peaks) > 1:  # on a line
+            (small, low), *_, (big, high) = sorted(peaks.items())
+            guess = small + (memory - low) * (big - small) / max(high - low, 1)
         else:
-            guess = 2 * fits if fits else batch / 2
-        guess = int(guess) // BATCHES * BATCHES
-        guess = min(max(guess, fits + BATCHES if fits else BATCHES), most)
-        if fails is not None:
-            guess = min(guess, fails - BATCHES if fits else fails // 2)
-        if guess in known or guess < 1:
+            guess = (fits + fails) / 2 if fails <= most else 2 * fits
+        # Between what is known to fit and what is known not to, and a multiple if there is one.
+        guess = min(max(int(guess) // BATCHES * BATCHES, fits + BATCHES), fails - 1, most)
+        guess = guess // BATCHES * BATCHES or guess
+        if guess <= fits:
             break
         found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
-        known[guess] = None if _excess(found, memory) else found['peak_bytes']
-        if known[guess]:
-            fits = guess
-        else:
-            fails = guess
-        if fails is not None and fits and fails - fits <= BATCHES:
-            break
+        if 'peak_bytes' in found:
+            peaks[guess] = found['peak_bytes']
+        fits, fails = (fits, guess) if _excess(found, memory) else (guess, fails)
     return fits or None
 
 
