@@ -56,6 +56,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         '--distributed', default='auto', choices=('auto', 'on', 'off'),
         help='join the processes of a multi-host run (auto: where a launcher shows some)',
     )  # fmt: skip
+    parser.add_argument(
+        '--distributed_wait', type=int, default=300, metavar='SECONDS',
+        help='for the other processes, before giving up (default: 300)',
+    )  # fmt: skip
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -253,6 +254,16 @@ class Experiment:
             'exif': self.config['data']['exif'],
             'preprocess': self.config['evaluate']['preprocess'],
             **({'teacher_step': self.distillation.step} if self.distillation else {}),
+        }
+
+    def data_facts(self) -> dict[str, Any]:
+        """What must be the same on all hosts: the examples, and of their labels a checksum."""
+        train, val = self.data.train, self.data.val
+        return {
+            'training images': len(train),
+            'held-out images': len(val),
+            'classes': len(train.classes),
+            'checksum of class names': zlib.crc32('\n'.join(train.classes).encode()),
         }
 
     def describe(self) -> str:

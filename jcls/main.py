@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ != 'JaxRuntimeError' or not _has_peers():
             raise
         print(f'error: a process of this run failed; see its output ({error})', file=sys.stderr)
-        return EXIT_ERROR
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_ERROR)  # a proper exit would wait for the one that failed
     except KeyboardInterrupt:
         print('interrupted; what was saved before is intact', file=sys.stderr)
         return EXIT_KILLED
@@ -78,9 +80,9 @@ def _split_overrides(
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
-    from jcls.training import mesh
+    from jcls.training import launch
 
-    mesh.initialize(args.distributed)
+    launch.initialize(args.distributed, wait=args.distributed_wait)
     from jcls.tools import train
 
     if args.dry_run:

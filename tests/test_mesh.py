@@ -10,7 +10,6 @@ import jax
 import pytest
 
 import jcls
-from jcls.training import mesh
 
 
 @pytest.mark.parametrize('platform', ['tpu', 'gpu'])
@@ -37,30 +36,6 @@ for change in ({'batch_size': 12}, {'batch_size': 8, 'evaluate': {'batch_size': 
     first, second, _ = run_python(code, devices=8)[0].split('\n')
     assert 'batch_size=12 does not divide over 8 CPU devices; use a multiple of 8' in first
     assert 'config.evaluate.batch_size=12 does not divide over 8 devices' in second
-
-
-@pytest.mark.parametrize(
-    ('env', 'expected'),
-    [
-        ({}, False),
-        ({'SLURM_NTASKS': '4'}, False),  # sbatch without srun: one process
-        ({'SLURM_STEP_NUM_TASKS': '4'}, True),
-        ({'SLURM_STEP_NUM_TASKS': '1'}, False),
-        ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
-        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
-        ({'TPU_WORKER_HOSTNAMES': 'a'}, False),
-        (dict.fromkeys(mesh.BY_HAND, '1'), True),
-    ],
-)
-def test_peers_are_found_in_the_environment(env: dict[str, str], expected: bool) -> None:
-    """Launchers of several processes are recognised, allocations without them are not."""
-    assert mesh.has_peers(env) == expected
-
-
-def test_half_an_address_is_an_error() -> None:
-    """A process number without a coordinator would silently train alone."""
-    with pytest.raises(ValueError, match='JAX_PROCESS_ID is set, but JAX_COORDINATOR_ADDRESS'):
-        mesh.has_peers({'JAX_PROCESS_ID': '1'})
 
 
 def test_deterministic_sets_the_flags_or_says_that_it_is_too_late(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import pytest
 from conftest import TINY, environment
 
 import jcls
+from jcls.training import launch
 from jcls.training import log as logs
 from jcls.training.checkpoint import FOLDER
 
 
-def start(workdir: Path, processes: int, *more: str) -> list[subprocess.Popen[str]]:
-    """The command line in so many processes of two devices each."""
+def start(
+    workdir: Path, processes: int, *more: str, each: Sequence[Sequence[str]] = ((), ())
+) -> list[subprocess.Popen[str]]:
+    """The command line in so many processes of two devices each; `each` has words of its own."""
     config = workdir.with_suffix('.py')
     config.write_text(f'def get_config():\n    return {TINY!r}\n')
     with socket.socket() as free:
@@ -32,7 +35,7 @@ def start(workdir: Path, processes: int, *more: str) -> list[subprocess.Popen[st
     command = [sys.executable, '-m', 'jcls.main', '--config', str(config)]
     return [
         subprocess.Popen(
-            [*command, '--workdir', str(workdir), *more],
+            [*command, '--workdir', str(workdir), *more, *each[i]],
             env=environment(2, **named, JAX_PROCESS_ID=str(i)),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -82,6 +85,25 @@ def test_a_signal_to_one_process_saves_on_all(tmp_path: Path) -> None:
     assert (workdir / FOLDER / step).is_dir()
 
 
+@pytest.mark.parametrize('victim', [0, 1])
+def test_when_a_process_dies_the_other_ends_with_an_error(tmp_path: Path, victim: int) -> None:
+    """Killed without warning: the other does not hang, and what was saved is intact."""
+    workdir = tmp_path / 'run'
+    more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
+    processes = start(workdir, 2, *more)
+    deadline = time.monotonic() + 120
+    while not any(entry.name.isdigit() for entry in (workdir / FOLDER).glob('*')):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[victim].kill()
+    killed = time.monotonic()
+    _, errors = processes[1 - victim].communicate(timeout=launch.SILENCE + 60)
+    assert processes[1 - victim].returncode not in (0, None)
+    assert time.monotonic() - killed < launch.SILENCE + 30
+    assert 'process' in errors
+    assert jcls.evaluate(workdir)['examples'] == 360
+
+
 def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> None:
     """A refused config ends all processes with the message, none waits for the others."""
     workdir = tmp_path / 'run'
@@ -99,8 +121,8 @@ def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> No
 BATCHES = """
 import json, sys
 import jax, numpy as np
-from jcls.training import mesh
-mesh.initialize()
+from jcls.training import launch
+launch.initialize()
 import jcls
 
 exp = jcls.build(json.loads(sys.argv[1]))

@@ -20,8 +20,8 @@ from jcls.training import step as steps
 SCRIPT = """
 import json, sys
 import jax, numpy as np
-from jcls.training import mesh
-mesh.initialize()
+from jcls.training import launch
+launch.initialize()
 import jcls
 
 config, updates, out = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -1,4 +1,4 @@
-"""Devices and hosts: start the distributed runtime, build the mesh, place states and batches.
+"""Devices: build the mesh over those of all processes, place states and batches.
 
 One axis, 'data', over all devices of all processes, in the order of the processes: so that the rows
 of a global batch are the same examples in the same places on any number of hosts and devices.
@@ -7,7 +7,7 @@ of a global batch are the same examples in the same places on any number of host
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,37 +18,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jcls.schema import choose
 
 PLATFORMS = ('any', 'cpu', 'gpu', 'tpu')
-LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
-BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-
-
-def initialize(mode: str = 'auto') -> None:
-    """Join the processes of this run through `jax.distributed`; call before any other use of JAX.
-
-    'auto' does so where `has_peers` finds other processes in the environment; 'on' always, 'off'
-    never.
-    """
-    choose(dict.fromkeys(('auto', 'on', 'off')), mode, '--distributed')
-    if mode == 'off' or (mode == 'auto' and not has_peers(os.environ)):
-        return
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    count, index = (os.environ.get(name) for name in BY_HAND[1:])
-    jax.distributed.initialize(
-        num_processes=int(count) if count else None, process_id=int(index) if index else None
-    )
-
-
-def has_peers(env: Mapping[str, str]) -> bool:
-    """Whether the environment shows that this is one of several processes of a run.
-
-    It does if srun, mpirun or a TPU launcher says so, or `BY_HAND` does: all three or none.
-    """
-    given = [name for name in BY_HAND if env.get(name)]
-    if given and len(given) < len(BY_HAND):
-        missing = ', '.join(name for name in BY_HAND if name not in given)
-        raise ValueError(f'{", ".join(given)} is set, but {missing} is not: set all three or none')
-    several = any(int(env.get(name) or 1) > 1 for name in LAUNCHERS)
-    return bool(given) or several or ',' in env.get('TPU_WORKER_HOSTNAMES', '')
 
 
 def make_deterministic() -> None:

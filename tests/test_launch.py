@@ -1,0 +1,128 @@
+"""Several processes: found in the environment, waited for, and made to agree before they begin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import environment
+from test_processes import start
+
+from jcls.training import launch
+
+
+@pytest.mark.parametrize(
+    ('env', 'expected'),
+    [
+        ({}, False),
+        ({'SLURM_NTASKS': '4'}, False),  # sbatch without srun: one process
+        ({'SLURM_STEP_NUM_TASKS': '4'}, True),
+        ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+        ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+        ({'TPU_WORKER_HOSTNAMES': 'a'}, False),
+        (dict.fromkeys(launch.BY_HAND, '1'), True),
+    ],
+)
+def test_peers_are_found_in_the_environment(env: dict[str, str], expected: bool) -> None:
+    """Launchers of several processes are recognised, allocations without them are not."""
+    assert launch.has_peers(env) == expected
+
+
+def test_half_an_address_is_an_error() -> None:
+    """A process number without a coordinator would silently train alone."""
+    with pytest.raises(ValueError, match='JAX_PROCESS_ID is set, but JAX_COORDINATOR_ADDRESS'):
+        launch.has_peers({'JAX_PROCESS_ID': '1'})
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_missing_host_is_told_after_the_stated_time(index: int, tmp_path: Path) -> None:
+    """The coordinator without the other process, and a process whose coordinator is wrong."""
+    began = time.monotonic()
+    named = {'JAX_COORDINATOR_ADDRESS': 'localhost:9', 'JAX_NUM_PROCESSES': '2'}
+    if index == 0:
+        named['JAX_COORDINATOR_ADDRESS'] = f'localhost:{_free_port()}'
+    done = subprocess.run(
+        [sys.executable, '-m', 'jcls.main', '--config', 'configs/quickstart.py', '--workdir',
+         str(tmp_path / 'run'), '--distributed_wait=3'],
+        env=environment(1, **named, JAX_PROCESS_ID=str(index)),
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f'process {index} of 2, on ' in done.stdout
+    assert 'waited 3 s for the others at localhost:' in done.stderr
+    assert '--distributed=off runs alone' in done.stderr
+    assert not (tmp_path / 'run').exists()
+    assert time.monotonic() - began < 60
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        return free.getsockname()[1]
+
+
+def test_a_host_with_another_config_is_named(tmp_path: Path) -> None:
+    """One process with another rate: both refuse, and say who has what; nothing is written."""
+    processes = start(tmp_path / 'run', 2, each=[(), ('--config.optimizer.lr=0.07',)])
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1, errors
+        assert 'do not run the same' in errors
+        assert 'process 1 on ' in errors
+        assert 'optimizer.lr = 0.07; process 0 on ' in errors
+        assert errors.count(' = ') == 1
+    assert not (tmp_path / 'run').exists()
+
+
+AGREE = """
+import json, sys
+import jax
+from jcls.training import launch
+launch.initialize()
+index = jax.process_index()
+if index == 1 and sys.argv[1] == 'code':
+    launch._code = lambda: 'another'
+data = {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
+config = {'seed': 0, 'data': {'dir': f'/host{index}'}}
+try:
+    launch.agree(config, data)
+    print(json.dumps(''))
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.parametrize(
+    ('what', 'message'),
+    [
+        ('nothing', ''),
+        ('code', "code: jcls = 'another'; process 0 on"),
+        ('data', 'data: training images = 11; process 0 on'),
+    ],
+)
+def test_code_and_data_are_compared_and_folders_are_not(what, message, run_python) -> None:
+    """A host may have its data elsewhere, but the same, and the same code."""
+    for output in run_python(AGREE, what, processes=2):
+        found = json.loads(output.strip().split('\n')[-1])
+        assert message in found
+        assert bool(found) == bool(message)
+
+
+def test_the_hash_of_the_code_changes_with_it(tmp_path: Path, monkeypatch) -> None:
+    """With one byte of one source file."""
+    folder = tmp_path / 'jcls' / 'training'
+    folder.mkdir(parents=True)
+    (folder / 'launch.py').write_text('a = 1')
+    monkeypatch.setattr(launch, '__file__', os.fspath(folder / 'launch.py'))
+    before = launch._code()
+    assert before == launch._code()
+    (folder / 'launch.py').write_text('a = 2')
+    assert launch._code() != before
