@@ -5,9 +5,9 @@
 
 DIR holds train/<class>/* and val/<class>/*, or <class>/* alone (a tenth is then held out). SRC is a
 workdir of jcls, a folder of ``jcls import``, or what that takes: a file of torchvision, timm,
-mmpretrain or PaddleClas, an https address, 'hf:timm/resnet50.a1_in1k'. The architecture is that of
-the workdir or folder; of a file or an address say `arch`, if it is not resnet50 (a mismatch is told
-in the first seconds). `freeze` counts stages as mmpretrain does.
+mmpretrain or PaddleClas, an https address, 'hf:timm/resnet50.a1_in1k'. The architecture and
+norm.epsilon are those of the workdir or folder; of a file or an address say `arch`, if it is not
+resnet50 (a mismatch is told in the first seconds). `freeze` counts stages as mmpretrain does.
 
 Sources: PaddleClas, "Tricks for Training", finetuning: without the classifier's weights, at a rate
 of 0.001 for fewer than 1,000 images up to 0.01 for more than 100,000. Short, and without warm-up:
@@ -21,7 +21,7 @@ higher one: --config.optimizer.lr=0.05 (for a batch of 256).
 from ml_collections import ConfigDict
 
 from jcls.config import inherit, parse_arg
-from jcls.weights.source import architecture
+from jcls.weights.source import sections
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -32,12 +32,16 @@ def get_config(arg: str = '') -> ConfigDict:
     args = parse_arg(
         arg, dataset='~/images', source='', arch='', epochs=20, freeze=-1, res=224, batch=64
     )
+    if args.freeze != -1 and not args.source:
+        raise ValueError(f'freeze={args.freeze} keeps random weights as they are: give a source')
     config = inherit(__file__, 'base.py')
     config.batch_size = args.batch
     config.duration = f'{args.epochs} epochs'
     config.data.dir = args.dataset
-    shape = {'name': args.arch} if args.arch else architecture(args.source)
+    known = sections(args.source) if args.source else {}
+    shape = {'name': args.arch} if args.arch else known.get('model', {})
     config.model = ConfigDict({'name': 'resnet50', **shape, 'dtype': 'float32'})
+    config.norm = ConfigDict(known.get('norm', {}))
     config.augment[0].size = args.res
     config.evaluate.preprocess[0].size = args.res * 8 // 7
     config.evaluate.preprocess[1].size = args.res

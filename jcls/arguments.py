@@ -104,7 +104,9 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
         '--interpolation', default='bilinear', choices=('bilinear', 'bicubic'), help='of --resize'
     )
     parser.add_argument(
-        '--channels', type=int, default=3, help='of the images (the first convolution is adapted)'
+        '--channels',
+        type=int,
+        help='of the images, other than 3 (the first convolution is adapted)',
     )
 
 

@@ -35,6 +35,7 @@ from jcls.training import reference as references
 from jcls.training import state as states
 from jcls.training.state import State
 from jcls.weights import init as starting
+from jcls.weights.card import model_of
 
 AHEAD = 2  # batches on their way to the devices while one is computed
 
@@ -96,8 +97,9 @@ class Experiment:
             card, source = loading.read(path, start.step, ema=start.ema, prefix=start.prefix)
         except ValueError as error:
             raise ValueError(f'config.init: {error}') from None
-        if 'architecture' in card:
-            starting.check_architecture(loading.model_of(card), self.model, self.start)
+        if card:
+            starting.check_architecture(model_of(card), self.model, self.start)
+            starting.check_epsilon(card, self.config['norm']['epsilon'])
         starting.check_moments(card, self.data.mean, self.data.std)
         seed = self.config['seed']
         initial = jax.jit(lambda: states.initial_variables(self.model, self.image_shape, seed))
@@ -246,7 +248,10 @@ class Experiment:
             'recipe': self.config['recipe'],
             'architecture': {**section, 'num_classes': self.model.num_classes},
             'norm': self.config['norm'],
-            'image_shape': self.image_shape,
+            'image_shape': (
+                *pipeline.output_extent(self.data.val, self.eval_operation),
+                self.data.channels,
+            ),
             'classes': self.data.train.classes,
             'train_examples': len(self.data.train),
             'mean': self.data.mean,

@@ -19,7 +19,7 @@ from jcls.main import main
 from jcls.optim.groups import flat
 from jcls.tools import export, program
 from jcls.tools.import_ import import_weights
-from jcls.weights import artifact, convert, foreign, layouts
+from jcls.weights import artifact, convert, foreign, layouts, source
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
@@ -112,6 +112,96 @@ def test_timms_folder(tmp_path: Path) -> None:
         key: card[key] for key in ('mean', 'std', 'classes', 'preprocess')
     }
     assert set(flat(found)) == set(flat(variables))
+
+
+def small_card(**changes: Any) -> dict[str, Any]:
+    """A model.json of a network that timm and torchvision have."""
+    return {
+        'jcls': '0',
+        'architecture': {'name': 'resnet18', 'num_classes': 2},
+        'norm': {},
+        'image_shape': [32, 32, 3],
+        'classes': ['cat', 'dog'],
+        'mean': [0.5, 0.4, 0.3],
+        'std': [0.2, 0.2, 0.2],
+        'exif': True,
+        'preprocess': [{'name': 'resize', 'size': 44}, {'name': 'center_crop', 'size': 40}],
+        **changes,
+    }
+
+
+@pytest.fixture(scope='module')
+def zeros() -> Any:
+    """The variables of that network."""
+    shapes = convert.shapes_of(models.create('resnet18', num_classes=2))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def test_timm_is_told_the_size_of_evaluation() -> None:
+    """Whatever image_shape says, of older runs that of training."""
+    config = export.timm_config(models.create('resnet18'), small_card())
+    assert config['pretrained_cfg']['input_size'] == [3, 40, 40]
+    assert int(40 / config['pretrained_cfg']['crop_pct']) == 44
+
+
+@pytest.mark.parametrize('format', ['torchvision', 'timm'])
+def test_model_json_beside_others_tensors_is_the_card(
+    zeros: Any, tmp_path: Path, format: str
+) -> None:
+    """Classes, preprocessing and EXIF are known again, to predict, import and start from; one that
+    is of another network is refused."""
+    card = small_card()
+    artifact.write(tmp_path / 'in', card, zeros)
+    jcls.export(tmp_path / 'in', tmp_path / 'out', format=format)
+    found = source.read(tmp_path / 'out').card
+    assert {key: found[key] for key in card} == card
+    import_weights(tmp_path / 'out', tmp_path / 'again', classes=['a', 'b'])
+    found, _ = artifact.read(tmp_path / 'again')
+    assert {key: found[key] for key in card} == {**card, 'classes': ['a', 'b']}
+    assert source.sections(tmp_path / 'out')['model']['name'] == 'resnet18'
+    other = {**card, 'architecture': {**card['architecture'], 'blocks': [1, 1, 1, 1]}}
+    (tmp_path / 'out' / 'model.json').write_text(json.dumps(other))
+    with pytest.raises(
+        ValueError, match=r'another network .* blocks is \(2, 2, 2, 2\), not \(1, 1'
+    ):
+        source.read(tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('format', 'changes', 'message'),
+    [
+        ('torchvision', {'norm': {'epsilon': 1e-3}}, 'cannot hold config.norm.epsilon=0.001'),
+        ('timm', {'norm': {'epsilon': 1e-3}}, 'cannot hold config.norm.epsilon=0.001'),
+        ('timm', {'preprocess': []}, 'by nothing; timm.* can hold a resize and a center_crop'),
+        ('timm', {'preprocess': [{'name': 'center_crop', 'size': 9}]}, 'by center_crop; timm'),
+        ('stablehlo', {'preprocess': []}, 'by nothing; StableHLO can hold a resize'),
+        ('savedmodel', {}, 'a SavedModel cannot turn images upright'),
+    ],
+)
+def test_what_a_format_cannot_hold(
+    zeros: Any, tmp_path: Path, format: str, changes: Any, message: str
+) -> None:
+    """It is said, and no folder stays behind, nor its parents."""
+    artifact.write(tmp_path / 'in', small_card(**changes), zeros)
+    with pytest.raises(ValueError, match=message):
+        jcls.export(tmp_path / 'in', tmp_path / 'a' / 'b', format=format)
+    assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
+def test_an_exported_checkpoint_says_which_it_is(tmp_path: Path, tiny: Any) -> None:
+    """model.json has the step and the metrics of these weights, not of the run's last ones."""
+    tiny |= {'ema': {'name': 'timm', 'decay': 0.5}, 'duration': '6 steps'}
+    tiny['evaluate'] |= {'every': '4 steps'}
+    jcls.train(tiny, tmp_path / 'run', summary=False)
+    last = json.loads((tmp_path / 'run' / 'model.json').read_text())
+    cards = {}
+    for step, ema in ((4, 'auto'), (6, 'no')):
+        out = tmp_path / f'{step}'
+        jcls.export(tmp_path / 'run', out, step=step, ema=ema)
+        cards[step] = json.loads((out / 'model.json').read_text())
+        assert (cards[step]['step'], cards[step]['averaged']) == (step, ema == 'auto')
+    assert cards[6]['metrics']['eval/loss'] == last['metrics']['eval/loss']
+    assert cards[4]['metrics']['eval/loss'] != last['metrics']['eval/loss']
 
 
 @pytest.mark.parametrize('size', [*range(224, 257, 8), 235, 236, 288, 320])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,47 @@ def test_the_finetuning_config_takes_the_architecture_of_its_source(source):
     for path in (source, source / 'checkpoints' / '6'):
         model = jcls.load_config(f'configs/finetune.py:source={path}').model
         assert {key: model[key] for key in WIDE} == WIDE
-    for arg in ('', 'source=weights.pth', f'source={source},arch=resnet50'):
+    for arg in ('', 'source=weights.pth', f'source={source},arch=resnet50', 'source=~nobody/x'):
         assert jcls.load_config(f'configs/finetune.py:{arg}').model.blocks is None
+    with pytest.raises(ValueError, match=r'freeze=2 .* give a source'):
+        jcls.load_config('configs/finetune.py:freeze=2')
+
+
+def test_another_epsilon_is_another_network(source, tmp_path):
+    """The weights would compute something else with it; the finetuning config takes it over."""
+    shutil.copytree(source, tmp_path / 'run')
+    path = tmp_path / 'run' / 'model.json'
+    card = json.loads(path.read_text())
+    card['norm']['epsilon'] = 1e-3
+    path.write_text(json.dumps(card))
+    changed = config(init={'source': str(tmp_path / 'run')})
+    with pytest.raises(
+        ValueError, match=r'epsilon=0.001, .*=1e-05.* set --config.norm.epsilon=0.0'
+    ):
+        jcls.build(changed).check_sources(start=True)
+    jcls.build({**changed, 'norm': {'epsilon': 1e-3}}).check_sources(start=True)
+    found = jcls.load_config(f'configs/finetune.py:source={tmp_path / "run"}')
+    assert found.norm.epsilon == 1e-3
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('config.json', '{}', 'config.json is damaged: it lacks data, model, checkpoint'),
+        ('config.json', '[]', 'config.json is damaged: it is no JSON object'),
+        ('config.json', '{', 'config.json is damaged: '),
+        ('model.json', '{', 'model.json cannot be read: '),
+        ('model.json', '{}', 'model.json does not describe a model: it lacks architecture, norm'),
+    ],
+)
+def test_a_damaged_run_says_which_file(source, tmp_path, name, content, message):
+    """To load, evaluate and start from."""
+    shutil.copytree(source, tmp_path / 'run')
+    (tmp_path / 'run' / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        jcls.load(tmp_path / 'run')
+    with pytest.raises(ValueError, match=message):
+        jcls.build(config(init={'source': str(tmp_path / 'run')})).check_sources(start=True)
 
 
 def test_other_classes_need_a_new_head(source):
@@ -198,6 +238,7 @@ def test_other_classes_need_a_new_head(source):
     ('changes', 'section', 'message'),
     [
         ({}, {'source': '/nowhere'}, r'config.init: /nowhere: no such file or folder'),
+        ({}, {'source': '~nobodyhere/x'}, r'config.init: ~nobodyhere/x: no such file or folder'),
         ({}, {'source': 'EMPTY'}, r'is not a workdir of jcls, and not a checkpoint of Orbax'),
         ({}, {'source': 'SOURCE', 'step': '5'}, r"step='5': no such checkpoint .*there are: 6"),
         (
@@ -347,8 +388,6 @@ def test_a_fingerprint_sees_one_bit():
 
 def test_a_resumed_run_needs_its_source_no_more(source, tmp_path, capsys):
     """The checkpoint holds all: the source may be gone, and evaluating never looks for it."""
-    import shutil
-
     copy = tmp_path / 'copy'
     shutil.copytree(source, copy)
     section = {'source': str(copy), 'freeze': 0}

@@ -270,12 +270,35 @@ def test_weights_from_elsewhere_are_evaluated_on_a_configs_data(run, file, workd
     assert code == 0, err
     assert last_line(out)['top1'] == card['metrics']['eval/top1']
     assert last_line(out)['examples'] == card['metrics']['eval/examples']
+    for path in (workdir, tmp_path / 'out'):
+        code, out, _ = run('evaluate', path, '--config', file, '--json')
+        assert (last_line(out)['step'], last_line(out)['ema']) == (3, False)
+        assert f'{path}, checkpoint 3: top-1' in out
     code, _, err = run('evaluate', tmp_path / 'out')
     assert (code, 'is no workdir of jcls; name a config with the data' in err) == (1, True)
     renamed = {**card, 'classes': card['classes'][::-1]}
     (tmp_path / 'out' / 'model.json').write_text(json.dumps(renamed))
     code, _, err = run('evaluate', tmp_path / 'out', '--config', file)
     assert (code, 'they must be the same, in the same order' in err) == (1, True)
+
+
+@pytest.mark.parametrize('where', ['model.width=8', 'norm.epsilon=0.1', 'init.source=x'])
+def test_evaluate_changes_no_weights(run, file, workdir, where):
+    """What belongs to the weights is refused, on the run's data and on another config's."""
+    for words in ([], ['--config', file]):
+        code, _, err = run('evaluate', workdir, *words, f'--config.{where}')
+        assert (code, f'{where.split("=")[0]}: belongs to the weights' in err) == (1, True)
+
+
+def test_weights_are_evaluated_on_images_turned_as_they_were(run, file, workdir, tmp_path):
+    """The data of another config are prepared as model.json says, data.exif included."""
+    assert run('export', workdir, tmp_path / 'out')[0] == 0
+    card = json.loads((workdir / 'model.json').read_text())
+    (tmp_path / 'out' / 'model.json').write_text(json.dumps({**card, 'exif': True}))
+    built = mock.Mock(side_effect=ValueError('enough'))
+    with mock.patch('jcls.tools.evaluate.build', built):
+        run('evaluate', tmp_path / 'out', '--config', file)
+    assert built.call_args.args[0]['data']['exif'] is True
 
 
 @pytest.mark.parametrize('kind', [ValueError, OSError, FloatingPointError])

@@ -129,11 +129,69 @@ def test_a_run_predicts(tmp_path: Path, tiny: Any) -> None:
     assert [p['classes'][0]['name'] for p in found] == ['blue'] * 10 + ['red'] * 10
 
 
+def test_every_damaged_image_is_told_once(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all batches, in one message of some lines, and not in the log as well."""
+    for i in range(18):
+        (tmp_path / f'{i:02d}.jpg').write_text('no image')
+    photo(64, 64).save(tmp_path / '18.jpg')
+    with pytest.raises(ValueError, match='18 of 19 images cannot be used') as error:
+        jcls.predict(weights, tmp_path, batch_size=4)
+    lines = str(error.value).split('\n')
+    assert [Path(line.strip().split(': ')[0]).name for line in lines[1:3]] == ['00.jpg', '01.jpg']
+    assert lines[1].endswith('00.jpg: not a readable JPEG, PNG, BMP or GIF')
+    assert (len(lines), lines[-1]) == (14, '  ... and 6 more')
+    assert 'damaged' not in caplog.text
+
+
+def test_names_with_brackets_are_printed_as_they_are(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """They are no markup; and a single path is a path."""
+    file = tmp_path / 'cat[bold].png'
+    photo(64, 64).save(file)
+    monkeypatch.chdir(tmp_path)
+    assert main(['predict', str(weights), file.name]) == 0
+    assert 'cat[bold].png' in capsys.readouterr().out
+    for one in (file, str(file), tmp_path):
+        assert [found['image'] for found in jcls.predict(weights, one)] == [str(file)]
+
+
+def test_a_run_without_a_fixed_size_takes_images_of_its_own(
+    tmp_path: Path, tiny: Any, run_python: Any
+) -> None:
+    """The digits are not resized: 8 x 8 it must be, and others are told so. TensorFlow may have
+    been used before."""
+    tiny |= {'duration': '2 steps'}
+    jcls.train(tiny, tmp_path / 'run', summary=False)
+    assert json.loads((tmp_path / 'run' / 'model.json').read_text())['image_shape'] == [8, 8, 3]
+    photo(8, 8).save(tmp_path / 'good.png')
+    photo(10, 8).save(tmp_path / 'tall.png')
+    code = """
+import sys, tensorflow
+tensorflow.zeros([1]) + 1
+import jcls
+print(len(jcls.predict(sys.argv[1], sys.argv[2])))
+"""
+    out = run_python(code, str(tmp_path / 'run'), str(tmp_path / 'good.png'))
+    assert out[0].split()[-1] == '1'
+    with pytest.raises(ValueError, match=r'tall.png: .*height and width 8 8, not 10 8$'):
+        jcls.predict(tmp_path / 'run', tmp_path)
+
+
+def test_the_size_in_model_json_is_that_of_evaluation(tiny: Any) -> None:
+    """Training crops may be smaller."""
+    crop = {'name': 'center_crop', 'size': 12}
+    tiny['evaluate'] |= {'preprocess': (crop,)}
+    assert jcls.build(tiny).card()['image_shape'] == (12, 12, 3)
+
+
 @pytest.mark.parametrize(
     ('images', 'arguments', 'message'),
     [
-        (['broken.jpg'], {}, r'not readable as images:\n  .*broken.jpg: '),
-        (['notes.jpg', 'broken.jpg'], {}, 'notes.jpg.*\n.*broken.jpg'),
+        (['broken.jpg'], {}, r'1 of 1 images cannot be used:\n  .*broken.jpg: '),
+        (['notes.jpg', 'broken.jpg'], {}, 'notes.jpg: not a readable JPEG, PNG.*\n.*broken.jpg'),
         (['empty'], {}, r'empty has no images \(\.jpg'),
         (['nowhere.jpg'], {}, 'nowhere.jpg: no such file or folder'),
         ([], {}, 'no images were named'),

@@ -16,6 +16,7 @@ import pytest
 
 import jcls
 from jcls import models
+from jcls.main import main
 from jcls.optim.groups import flat
 from jcls.tools.import_ import import_weights
 from jcls.training import load as loading
@@ -184,6 +185,9 @@ def changed(**changes: Any) -> dict[str, np.ndarray]:
         ({'fc__bias': np.zeros(7, np.int64)}, r'! fc.bias: numbers of type int64'),
         ({'conv1__weight': None}, r'not the weights of a ResNet.*the first tensors are bn1'),
         ({'layer1__0__conv1__weight': None}, r'it has no layer1.0.conv1.weight'),
+        ({'layer1__0__conv2__weight': None}, r'it has no layer1.0.conv2.weight'),  # as ResNeSt's
+        ({'conv1__6__weight': np.zeros((4, 2, 3, 3))}, r'it has no conv1.0.weight'),
+        ({'layer1__0__conv2__weight': np.zeros(4)}, r'layer1.0.conv2.weight has the shape \(4,\)'),
     ],
 )
 def test_what_is_no_resnet_of_jcls_names_the_nearest(changes: Any, message: str) -> None:
@@ -232,6 +236,80 @@ def test_torchvisions_own_files_are_known_by_their_hash() -> None:
     assert facts['preprocess'] == preprocess(232, 224)
     assert torchvision_facts('resnet50-0676ba61.pth')['preprocess'] == preprocess(256, 224)
     assert torchvision_facts('mine.pth') == {}
+
+
+def test_a_file_that_merely_has_torchvisions_name_is_not_its(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is published is of the file with the hash, which finetuned weights have no more."""
+    path = tmp_path / 'resnet18-f37072fd.pth'
+    shutil.copy(GOLDEN / 'tv_basic.pth', path)
+    card, _ = loading.read(path)
+    assert 'published' not in card
+    assert card['assumed'] == ['classes', 'mean', 'std', 'preprocess']
+    assert 'its SHA-256 begins with' in caplog.text
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_preset_is_a_plain_name(name: str) -> None:
+    """What jcls export writes for timm can be read again."""
+    assert re.fullmatch(foreign.PLAIN, name)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'refused'),
+    [
+        ({'architecture': 'resnet50.a1_in1k'}, None),
+        ({'architecture': 'gluon_resnet50_v1d'}, None),
+        ({'architecture': 'resnext50d_32x4d'}, None),
+        ({'architecture': 'tv_resnet34'}, None),
+        ({'architecture': 'resnetaa50'}, 'is of resnetaa50, which is no ResNet of jcls'),
+        ({'architecture': 'resnetblur18'}, 'resnetblur18'),
+        ({'architecture': 'ecaresnetlight'}, 'ecaresnetlight'),
+        ({'architecture': 'seresnet18'}, 'seresnet18'),
+        ({'architecture': 'resnet50_gn'}, 'resnet50_gn'),
+        ({'architecture': 'resnetv2_50'}, 'resnetv2_50'),
+        ({'model_args': {'in_chans': 3, 'drop_rate': 0.1, 'output_stride': 32}}, None),
+        ({'model_args': {'aa_layer': 'avg'}}, "no ResNet of jcls is built with aa_layer='avg'"),
+        ({'model_args': {'output_stride': 8, 'act_layer': 'silu'}}, "output_stride=8, act_layer='"),
+        ({'global_pool': 'catavgmax'}, "global_pool='catavgmax'"),
+        ({'model_args': 3}, 'does not describe a model of timm'),
+    ],
+)
+def test_what_timm_says_is_another_network_is_refused(
+    tmp_path: Path, changes: Any, refused: str | None
+) -> None:
+    """Some have the tensors of a ResNet and compute something else: config.json tells."""
+    shutil.copytree(GOLDEN / 'timm_d_basic', tmp_path / 'in')
+    config = json.loads((tmp_path / 'in' / 'config.json').read_text())
+    (tmp_path / 'in' / 'config.json').write_text(json.dumps({**config, **changes}))
+    if refused is None:
+        assert foreign.read(tmp_path / 'in').facts['mean'] == config['pretrained_cfg']['mean']
+    else:
+        with pytest.raises(ValueError, match=f'config.json.*{refused}'):
+            foreign.read(tmp_path / 'in')
+
+
+def test_a_backbone_has_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that mmpretrain keeps are of a classifier that may not be there; a user's are an
+    error then."""
+    tensors = {name: v for name, v in changed().items() if not name.startswith('fc.')}
+    monkeypatch.setattr(
+        foreign, 'read', lambda *_, **__: foreign.Foreign(tensors, {'classes': ['a', 'b']})
+    )
+    assert source.read(GOLDEN / 'tv_basic.pth').card['classes'] == []
+    with pytest.raises(ValueError, match=r'2 class names, but the classifier of .* has 0'):
+        source.read(GOLDEN / 'tv_basic.pth', facts={'classes': ['a', 'b']})
+
+
+def test_weights_for_grey_images_are_read(tmp_path: Path) -> None:
+    """The first kernel tells the channels; the usual mean and deviation are averaged for them."""
+    grey = changed(conv1__weight=changed()['conv1.weight'][:, :1])
+    artifact.save_tensors(tmp_path / 'grey.safetensors', grey)
+    card, variables = loading.read(tmp_path / 'grey.safetensors')
+    assert variables['params']['stem']['conv1']['kernel'].shape == (7, 7, 1, 4)
+    assert card['image_shape'] == [224, 224, 1]
+    assert (card['mean'], card['std']) == ([pytest.approx(0.449)], [pytest.approx(0.226)])
 
 
 def test_timms_config_is_read() -> None:
@@ -283,6 +361,43 @@ def test_nothing_asked_of_an_imported_folder_is_ignored(
         loading.read(tmp_path / 'out', **arguments)
 
 
+def test_an_imported_folder_is_imported_again(tmp_path: Path, capsys: Any) -> None:
+    """Unchanged but for what is asked; model.json follows."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'grey', channels=1)
+    grey, _ = artifact.read(tmp_path / 'grey')
+    for folder in ('grey', 'run'):  # what a run exports has no 'assumed'
+        card = {key: value for key, value in grey.items() if folder == 'grey' or key != 'assumed'}
+        (tmp_path / 'grey' / 'model.json').write_text(json.dumps(card))
+        assert main(['import', str(tmp_path / 'grey'), str(tmp_path / folder / '2')]) == 0
+        assert 'Error' not in capsys.readouterr().out
+        again, variables = artifact.read(tmp_path / folder / '2')
+        assert {**again, 'assumed': []} == {**grey, 'assumed': []}
+        assert variables['params']['stem']['conv1']['kernel'].shape == (7, 7, 1, 4)
+    import_weights(tmp_path / 'grey', tmp_path / 'out', resize=48, crop=40, classes=list('abcdefg'))
+    changed_card, _ = artifact.read(tmp_path / 'out')
+    assert changed_card['image_shape'] == [40, 40, 1]
+    assert changed_card['classes'] == list('abcdefg')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'classes': ['a', 'b']}, '2 class names, but the classifier of .* has 7'),
+        ({'resize': -3, 'crop': 2}, 'resize=-3, crop=2: .*size=-3: at least 1'),
+        ({'resize': 3, 'crop': 2, 'interpolation': 'lanczos'}, "unknown interpolation 'lanczos'"),
+        ({'channels': 3}, r'channels=3: these weights take images of 1 channel\(s\)'),
+    ],
+)
+def test_what_is_no_change_of_an_imported_folder(
+    tmp_path: Path, arguments: Any, message: str
+) -> None:
+    """It is refused as of a file, and nothing is written."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'in', channels=1)
+    with pytest.raises(ValueError, match=message):
+        import_weights(tmp_path / 'in', tmp_path / 'a' / 'b', **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
 @pytest.mark.parametrize('channels', [1, 4, 6])
 def test_other_channels(tmp_path: Path, channels: int) -> None:
     """Of one channel, a grey image gives what it gave in colour; others repeat, by 3 / channels."""
@@ -310,7 +425,21 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(artifact, 'save_tensors', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'new')
+    with pytest.raises(ZeroDivisionError):
+        import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'a' / 'b' / 'new')
     assert [path.name for path in tmp_path.iterdir()] == ['full']
+
+
+def test_where_the_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~ is the home, for what is printed, too; a folder that is there is refused before all."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert main(['import', str(GOLDEN / 'tv_basic.pth'), '~/in']) == 0
+    assert main(['export', '~/in', '~/out']) == 0
+    assert (tmp_path / 'out' / 'model.json').exists()
+    monkeypatch.setattr(source, 'fetch', lambda *_: pytest.fail('it was fetched'))
+    for refused in (import_weights, jcls.export):
+        with pytest.raises(ValueError, match='out exists and is not empty'):
+            refused('https://example.org/x.pth', tmp_path / 'out')
 
 
 @pytest.mark.parametrize(
@@ -328,6 +457,32 @@ def test_a_damaged_folder(tmp_path: Path, damage: Any, message: str) -> None:
     damage(tmp_path / 'out')
     with pytest.raises(ValueError, match=message):
         jcls.load(tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'norm': None}, 'it lacks norm'),
+        ({'norm': {'eps': 1}}, 'eps'),
+        ({'classes': ['a']}, '1 class names, but num_classes is 7'),
+        ({'mean': [0.5]}, 'mean, std and image_shape have different channels'),
+        ({'image_shape': []}, 'mean, std and image_shape have different channels'),
+        ({'preprocess': [3]}, 'preprocess is no list of operations'),
+        ({'architecture': {'name': 'resnet', 'num_classes': 7}}, "unknown model 'resnet'"),
+        ({'architecture': {'name': 'resnet18', 'num_classes': 7, 'depth': 1}}, 'depth'),
+    ],
+)
+def test_a_card_that_lacks_something(tmp_path: Path, changes: Any, message: str) -> None:
+    """model.json is named, with what is wrong; for the finetuning config, too."""
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
+    path = tmp_path / 'out' / 'model.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    for use in (loading.read, source.sections):
+        with pytest.raises(ValueError, match=f'{path} does not describe a model: .*{message}'):
+            use(tmp_path / 'out')
+    path.write_text('[1, 2]')
+    with pytest.raises(ValueError, match=f'{path} does not describe a model: it is no JSON object'):
+        source.sections(tmp_path / 'out')
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ Batch = dict[str, np.ndarray]
 class Damage:
     """The images that could not be read, by name, and how many of them are put up with."""
 
-    def __init__(self, limit: int = 0) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = 0, *, log: bool = True) -> None:
+        self.limit, self._log = limit, log
         self.reasons: dict[str, str] = {}
         self._suspects: dict[int, set[int]] = {}
 
@@ -44,7 +44,8 @@ class Damage:
         """Note one; a ValueError that names them all if they are too many."""
         if name not in self.reasons:
             self.reasons[name] = reason
-            logger.warning('damaged image %d: %s (%s)', len(self.reasons), name, reason)
+            if self._log:
+                logger.warning('damaged image %d: %s (%s)', len(self.reasons), name, reason)
         if len(self.reasons) > self.limit:
             listed = '\n'.join(f'  {name}: {reason}' for name, reason in self.reasons.items())
             raise ValueError(
@@ -144,9 +145,12 @@ def _failing(
 
 
 def _reason(error: Any) -> str:
-    """TensorFlow's message without the names of its nodes."""
+    """TensorFlow's message without the names of its nodes; of an assertion, its complaint."""
     message = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]|\[\[.*', '', str(error.message), flags=re.DOTALL)
-    return message.strip().split('\n')[0]
+    complaint = re.fullmatch(r'Expected .* to be true. Summarized data: (.*)', message, re.DOTALL)
+    if complaint is None:
+        return message.strip().split('\n')[0]
+    return ' '.join(re.sub(r"^b(['\"])(.*)\1$", r'\2', part) for part in complaint[1].split('\n'))
 
 
 def output_extent(source: Source, chain: Chain) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -18,9 +19,12 @@ def tensorflow() -> Any:
 
     _keep_memory()
     # There are images enough for all cores: several cores for one would wait for each other.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    for kind in ('GPU', 'TPU'):
-        tf.config.set_visible_devices([], kind)
+    # Where TensorFlow was used before, both are fixed: that costs speed and memory, no more.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):
+        for kind in ('GPU', 'TPU'):
+            tf.config.set_visible_devices([], kind)
     return tf
 
 

@@ -30,10 +30,17 @@ def evaluate(
       workdir: of a run; or, with a `config`, whatever `jcls.load` takes.
       step: of a workdir: 'last', 'best' or a number.
       ema: 'auto' evaluates averaged weights if there are any, 'yes' insists, 'no' the raw ones.
-      overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}.
+      overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}; none
+        of what belongs to the weights: model (but for its dtype), norm and init.
       config: a config file, whose data are evaluated on instead of a workdir's own. Network and
         preprocessing are still those of the weights.
     """
+    for key in overrides or {}:
+        section, _, field = key.removeprefix('config.').partition('.')
+        if section in ('model', 'norm', 'init') and (section, field) != ('model', 'dtype'):
+            raise ValueError(
+                f'{key}: belongs to the weights of {workdir}; evaluate cannot change it'
+            )
     if config is not None:
         return _elsewhere(workdir, step, ema, dict(overrides or {}), config)
     if not is_run(workdir) and (fetch.is_remote(str(workdir)) or Path(workdir).exists()):
@@ -56,6 +63,7 @@ def _elsewhere(
         'evaluate.preprocess': tuple(card['preprocess']),
         'data.mean': tuple(card['mean']),
         'data.std': tuple(card['std']),
+        'data.exif': card.get('exif', False),
     }
     tree = plain(load_config(config, {**own, **overrides}))
     tree['model'] = {**card['architecture'], 'dtype': tree['model']['dtype']}
@@ -67,7 +75,9 @@ def _elsewhere(
             f'{path} knows the classes {", ".join(card["classes"][:3])}, ..., the data of {config} '
             f'have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
         )
-    return {**_results(experiment, variables), 'step': None, 'ema': None}  # not known of files
+    # Of weights of another system neither is known.
+    origin = {'step': card.get('step'), 'ema': card.get('averaged')}
+    return {**_results(experiment, variables), **origin}
 
 
 def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any]:
@@ -80,10 +90,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     result = evaluate(
         args.workdir, args.step, ema=args.ema, overrides=overrides, config=args.config
     )
+    step = '' if result['step'] is None else f', checkpoint {result["step"]}'
     averaged = ', averaged weights' if result['ema'] else ''
-    what = args.workdir if result['step'] is None else f'checkpoint {result["step"]}'
     print(
-        f'{what}{averaged}: '
+        f'{args.workdir}{step}{averaged}: '
         f'top-1 {result["top1"]:.4f}, top-5 {result["top5"]:.4f}, '
         f'loss {result["loss"]:.4f} on {result["examples"]:,} images ({result["damaged"]} damaged)'
     )

@@ -18,7 +18,9 @@ from jcls.schema import choose
 from jcls.tools.import_ import tables
 from jcls.training import load as loading
 from jcls.weights import artifact, layouts
+from jcls.weights.card import EPSILON, epsilon, resize_and_crop
 from jcls.weights.convert import Report, Row, state_dict
+from jcls.weights.fetch import local
 
 # What is written into a folder: the model, its variables as NumPy arrays, and the card.
 Write = Callable[[Path, ResNet, Any, dict[str, Any]], None]
@@ -45,15 +47,15 @@ def export(
       ValueError: for weights that cannot be read, a format that cannot hold them, or if `out` is
         there already.
     """
-    write = choose(FORMATS, format, 'format')
+    write, folder = choose(FORMATS, format, 'format'), artifact.new_folder(out)
     card, variables = loading.read(path, step, ema=ema)
     model, _ = loading.usable(card, variables, path)
 
-    def fill(folder: Path) -> None:
-        write(folder, model, variables, card)
-        (folder / artifact.CARD).write_text(json.dumps(card, indent=2) + '\n')
+    def fill(inside: Path) -> None:
+        write(inside, model, variables, card)
+        (inside / artifact.CARD).write_text(json.dumps(card, indent=2) + '\n')
 
-    artifact.write_folder(Path(out), fill)
+    artifact.write_folder(folder, fill)
     names = layouts.tensors(model, layouts.TORCH) if write in NAMED else {}
     rows = [Row(own, names.get(own, own), leaf.shape) for own, leaf in flat(variables).items()]
     return Report(rows, [], [])
@@ -63,12 +65,22 @@ def _jcls(folder: Path, _: ResNet, variables: Any, __: dict[str, Any]) -> None:
     artifact.save_tensors(folder / artifact.WEIGHTS, flat(variables))
 
 
+def _require_usual_epsilon(card: dict[str, Any], format: str) -> None:
+    """Refuse what the file could not tell, so that others would compute something else."""
+    if epsilon(card) != EPSILON:
+        raise ValueError(
+            f'format={format!r} cannot hold config.norm.epsilon={epsilon(card)}: its readers take '
+            f"{EPSILON}; 'jcls', 'stablehlo' and 'savedmodel' can"
+        )
+
+
 def _torchvision(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
     if model.stem == 'deep' or model.shortcut == 'pool':
         raise ValueError(
             f'torchvision has no {card["architecture"]["name"]}: its ResNets have one convolution '
             "in the stem and no pool in the shortcuts; format='timm' can hold it"
         )
+    _require_usual_epsilon(card, 'torchvision')
     tensors = state_dict(model, variables, layouts.TORCH)
     artifact.save_tensors(folder / 'model.safetensors', tensors)
 
@@ -81,15 +93,15 @@ def _timm(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> 
     if different or model.stem == 'cifar':
         what = f' with another {", ".join(different)}' if different else ''
         raise ValueError(f"timm has no {section['name']}{what}; format='torchvision' has its names")
+    _require_usual_epsilon(card, 'timm')
+    config = timm_config(model, card)
     artifact.save_tensors(folder / 'model.safetensors', state_dict(model, variables, layouts.TORCH))
-    (folder / 'config.json').write_text(json.dumps(timm_config(model, card), indent=2) + '\n')
+    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
 def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
     """What ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads beside the weights."""
-    steps = {step['name']: step for step in card['preprocess']}
-    side = card['image_shape'][0]
-    resize = steps.get('resize', {'size': side})
+    size, side, interpolation = resize_and_crop(card, "timm's config.json")
     channels = len(card['mean'])
     return {
         'architecture': card['architecture']['name'],
@@ -99,9 +111,9 @@ def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
         'pretrained_cfg': {
             'input_size': [channels, side, side],
             # Slightly less than the quotient, whose rounding could lose a pixel of the resize.
-            'crop_pct': float(np.nextafter(side / resize['size'], 0)),
+            'crop_pct': float(np.nextafter(side / size, 0)),
             'crop_mode': 'center',
-            'interpolation': resize.get('interpolation', 'bilinear'),
+            'interpolation': interpolation,
             'mean': list(card['mean']),
             'std': list(card['std']),
             'num_classes': model.num_classes,
@@ -140,6 +152,6 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     report = export(args.path, args.out, format=args.format, step=args.step, ema=args.ema)
     for table in tables(report):
         Console(soft_wrap=True).print(table)
-    files = sorted(path.name for path in Path(args.out).iterdir())
+    files = sorted(path.name for path in local(args.out).iterdir())
     print(f'{args.out}: {", ".join(files)}')
     return report.json()

@@ -12,9 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jcls.data.augment import compose
 from jcls.weights import artifact
-from jcls.weights.card import preprocess
+from jcls.weights.card import of_channels, preprocess
 from jcls.weights.convert import Report, adapt_channels
+from jcls.weights.fetch import local
 from jcls.weights.source import Weights, read, require_classifier
 
 
@@ -28,7 +30,7 @@ def import_weights(
     resize: int | None = None,
     crop: int | None = None,
     interpolation: str = 'bilinear',
-    channels: int = 3,
+    channels: int | None = None,
 ) -> Report:
     """Write the folder `out` with weights and model.json, to load, predict with and finetune from.
 
@@ -43,35 +45,44 @@ def import_weights(
         else 256 and 224.
       crop: the central square.
       interpolation: of the resize, with `resize` and `crop`.
-      channels: of the images; the first convolution is adapted, mean and std averaged.
+      channels: of the images: the first convolution of weights for colour is adapted, mean and std
+        averaged. None: those of the weights.
 
     Raises:
       ValueError: if the source cannot be had or read, is no ResNet of jcls, or `out` is there.
     """
     if (resize is None) != (crop is None):
         raise ValueError('resize and crop go together: give both, or neither')
-    if channels < 1:
+    if channels is not None and channels < 1:
         raise ValueError(f'channels={channels}: at least 1')
+    folder = artifact.new_folder(out)
     facts: dict[str, Any] = {} if classes is None else {'classes': list(classes)}
     if resize is not None and crop is not None:
         facts['preprocess'] = preprocess(resize, crop, interpolation)
+        try:
+            compose(facts['preprocess'], 'preprocess')
+        except ValueError as error:
+            raise ValueError(f'resize={resize}, crop={crop}: {error}') from None
     found = read(source, prefix=prefix, ema=ema, facts=facts)
     require_classifier(found.variables, source)
-    artifact.write(Path(out), *_with_channels(found, channels))
+    artifact.write(folder, *_with_channels(found, channels))
     return found.report
 
 
-def _with_channels(found: Weights, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_channels(found: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     card, variables = found.card, found.variables
-    if channels == len(card['mean']):
+    if channels is None or channels == len(card['mean']):
         return card, variables
+    if len(card['mean']) != 3:
+        raise ValueError(
+            f'channels={channels}: these weights take images of {len(card["mean"])} channel(s); '
+            'only those for colour can be adapted'
+        )
     stem = variables['params']['stem']
     kernel = adapt_channels(np.asarray(stem['conv1']['kernel']), channels)
     stem = {**stem, 'conv1': {'kernel': kernel}}
     params = {**variables['params'], 'stem': stem}
-    average = {key: [float(np.mean(card[key]))] * channels for key in ('mean', 'std')}
-    shape = [*card['image_shape'][:2], channels]
-    return {**card, **average, 'image_shape': shape}, {**variables, 'params': params}
+    return of_channels(card, channels), {**variables, 'params': params}
 
 
 def read_classes(file: str | None) -> list[str] | None:
@@ -124,9 +135,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     console = Console(soft_wrap=True)
     for table in tables(report):
         console.print(table)
-    card, _ = artifact.read(Path(args.out))
+    card, _ = artifact.read(local(args.out))
     steps = ', '.join(' '.join(map(str, step.values())) for step in card['preprocess'])
-    assumed = f' (assumed: {", ".join(card["assumed"])})' if card['assumed'] else ''
+    assumed = f' (assumed: {", ".join(card["assumed"])})' if card.get('assumed') else ''
     name = card['architecture']['name']
     print(f'{args.out}: {name}, {len(card["classes"])} classes, {steps}{assumed}')
     return report.json()

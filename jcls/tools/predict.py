@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,25 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
-from jcls.data import augment, order, pipeline
-from jcls.data.examples import from_files
+from jcls.data import augment, decode, order, pipeline
+from jcls.data.chain import Chain
+from jcls.data.examples import Source, from_files
 from jcls.data.exif import upright
 from jcls.data.folder import EXTENSIONS
+from jcls.data.runtime import tensorflow
 from jcls.training import load as loading
 from jcls.training.step import normalise
 from jcls.weights.card import display_names
+from jcls.weights.convert import shown
 
 Prediction = dict[str, Any]  # {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}
 
 
 def predict(
     path: str | Path,
-    images: Sequence[str | Path],
+    images: str | Path | Iterable[str | Path],
     *,
     step: int | str = 'last',
     ema: str = 'auto',
@@ -41,7 +46,7 @@ def predict(
 
     Args:
       path: weights: whatever `jcls.load` takes.
-      images: files, and folders of them.
+      images: files, and folders of them, or one of either.
       step: of a workdir: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
       top: how many classes of each image, the most probable first.
@@ -49,7 +54,8 @@ def predict(
       batch_size: images at a time, without effect on the result.
 
     Raises:
-      ValueError: for weights that cannot be used, a file that is no image or an empty folder.
+      ValueError: for weights that cannot be used, an empty folder, or files that are no images or
+        of another size than the weights need; it names these, once all were looked at.
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f'top={top}, batch_size={batch_size}: at least 1')
@@ -71,14 +77,17 @@ def predict(
     found: list[Prediction] = []
     size = min(batch_size, len(files))
     steps = -(-len(files) // size)
+    damage = pipeline.Damage(len(files), log=False)  # all of them, to name all at once
     for batch in track(
-        _batches(files, card, size),
+        _batches(files, card, size, damage),
         description='predicting',
         total=steps,
         console=Console(stderr=True),
         transient=True,
         disable=steps < 3,
     ):
+        if damage.reasons:
+            continue  # the rest is only looked at
         values = probabilities(variables, batch, False)
         if flip:
             values = (values + probabilities(variables, batch, True)) / 2
@@ -86,13 +95,16 @@ def predict(
             best = np.argsort(-row, kind='stable')[:top]
             classes = [{'name': names[i], 'probability': float(row[i])} for i in best]
             found.append({'image': files[len(found)], 'classes': classes})
+    if damage.reasons:
+        lines = [f'{name}: {reason}' for name, reason in damage.reasons.items()]
+        raise ValueError(f'{len(lines)} of {len(files)} images cannot be used:\n{shown(lines)}')
     return found
 
 
-def find_images(paths: Iterable[str | Path]) -> list[str]:
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
     """Image files: those named, and all below the folders named, in the order of their names."""
     found: list[str] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             inside = [
                 str(Path(where) / name)
@@ -112,23 +124,46 @@ def find_images(paths: Iterable[str | Path]) -> list[str]:
     return found
 
 
-def _batches(files: list[str], card: Mapping[str, Any], size: int) -> Iterable[jax.Array]:
+def _batches(
+    files: list[str], card: Mapping[str, Any], size: int, damage: pipeline.Damage
+) -> Iterable[jax.Array]:
     """Prepared pixels uint8 [size, H, W, 3]; the last batch is padded."""
     paths = np.array([os.fsencode(file) for file in files])
     source = from_files(paths, np.zeros(len(files), np.int32), tuple(card['classes']))
     source = upright(source) if card.get('exif') else source
-    damage = pipeline.Damage(len(files))  # all of them, to name all at once
+    chain = chain_of(card)
+    if not _makes_one_size(chain):
+        source = _of_size(source, *card['image_shape'][:2])
     rows, steps = order.eval_rows(np.arange(len(files)), order.Share(size, 0, 1))
     for batch in pipeline.batches(
-        source, chain_of(card), rows, 0, steps, mean=tuple(card['mean']), damage=damage
+        source, chain, rows, 0, steps, mean=tuple(card['mean']), damage=damage
     ):
-        if damage.reasons:
-            listed = '\n'.join(f'  {name}: {why}' for name, why in damage.reasons.items())
-            raise ValueError(f'not readable as images:\n{listed}')
         yield jnp.asarray(batch['image'])
 
 
-def chain_of(card: Mapping[str, Any]) -> Any:
+def _makes_one_size(chain: Chain) -> bool:
+    try:
+        return chain.extent(None) is not None
+    except ValueError:  # it needs images of one size itself
+        return False
+
+
+def _of_size(source: Source, height: int, width: int) -> Source:
+    """The source, of which an image of another size counts as damaged."""
+
+    def read(index: Any) -> tuple[Any, Any]:
+        image, label = source.read(index)
+        complaint = (
+            f'the weights take images as they are, of height and width {height} {width}, not'
+        )
+        check = decode.require(image, lambda h, w: (h == height) & (w == width), complaint)
+        with tensorflow().control_dependencies(check):
+            return tensorflow().identity(image), label
+
+    return dataclasses.replace(source, read=read, extent=(height, width))
+
+
+def chain_of(card: Mapping[str, Any]) -> Chain:
     """The preprocessing of a card."""
     sections = [
         {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
@@ -154,6 +189,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[Predicti
     for prediction in found:
         for i, entry in enumerate(prediction['classes']):
             image = '' if i else prediction['image']
-            table.add_row(image, entry['name'], f'{entry["probability"]:.4f}')
+            # As Text: in a str, [brackets] would be markup.
+            table.add_row(Text(image), Text(entry['name']), f'{entry["probability"]:.4f}')
     Console(soft_wrap=True).print(table)
     return found

@@ -7,6 +7,7 @@ levels after each direction); in a SavedModel it begins with the bytes of the im
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from jcls.data.runtime import tensorflow
 from jcls.models import ResNet
 from jcls.tools.predict import chain_of
 from jcls.training.step import normalise
+from jcls.weights.card import resize_and_crop as resize_and_crop_of
+
+logger = logging.getLogger(__name__)
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -29,14 +33,9 @@ def stablehlo(model: ResNet, variables: Any, card: Mapping[str, Any]) -> bytes:
 
     ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or Flax.
     """
-    steps = card['preprocess']
-    if [step['name'] for step in steps] != ['resize', 'center_crop']:
-        raise ValueError(
-            f'model.json prepares images by {", ".join(s["name"] for s in steps) or "nothing"}; '
-            'StableHLO can hold a resize and a center_crop after it'
-        )
-    size, crop = steps[0]['size'], steps[1]['size']
-    method = steps[0].get('interpolation', 'bilinear')
+    size, crop, method = resize_and_crop_of(card, 'StableHLO')
+    if card.get('exif'):
+        logger.warning('note: the images are to be turned upright before, as their EXIF data say')
 
     @jax.jit
     def logits(images: jax.Array) -> jax.Array:
@@ -98,6 +97,11 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
     """
     from jax.experimental import jax2tf
 
+    if card.get('exif'):
+        raise ValueError(
+            'a SavedModel cannot turn images upright as their EXIF data say, which these weights '
+            "expect (exif in model.json); format='stablehlo' takes pixels, which you turn before"
+        )
     tf = tensorflow()
     chain = chain_of(card)
     extent = chain.extent(None)

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jcls import models
-from jcls.models import norm as norms
 from jcls.training import mesh as meshes
 from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints, read_tree
 from jcls.training.distill import Distillation
 from jcls.training.step import normalise
 from jcls.weights import source as weights
+from jcls.weights.artifact import CARD
+from jcls.weights.card import model_of, read_card
+from jcls.weights.fetch import local
 
 
 def load(
@@ -47,7 +49,7 @@ def usable(
     card: dict[str, Any], variables: dict[str, Any], path: str | Path, dtype: str = 'float32'
 ) -> tuple[models.ResNet, dict[str, Any]]:
     """The model that `card` describes, and the variables as arrays of JAX, see `load`."""
-    if 'architecture' not in card:
+    if not card:
         raise ValueError(f'{path} has no model.json that describes an architecture')
     weights.require_classifier(variables, path)
     return model_of(card, dtype), jax.tree.map(jnp.asarray, variables)
@@ -58,19 +60,24 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The card (the content of model.json) and the variables of what `load` takes.
 
-    Also of any folder that Orbax saved a tree in; its card is empty. Only what is below `prefix`
-    is taken, in the source's own spelling.
+    Of a run, 'step', 'metrics' and 'averaged' in the card are those of the very weights. Also of
+    any folder that Orbax saved a tree in; its card is empty. Only what is below `prefix` is taken,
+    in the source's own spelling.
     """
-    local = Path(path).expanduser().resolve()
-    if is_run(local):
-        workdir, number, checkpoints = find(local, step)
+    here = local(path).resolve()
+    if is_run(here):
+        workdir, number, checkpoints = find(here, step)
         with closing(checkpoints):
-            card, tree = folder.read_card(workdir), checkpoints.variables(number)
-        return card, weights.below(choose_variables(tree, ema, path)[0], prefix, path)
+            card = read_card(workdir / CARD) if (workdir / CARD).exists() else {}
+            tree, metrics = checkpoints.variables(number), checkpoints.metrics(number)
+        variables, averaged = choose_variables(tree, ema, path)
+        if card:
+            card |= {'step': number, 'averaged': averaged, 'metrics': metrics}
+        return card, weights.below(variables, prefix, path)
     if step != 'last':
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
-    if local.is_dir() and not weights.is_folder(local):
-        variables = choose_variables(read_tree(local), ema, path)[0]
+    if here.is_dir() and not weights.is_folder(here):
+        variables = choose_variables(read_tree(here), ema, path)[0]
         return {}, weights.below(variables, prefix, path)
     found = weights.read(path, prefix=prefix, ema=ema)
     return found.card, found.variables
@@ -78,22 +85,22 @@ def read(
 
 def is_run(path: str | Path) -> bool:
     """Whether this is a workdir or a checkpoint folder in one."""
-    local = Path(path).expanduser().resolve()
+    here = local(path).resolve()
     return any(
         (found / FOLDER).is_dir() and (found / 'config.json').exists()
-        for found in (local, local.parent.parent)
+        for found in (here, here.parent.parent)
     )
 
 
 def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpoints]:
     """The workdir and the step that `path` and `step` mean, and the workdir's open checkpoints."""
-    workdir = Path(path).expanduser().resolve()
+    workdir = local(path).resolve()
     if workdir.parent.name == FOLDER and workdir.name.isdigit():
         workdir, step = workdir.parent.parent, int(workdir.name)
     if not (workdir / FOLDER).is_dir():
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
     with ExitStack() as stack:
-        best = folder.read_config(workdir)['checkpoint']['best']
+        best = folder.read_config(workdir)['checkpoint'].get('best')
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best, write=False)))
         known = checkpoints.steps()
         if not known:
@@ -124,13 +131,6 @@ def choose_variables(
     if 'params' not in chosen:
         raise ValueError(f'{path} has no params, only {", ".join(map(str, chosen)) or "nothing"}')
     return {name: chosen.get(name, {}) for name in ('params', 'batch_stats')}, averaged
-
-
-def model_of(card: dict[str, Any], dtype: str = 'float32') -> models.ResNet:
-    section = {**card['architecture'], 'dtype': dtype}
-    if section.get('blocks'):
-        section['blocks'] = tuple(section['blocks'])
-    return models.create(**section, norm=norms.batch_norm(**card['norm']))
 
 
 def teacher_step(distillation: Distillation) -> int | str:

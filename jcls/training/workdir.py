@@ -17,7 +17,7 @@ from jcls.training.horizon import Horizon
 # Fields without effect on the mathematics of the training: they may differ on resuming.
 FREE = ('recipe', 'reference.', 'platform', 'log.', 'checkpoint.', 'evaluate.', 'data.dir',
         'data.file', 'data.cache', 'data.max_damaged', 'compiler.')  # fmt: skip
-
+NEEDED = ('data', 'model', 'checkpoint')  # sections that every config has
 
 Complete = Callable[[dict[str, Any]], dict[str, Any]]  # fills in the defaults of a config
 
@@ -92,7 +92,11 @@ def _short(value: Any) -> str:
 
 def read_config(workdir: Path) -> dict[str, Any]:
     """The config that the workdir was made with."""
-    return _read_json(workdir / 'config.json')
+    config = _read_json(workdir / 'config.json')
+    lacking = [name for name in NEEDED if not isinstance(config.get(name), dict)]
+    if lacking:
+        raise ValueError(f'{workdir / "config.json"} is damaged: it lacks {", ".join(lacking)}')
+    return config
 
 
 def read_card(workdir: Path) -> dict[str, Any]:
@@ -117,6 +121,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f'{path.parent} is not a workdir of jcls: it has no {path.name}')
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is damaged: {error}') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} is damaged: it is no JSON object')
+    return content

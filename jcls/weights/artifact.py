@@ -16,6 +16,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jcls.optim.groups import flat
+from jcls.weights.card import read_card
+from jcls.weights.fetch import local
 
 WEIGHTS, CARD = 'weights.safetensors', 'model.json'
 
@@ -44,11 +46,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill(path)`` write into a folder that takes the name `folder` when it is done."""
-    folder = folder.expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f'{folder} exists and is not empty; name a new folder')
+    """Let ``fill(path)`` write into a folder that takes the name `folder` when it is done.
+
+    If it fails, nothing is left: neither a part of it nor folders made for it to lie in.
+    """
+    folder = new_folder(folder)
     partial = folder.with_name(f'.{folder.name}.partial')
+    made = [parent for parent in folder.parents if not parent.exists()]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -58,6 +62,16 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in made if not folder.exists() else ():
+            parent.rmdir()
+
+
+def new_folder(path: str | Path) -> Path:
+    """The absolute path of a folder to make; a ValueError if something is there already."""
+    folder = local(path).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f'{folder} exists and is not empty; name a new folder')
+    return folder
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,10 +89,4 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 leaves[tuple(name.split('/'))] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise ValueError(f'{folder / WEIGHTS} cannot be read: {error}') from None
-    try:
-        card = json.loads((folder / CARD).read_text())
-    except (json.JSONDecodeError, OSError) as error:
-        raise ValueError(f'{folder / CARD} cannot be read: {error}') from None
-    if 'architecture' not in card:
-        raise ValueError(f'{folder / CARD} does not describe an architecture')
-    return card, unflatten_dict(leaves)
+    return read_card(folder / CARD), unflatten_dict(leaves)

@@ -6,15 +6,25 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jcls
+from jcls import models
+from jcls.models import norm as norms
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as fractions of 255
 IMAGENET_CLASSES = 1000
+EPSILON = 1e-5  # of the normalisation layers of torchvision, timm, mmpretrain and PaddleClas
+FIELDS = {  # what every model.json has
+    'architecture': dict, 'norm': dict, 'image_shape': list, 'classes': list, 'mean': list,
+    'std': list, 'preprocess': list,
+}  # fmt: skip
 
 
-def card(section: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> dict[str, Any]:
+def card(
+    section: Mapping[str, Any], facts: Mapping[str, Any], source: str, *, channels: int = 3
+) -> dict[str, Any]:
     """The content of model.json.
 
     What `facts` do not say is assumed to be as usual: ImageNet's classes if there are 1000, its
@@ -24,6 +34,7 @@ def card(section: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> d
       section: the ``model`` section.
       facts: any of 'classes', 'mean', 'std', 'preprocess', 'recipe', 'published'.
       source: where the weights came from.
+      channels: of the images; for other than colour, a mean and deviation for it are averaged.
 
     Raises:
       ValueError: if there are more or fewer class names than classes.
@@ -35,28 +46,112 @@ def card(section: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> d
         'std': STD,
         'preprocess': preprocess(256, 224),
     }
-    if len(facts.get('classes', usual['classes'])) != count:
-        raise ValueError(
-            f'{len(facts["classes"])} class names, but the classifier of {source} has {count}'
-        )
-    known = {**usual, **facts}
-    crops = [step['size'] for step in known['preprocess'] if step['name'] == 'center_crop']
-    side = crops[-1] if crops else 224
-    return {
+    base = {
         'jcls': jcls.__version__,
-        'recipe': known.get('recipe', source),
+        'recipe': source,
         'source': source,
         'architecture': dict(section),
         'norm': {},
-        'image_shape': [side, side, len(known['mean'])],
-        'classes': list(known['classes']),
-        'mean': list(known['mean']),
-        'std': list(known['std']),
+        'image_shape': [224, 224, channels],
+        **usual,
         'exif': False,
-        'preprocess': known['preprocess'],
-        'assumed': [key for key in usual if key not in facts],
-        **({'published': known['published']} if 'published' in known else {}),
+        'assumed': [*usual],
     }
+    return of_channels(revised(base, facts, source), channels)
+
+
+def revised(card: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The `card` with what is known better.
+
+    Raises:
+      ValueError: if there are more or fewer class names than classes.
+    """
+    count = card['architecture'].get('num_classes') or 0
+    if len(facts.get('classes', card['classes'])) != count:
+        raise ValueError(
+            f'{len(facts["classes"])} class names, but the classifier of {source} has {count}'
+        )
+    changed = {**card, **facts, 'assumed': [k for k in card.get('assumed', ()) if k not in facts]}
+    crops = [step['size'] for step in changed['preprocess'] if step['name'] == 'center_crop']
+    if 'preprocess' in facts and crops:
+        changed['image_shape'] = [crops[-1], crops[-1], card['image_shape'][2]]
+    return changed
+
+
+def of_channels(card: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """The `card` for images of so many channels: mean and deviation are averaged."""
+    shape = [*card['image_shape'][:2], channels]
+    same = {len(card['mean']), len(card['std'])} == {channels}
+    moments = {
+        key: list(card[key]) if same else [sum(card[key]) / len(card[key])] * channels
+        for key in ('mean', 'std')
+    }
+    return {**card, **moments, 'image_shape': shape}
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The content of a model.json.
+
+    Raises:
+      ValueError: that names it, if it cannot be read or lacks something.
+    """
+    try:
+        content = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f'{path} cannot be read: {error}') from None
+    return check_card(content, path)
+
+
+def check_card(card: Any, path: str | Path) -> dict[str, Any]:
+    """The `card`, found in `path`, if it says what is needed to use weights; else a ValueError."""
+    if not isinstance(card, dict):
+        raise ValueError(f'{path} does not describe a model: it is no JSON object')
+    lacking = [key for key, kind in FIELDS.items() if not isinstance(card.get(key), kind)]
+    if lacking:
+        raise ValueError(f'{path} does not describe a model: it lacks {", ".join(lacking)}')
+    wrong = None
+    classes = card['architecture'].get('num_classes') or 0
+    if len(card['classes']) != classes:
+        wrong = f'{len(card["classes"])} class names, but num_classes is {classes}'
+    elif not [len(card['mean'])] == [len(card['std'])] == card['image_shape'][2:]:
+        wrong = 'mean, std and image_shape have different channels'
+    elif not all(isinstance(step, dict) and 'name' in step for step in card['preprocess']):
+        wrong = 'preprocess is no list of operations'
+    try:
+        model_of(card)
+    except (TypeError, ValueError) as error:  # TypeError: fields of another version
+        wrong = str(error)
+    if wrong:
+        raise ValueError(f'{path} does not describe a model: {wrong}')
+    return card
+
+
+def model_of(card: Mapping[str, Any], dtype: str = 'float32') -> models.ResNet:
+    """The model that a card describes, with activations of `dtype`."""
+    section = {**card['architecture'], 'dtype': dtype}
+    if section.get('blocks'):
+        section['blocks'] = tuple(section['blocks'])
+    return models.create(**section, norm=norms.batch_norm(**card['norm']))
+
+
+def epsilon(card: Mapping[str, Any]) -> float:
+    """What the normalisation layers add to the variance."""
+    return card['norm'].get('epsilon', EPSILON)
+
+
+def resize_and_crop(card: Mapping[str, Any], what: str) -> tuple[int, int, str]:
+    """(size, crop, interpolation) of a preprocessing that is a resize and a center_crop after it.
+
+    Raises:
+      ValueError: if it is another one: `what` cannot hold it.
+    """
+    steps = card['preprocess']
+    if [step['name'] for step in steps] != ['resize', 'center_crop']:
+        raise ValueError(
+            f'model.json prepares images by {", ".join(s["name"] for s in steps) or "nothing"}; '
+            f'{what} can hold a resize and a center_crop after it'
+        )
+    return steps[0]['size'], steps[1]['size'], steps[0].get('interpolation', 'bilinear')
 
 
 def imagenet() -> dict[str, str]:

@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 from jcls import models
 from jcls.optim.groups import flat
 from jcls.weights import layouts
-from jcls.weights.recognise import recognise
+from jcls.weights.recognise import kernel, recognise
 
 SHOWN = 12  # differences in a message
 # What the systems keep beside a model's variables: counters, and the image normalisation.
@@ -69,7 +69,8 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Converted:
     classes = section.pop('num_classes')
     model = models.create(**section, num_classes=classes)
     names = layouts.tensors(model, layout)
-    own = flat(shapes_of(model))
+    first = names['params/stem/conv1/kernel']
+    own = flat(shapes_of(model, kernel(shapes, first)[1]))
     report = Report([], [], [])
     problems: list[str] = []
     leaves: dict[tuple[str, ...], np.ndarray] = {}
@@ -112,9 +113,9 @@ def state_dict(
     }
 
 
-def shapes_of(model: models.ResNet) -> dict[str, Any]:
-    """The model's variables, for colour, as `jax.ShapeDtypeStruct`; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+def shapes_of(model: models.ResNet, channels: int = 3) -> dict[str, Any]:
+    """The model's variables as `jax.ShapeDtypeStruct`; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 

@@ -46,14 +46,19 @@ def fetch(source: str) -> Path:
         raise ValueError(f'{source}: weights are fetched by https:// alone')
     if source.startswith(HUB):
         return _from_hub(source)
+    path = local(source)
     try:
-        path = Path(source).expanduser()
         there = path.exists()
-    except (OSError, RuntimeError):  # a name too long; the home of nobody
+    except OSError:  # a name too long
         there = False
     if not source or not there:
         raise ValueError(f'{source}: no such file or folder')
     return path
+
+
+def local(path: str | Path) -> Path:
+    """The path with ~ for the home; that of nobody is a name like others."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
 
 
 def cache_folder() -> Path:
@@ -110,16 +115,24 @@ def _copy(url: str, name: str, file: IO[bytes]) -> None:
 
 
 def _check_hash(url: str, name: str, path: Path) -> None:
+    wrong = wrong_hash(path, name)
+    if wrong:
+        raise ValueError(f'{url}: {wrong}; it was not kept')
+
+
+def wrong_hash(path: Path, name: str) -> str | None:
+    """How the hash in the `name` of the file `path` is not its own; None if it is, or is none."""
     wanted = re.fullmatch(HASH, name)
     if wanted is None:
-        return
+        return None
     with path.open('rb') as file:
         found = hashlib.file_digest(file, 'sha256').hexdigest()
-    if not found.startswith(wanted[1]):
-        raise ValueError(
-            f'{url}: the file is not what its name says: its SHA-256 begins with '
-            f'{found[: len(wanted[1])]}, not {wanted[1]}; it was not kept'
-        )
+    if found.startswith(wanted[1]):
+        return None
+    return (
+        f'the file is not what its name says: its SHA-256 begins with {found[: len(wanted[1])]}, '
+        f'not {wanted[1]}'
+    )
 
 
 def _from_hub(source: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,17 @@ RAW = ('state_dict', 'model', 'model_state_dict', 'net')
 AVERAGED = ('state_dict_ema', 'model_ema')
 MMENGINE_RAW = 'ema_state_dict'  # if it is there, 'state_dict' has the averaged ones
 FILES = ('model.safetensors', 'pytorch_model.bin')  # of a Hub folder
+# timm's names of ResNets that are told by their tensors; of others, such as resnetaa50 and
+# resnetblur50, some have the same tensors and compute something else.
+PLAIN = r'(tv_|gluon_|ig_|ssl_|swsl_)?(wide_)?resnex?t\d+[cdst]?(_v1[bcdes])?(_\d+x\d+d|_2)?(\..*)?'
+# Arguments of timm's models that the tensors show or that matter in training alone, and the usual
+# values of some that they do not show.
+SEEN = (
+    'num_classes', 'in_chans', 'layers', 'channels', 'block', 'cardinality', 'base_width',
+    'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
+    'zero_init_last', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
+)  # fmt: skip
+USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
 
 class Foreign(NamedTuple):
@@ -99,10 +111,13 @@ def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def _hub_facts(path: Path) -> dict[str, Any]:
-    """From the config.json that timm writes beside the weights."""
+    """From the config.json that timm writes beside the weights; it must be of a plain ResNet."""
     try:
         config = json.loads(path.read_text())
         settings = config.get('pretrained_cfg', config)
+        name = config.get('architecture') or settings.get('architecture')
+        given = [('global_pool', config.get('global_pool'))]
+        given += (config.get('model_args') or {}).items()
         size = settings['input_size'][-1]
         facts: dict[str, Any] = {
             key: [float(value) for value in settings[key]] for key in ('mean', 'std')
@@ -116,6 +131,17 @@ def _hub_facts(path: Path) -> dict[str, Any]:
         AttributeError,
     ) as error:  # fmt: skip
         raise ValueError(f'{path} does not describe a model of timm: {error!r}') from None
+    if name and not re.fullmatch(PLAIN, str(name)):
+        raise ValueError(
+            f'{path} is of {name}, which is no ResNet of jcls, though its tensors may look like it'
+        )
+    changed = [
+        f'{key}={value!r}'
+        for key, value in given
+        if value and key not in SEEN and value != USUAL.get(key)
+    ]
+    if changed:
+        raise ValueError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
     names = config.get('label_names') or settings.get('label_names')
     return {**facts, 'classes': [*map(str, names)]} if isinstance(names, list) else facts
 

@@ -15,9 +15,13 @@ import numpy as np
 
 from jcls.optim.groups import flat, path_of
 from jcls.schema import choose
+from jcls.weights.card import epsilon
 from jcls.weights.convert import adapt_channels, shown
 
 logger = logging.getLogger(__name__)
+
+# Fields of a `jcls.models.ResNet` that decide what it computes with its parameters.
+BUILT = ('block', 'blocks', 'width', 'stem', 'shortcut', 'groups', 'inner_ratio', 'project_first')
 
 
 class Settings(NamedTuple):
@@ -124,20 +128,22 @@ def check_architecture(source: Any, model: Any, settings: Settings) -> None:
     """
     lines = [
         f'! {field}: {getattr(source, field)} in the source, {getattr(model, field)} in the model'
-        for field in (
-            'block',
-            'blocks',
-            'width',
-            'stem',
-            'shortcut',
-            'groups',
-            'inner_ratio',
-            'project_first',
-        )
+        for field in BUILT
         if getattr(source, field) != getattr(model, field)
     ]
     if lines:
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
+
+
+def check_epsilon(card: dict[str, Any], ours: float) -> None:
+    """Refuse a source whose normalisation layers add something else to the variance."""
+    theirs = epsilon(card)
+    if theirs != ours:
+        raise ValueError(
+            f'config.init.source was trained with norm.epsilon={theirs}, but config.norm.epsilon='
+            f'{ours}: the same weights would compute something else; set --config.norm.epsilon='
+            f'{theirs}'
+        )
 
 
 def check_moments(card: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> None:

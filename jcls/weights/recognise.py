@@ -27,11 +27,11 @@ def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
     blocks = _blocks(shapes, layout)
     conv = [f'{layout.block(1, 1, 0)}.{layout.pair(i)[0]}.weight' for i in (1, 2, 3)]
     kind = 'bottleneck' if conv[2] in shapes else 'basic'
-    width = shapes[first][0]
+    width = kernel(shapes, first)[0]
     groups, ratio = 1, 1.0
+    inner, part = kernel(shapes, conv[1])[:2]
     if kind == 'bottleneck':
-        inner = shapes[conv[1]][0]
-        groups = inner // shapes[conv[1]][1]
+        groups = max(inner // max(part, 1), 1)
         ratio = inner / groups / width
     shortcut = _shortcut(shapes, layout, blocks, stem, groups)
     projected = layout.shortcut(shortcut == 'pool', 1)[0]
@@ -68,15 +68,24 @@ def _stem(shapes: Shapes, layout: Layout) -> tuple[str, str]:
     """The kind of stem, and its last convolution's weight."""
     deep = [f'{conv}.weight' for conv, _ in layout.stems['deep']]
     if deep[-1] in shapes:
-        last, middle = shapes[deep[-1]][0], shapes[deep[0]][0]
-        if {middle, shapes[deep[1]][0]} != {last // 2}:
+        one, two, last = (kernel(shapes, name)[0] for name in deep)
+        if {one, two} != {last // 2}:
             raise ValueError(
-                f'its deep stem is {middle}, {shapes[deep[1]][0]}, {last} channels wide; those of '
-                f'jcls, as in resnet50d, are {last // 2}, {last // 2}, {last}'
+                f'its deep stem is {one}, {two}, {last} channels wide; those of jcls, as in '
+                f'resnet50d, are {last // 2}, {last // 2}, {last}'
             )
         return 'deep', deep[-1]
     first = f'{layout.stems["imagenet"][0][0]}.weight'
     return ('cifar' if shapes[first][-1] == 3 else 'imagenet'), first
+
+
+def kernel(shapes: Shapes, name: str) -> tuple[int, ...]:
+    """The shape of a convolution's weight, which every ResNet has."""
+    if name not in shapes:
+        raise ValueError(f'this is no ResNet of jcls: it has no {name}')
+    if len(shapes[name]) != 4:
+        raise ValueError(f'this is no ResNet of jcls: {name} has the shape {shapes[name]}')
+    return shapes[name]
 
 
 def _blocks(shapes: Shapes, layout: Layout) -> tuple[int, ...]:
@@ -97,7 +106,9 @@ def _blocks(shapes: Shapes, layout: Layout) -> tuple[int, ...]:
             count += 1
         if not count:
             if not counts:
-                raise ValueError(f'it has no {layout.block(1, 1, 0)}.{conv}.weight')
+                raise ValueError(
+                    f'this is no ResNet of jcls: it has no {layout.block(1, 1, 0)}.{conv}.weight'
+                )
             return tuple(counts)
         counts.append(count)
     raise AssertionError

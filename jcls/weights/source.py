@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jcls import models
 from jcls.optim.groups import flat
 from jcls.weights import artifact, foreign
-from jcls.weights.card import card, torchvision_facts
+from jcls.weights.card import card, epsilon, model_of, read_card, revised, torchvision_facts
 from jcls.weights.convert import Report, Row, convert
-from jcls.weights.fetch import fetch
+from jcls.weights.fetch import fetch, local, wrong_hash
+from jcls.weights.init import BUILT
+
+logger = logging.getLogger(__name__)
 
 SHAPING = ('name', 'stem', 'blocks', 'width', 'project_first')  # fields of the model section
 
@@ -30,7 +34,11 @@ def read(
     ema: str = 'auto',
     facts: dict[str, Any] | None = None,
 ) -> Weights:
-    """Read weights of torchvision, timm, mmpretrain or PaddleClas, or a folder of ``jcls import``.
+    """Read weights of torchvision, timm, mmpretrain or PaddleClas, or a folder of jcls.
+
+    Of a folder of ``jcls import`` or ``jcls export``, model.json is the card. A file alone cannot
+    tell a ResNet from one that computes otherwise with the same tensors, such as resnetaa50 or
+    resnetblur50; the config.json of timm can.
 
     Args:
       source: a path, an https address, or a name on the Hub: 'hf:timm/resnet50.a1_in1k'.
@@ -48,28 +56,65 @@ def read(
             raise ValueError(f"ema='yes', but {source} holds one set of weights")
         variables = below(variables, prefix, source)
         rows = [Row(name, name, leaf.shape) for name, leaf in flat(variables).items()]
-        return Weights({**found, **(facts or {})}, variables, Report(rows, [], []))
+        return Weights(revised(found, facts or {}, str(source)), variables, Report(rows, [], []))
     weights = foreign.read(path, prefix=prefix, ema=ema)
     try:
         converted = convert(weights.tensors)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from None
-    known = {**torchvision_facts(path.name), **weights.facts, **(facts or {})}
-    description = card(converted.section, known, str(source))
+    if (path / artifact.CARD).is_file():  # of `jcls export`
+        exported = read_card(path / artifact.CARD)
+        _check_same(exported, converted.section, path)
+        description = revised(exported, facts or {}, str(source))
+    else:
+        beside = weights.facts
+        if converted.section['num_classes'] is None:  # a backbone: the file's names are of its head
+            beside = {key: value for key, value in beside.items() if key != 'classes'}
+        known = {**_published(path), **beside, **(facts or {})}
+        channels = converted.variables['params']['stem']['conv1']['kernel'].shape[2]
+        description = card(converted.section, known, str(source), channels=channels)
     return Weights(description, converted.variables, converted.report)
 
 
-def architecture(source: str | Path) -> dict[str, Any]:
-    """The fields of the model section that fix the shapes of a source's tensors.
+def _published(path: Path) -> dict[str, Any]:
+    """What torchvision says of a file of its own; of one that merely has its name, nothing."""
+    facts = torchvision_facts(path.name)
+    wrong = wrong_hash(path, path.name) if facts else None
+    if wrong:
+        logger.warning('note: %s: %s; what is published of that is left out', path, wrong)
+    return {} if wrong else facts
+
+
+def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path) -> None:
+    """Refuse a model.json that is about another network than the weights beside it."""
+    described, found = model_of(exported), models.create(**section)
+    different = [
+        f'{field} is {getattr(found, field)}, not {getattr(described, field)}'
+        for field in (*BUILT, 'num_classes')
+        if getattr(found, field) != getattr(described, field)
+    ]
+    if different:
+        raise ValueError(
+            f'{folder / artifact.CARD} describes another network than the weights beside it, of '
+            f'which {", ".join(different)}; remove it if it does not belong to them'
+        )
+
+
+def sections(source: str | Path) -> dict[str, dict[str, Any]]:
+    """The fields of the sections 'model' and 'norm' that the use of a source's tensors depends on.
 
     They are known of what has a model.json (a run, a folder of ``jcls import``); of others {}.
     """
-    path = Path(source).expanduser().resolve()
-    for folder in (path, path.parent.parent):  # the latter of a checkpoint
-        if (folder / 'model.json').is_file():
-            found = json.loads((folder / 'model.json').read_text()).get('architecture') or {}
-            return {key: found[key] for key in SHAPING if found.get(key) is not None}
-    return {}
+    path = local(source).resolve()
+    run = path.parent.parent if path.parent.name == 'checkpoints' else path
+    if not (run / artifact.CARD).is_file():
+        return {}
+    known = read_card(run / artifact.CARD)
+    shape = {key: known['architecture'].get(key) for key in SHAPING}
+    return {
+        'model': {key: value for key, value in shape.items() if value is not None},
+        'norm': {'epsilon': epsilon(known)},
+    }
 
 
 def is_folder(path: Path) -> bool:
