@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,6 +44,32 @@ def test_options_reach_the_steps(tiny: dict[str, Any], monkeypatch: pytest.Monke
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match='xla_cpu_nonsense'):
             lowered.compile()
+
+
+CACHE = """
+import json, sys
+import jax, jcls
+config = json.loads(sys.argv[1])
+jcls.build({**config, 'compiler': {'cache': sys.argv[2] == 'yes'}})
+print(json.dumps(jax.config.jax_compilation_cache_dir))
+"""
+
+
+@pytest.mark.parametrize('asked', ['yes', 'no', 'elsewhere'])
+def test_compiled_programs_are_kept(
+    asked: str, tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """In the user's cache, unless the config or the environment says otherwise."""
+    env = {'XDG_CACHE_HOME': str(tmp_path)}
+    if asked == 'elsewhere':
+        env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'mine')
+    given = 'no' if asked == 'no' else 'yes'
+    (output,) = run_python(CACHE, json.dumps(tiny), given, **env)
+    found = json.loads(output.strip().split('\n')[-1])
+    if asked == 'yes':
+        assert Path(found).parent == tmp_path / 'jcls' / 'xla'
+    else:
+        assert found == (None if asked == 'no' else str(tmp_path / 'mine'))
 
 
 @pytest.mark.parametrize('mix', [{}, {'mixup': 0.2, 'batch_size': 4}])

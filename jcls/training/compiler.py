@@ -1,7 +1,11 @@
-"""Options of XLA for the steps of a run, as the config states them; none is set anywhere else."""
+"""XLA: its options, as the config states them and nowhere else, and what it compiled before."""
 
 from __future__ import annotations
 
+import os
+import platform
+import zlib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +18,7 @@ from jcls.training import mesh as meshes
 def create(
     mesh: Mesh,
     *,
+    cache: bool = True,
     cpu: tuple[str, ...] = (),
     gpu: tuple[str, ...] = (),
     tpu: tuple[str, ...] = (),
@@ -22,6 +27,8 @@ def create(
 
     Args:
       mesh: whose devices are compiled for.
+      cache: keep compiled programs in $XDG_CACHE_HOME/jcls (~/.cache/jcls), so that the next start
+        is short; where JAX_COMPILATION_CACHE_DIR names another place, there.
       cpu: options such as 'xla_cpu_enable_fast_math=true', for CPUs.
       gpu: for GPUs.
       tpu: for TPUs, such as 'xla_tpu_scoped_vmem_limit_kib=65536'.
@@ -29,21 +36,33 @@ def create(
     Raises:
       ValueError: for what is not written so, and for an option that the compiler refuses.
     """
-    platform = meshes.kind(mesh.devices.flat)
+    if cache and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update('jax_compilation_cache_dir', str(_folder()))
+    kind = meshes.kind(mesh.devices.flat)
     chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
     for name, texts in chosen.items():
         for text in texts:
             if not text.partition('=')[0].isidentifier() or '=' not in text:
                 raise ValueError(f'config.compiler.{name}: {text!r} is not written as option=value')
-    options = dict(_pair(text) for text in chosen[platform])
+    options = dict(_pair(text) for text in chosen[kind])
     if not options:
         return None
     try:
         _try(options, mesh)
     except Exception as error:  # of whatever kind the compiler raises
         reason = str(error).strip().split('\n')[0]
-        raise ValueError(f'config.compiler.{platform}={chosen[platform]}: {reason}') from None
+        raise ValueError(f'config.compiler.{kind}={chosen[kind]}: {reason}') from None
     return options
+
+
+def _folder() -> Path:
+    """Where compiled programs are kept: those for this kind of CPU, for a home may serve others."""
+    base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    described, facts = platform.processor(), Path('/proc/cpuinfo')
+    if facts.exists():
+        lines = facts.read_text().split('\n')
+        described = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+    return base / 'jcls' / 'xla' / f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
 
 
 def _pair(text: str) -> tuple[str, Any]:
