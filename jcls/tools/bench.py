@@ -1,5 +1,7 @@
 """Measure: ``jcls bench input`` tells how fast images come in, and what bounds it.
 
+``jcls bench step`` is in `jcls.tools.bench_step`.
+
 Every figure comes out of rounds in which all that is compared takes turns, because machines are
 noisy; the best round of each counts.
 """
@@ -22,7 +24,7 @@ from jcls.data.chain import Chain
 from jcls.data.operation import Operation
 from jcls.data.runtime import cores, tensorflow
 from jcls.experiment import Experiment
-from jcls.tools import peers
+from jcls.tools import bench_step, measured, peers
 
 WARM_UP = 2  # batches, in which programs are compiled
 
@@ -188,14 +190,18 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     """The verb: measure, print tables and return the figures for --json."""
     if args.cores:
         _pin(args.cores)
+    if args.what == 'step':
+        return bench_step.run(args, overrides)
+    config = load_config(args.config, overrides)
     result = bench_input(
-        build(load_config(args.config, overrides)),
+        build(config),
         seconds=args.seconds,
         rounds=args.rounds,
         step_seconds=args.step_seconds,
         compare=args.compare,
         peer_python=args.peer_python or sys.executable,
     )
+    measured.remember(config, result)
     _show(result)
     return result
 

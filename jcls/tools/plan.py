@@ -22,6 +22,7 @@ from jcls.machines import predict
 from jcls.machines.compile import compiled
 from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
+from jcls.tools import measured
 
 BATCHES = 16  # the largest batch is found among multiples of this
 TRIES = 4  # programs compiled at most in search of it
@@ -49,9 +50,10 @@ def plan(
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
       `jcls.machines.compile.analysis`, and of its time those of `jcls.machines.predict.seconds`;
       images_per_second (of all chips), hours (of the recipe, with its evaluations),
-      host_images_per_second_per_core (that the input pipeline must deliver), memory_bytes (that a
-      chip has), largest_batch (None: not searched), eval (the evaluation step's facts) and
-      assumptions.
+      host_images_per_second_per_core (that the input pipeline must deliver),
+      input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
+      not), memory_bytes (that a chip has), largest_batch (None: not searched), eval (the evaluation
+      step's facts) and assumptions.
 
     Raises:
       ValueError: for a topology that is none, or no compiler; where the step does not fit, with
@@ -87,6 +89,9 @@ def plan(
         'images_per_second': rate,
         'hours': _hours(run, times, evaluation, machines),
         'host_images_per_second_per_core': rate / machines.hosts / machines.facts.host_cores,
+        'input_images_per_second_per_core': (
+            (measured.recall(tree) or {}).get('images_per_second_per_core')
+        ),
         'eval': evaluation,
         'assumptions': predict.ASSUMED,
     }
@@ -178,6 +183,7 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
         count = one['estimated_cycles']
         return '-' if count is None else f'{count / of / 1e6:.{digits}f} M'
 
+    measured_here = one['input_images_per_second_per_core']
     return {
         'chips (of all), hosts': f'{one["chips"]:,}, {one["hosts"]:,}',
         'batch': str(one['per_chip_batch']),
@@ -198,7 +204,8 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
         'bound by': one['roofline_bound'],
         'images a second (of all)': f'{one["images_per_second"]:,.0f}',
         'hours of the recipe (of all)': f'{one["hours"]:.1f}',
-        'images a second, of a host core': f'{one["host_images_per_second_per_core"]:.0f}',
+        'images a second a host core must feed': f'{one["host_images_per_second_per_core"]:.0f}',
+        'bench input measured here, of a core': f'{measured_here:.0f}' if measured_here else '-',
     }
 
 

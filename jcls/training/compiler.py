@@ -36,7 +36,7 @@ def create(
     Raises:
       ValueError: for what is not written so, and for an option that the compiler refuses.
     """
-    if cache and jax.config.jax_compilation_cache_dir is None:
+    if cache and not getattr(jax.config, 'jax_compilation_cache_dir', None):
         jax.config.update('jax_compilation_cache_dir', str(_folder()))
     kind = meshes.kind(mesh.devices.flat)
     chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}

@@ -1,0 +1,63 @@
+"""`jcls bench step` times the loop's own step; what `bench input` measured is told by plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jcls
+from jcls.machines.chips import CHIPS
+from jcls.tools import bench_step, measured
+
+
+def test_a_step_is_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The figures hold together, of the experiment's own steps; and a profile on request."""
+    experiment = jcls.build(tiny | {'mix': {'mixup': 0.2, 'batch_size': 4}})
+    calls = []
+    step = experiment.train_step
+
+    class Counted:
+        lower = step.lower  # type: ignore[attr-defined]
+
+        def __call__(self, *args: Any) -> Any:
+            calls.append(args)
+            return step(*args)
+
+    object.__setattr__(experiment, 'train_step', Counted())
+    found = bench_step.bench_step(experiment, steps=4, rounds=2, trace=str(tmp_path))
+    assert len(calls) == bench_step.WARM_UP + 2 * 4 + bench_step.WARM_UP
+    assert found['step_seconds'] == min(found['step_seconds_by_round']) > 0
+    assert found['images_per_second'] == pytest.approx(8 / found['step_seconds'])
+    roofline = max(
+        found['flops'] / found['peak_flops'], found['bytes_accessed'] / found['peak_bandwidth']
+    )
+    assert found['roofline_seconds'] == pytest.approx(roofline)
+    assert found['roofline_share'] == pytest.approx(roofline / found['step_seconds'])
+    assert 1e9 < found['peak_flops'] < 1e14  # of some CPU
+    assert list(tmp_path.rglob('*.xplane.pb'))
+
+
+@pytest.mark.parametrize(('field', 'value'), [('steps', 0), ('rounds', -1)])
+def test_bad_input(tiny: dict[str, Any], field: str, value: int) -> None:
+    """Nothing can be measured in no steps."""
+    with pytest.raises(ValueError, match=rf'--{field}={value}: must be at least 1'):
+        bench_step.bench_step(jcls.build(tiny), **{field: value})
+
+
+def test_chips_are_recognised_by_the_names_that_jax_has_for_them() -> None:
+    """TPUs by their kind, GPUs by the name of the product; others are measured."""
+    assert bench_step._chip('TPU v5 lite') is CHIPS['v5e']
+    assert bench_step._chip('NVIDIA H100 80GB HBM3') is CHIPS['h100']
+    assert bench_step._chip('NVIDIA A100-SXM4-80GB') is CHIPS['a100']
+    assert bench_step._chip('cpu') is None
+
+
+def test_measurements_of_the_input_are_remembered(tiny: dict[str, Any]) -> None:
+    """For the same data and augmentation, wherever the data lie; not for others."""
+    config = jcls.build(tiny).config
+    assert measured.recall(config) is None
+    measured.remember(config, {'images_per_second_per_core': 123.0})
+    assert measured.recall({**config, 'batch_size': 64}) == {'images_per_second_per_core': 123.0}
+    assert measured.recall({**config, 'augment': ()}) is None
