@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,3 +155,40 @@ def test_two_processes_mix_as_one(
         for key, array in batch.items():
             joined = np.concatenate([part[f'{at}_{key}'] for part in parts])
             np.testing.assert_array_equal(joined, array, err_msg=key)
+
+
+TRAIN = """
+import json, sys
+from jcls.training import launch
+launch.initialize()
+import jcls
+jcls.train(json.loads(sys.argv[1]), sys.argv[2], summary=False)
+"""
+
+
+def test_a_run_goes_on_with_any_devices_and_processes(
+    tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Saved on 4 devices at step 4; gone on with on 1, on 8 and in 2 processes of 2: in float64 the
+    very losses of the run that was never interrupted, for the order of the images is the same."""
+    tiny |= {'log': {'every': '1 steps', 'tensorboard': False}, 'evaluate': {'every': 'never'}}
+    tiny |= {'augment': (), 'checkpoint': {'every': '4 steps', 'keep': 9, 'best': None}}
+    text, whole = json.dumps(tiny), tmp_path / 'whole'
+    run_python(TRAIN, text, str(whole), devices=4, JAX_ENABLE_X64='1')
+    expected = [line['train/loss'] for line in logs.read(whole / logs.FILE) if 'train/loss' in line]
+    assert len(expected) == 12
+    for devices, processes in ((1, 1), (8, 1), (2, 2)):
+        again = tmp_path / f'{devices}x{processes}'
+        shutil.copytree(whole, again)
+        for step in (again / FOLDER).iterdir():
+            if step.name.isdigit() and int(step.name) > 4:
+                shutil.rmtree(step)
+        run_python(
+            TRAIN, text, str(again), devices=devices, processes=processes, JAX_ENABLE_X64='1'
+        )
+        found = [
+            line['train/loss'] for line in logs.read(again / logs.FILE) if 'train/loss' in line
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        later = [path.name for path in (again / FOLDER).iterdir() if path.name.isdigit()]
+        assert sorted(map(int, later)) == [4, 8, 12]
