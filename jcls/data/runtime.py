@@ -28,6 +28,14 @@ def tensorflow() -> Any:
     return tf
 
 
+def call_module(arguments: list[Any], **settings: Any) -> Any:
+    """TensorFlow's operation that runs a StableHLO module; ``tf.raw_ops`` lacks it."""
+    tensorflow()
+    from tensorflow.compiler.tf2xla.python import xla
+
+    return xla.call_module(arguments, **settings)
+
+
 def _keep_memory() -> None:
     """Let glibc's malloc keep the megabytes that every image takes and gives back.
 

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.extend.mlir.dialects import stablehlo as dialect
 
 from jcls.data.operation import Draw
-from jcls.data.runtime import tensorflow
+from jcls.data.runtime import call_module, tensorflow
 from jcls.models import ResNet
 from jcls.tools.predict import chain_of
 from jcls.training.step import normalise
@@ -95,8 +96,6 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
     'serving_default' takes ``images``, string [N], the contents of JPEG or PNG files; 'pixels'
     takes ``pixels``, uint8 [N, H, W, C], resized and cropped.
     """
-    from jax.experimental import jax2tf
-
     if card.get('exif'):
         raise ValueError(
             'a SavedModel cannot turn images upright as their EXIF data say, which these weights '
@@ -113,17 +112,15 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
         values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
         return model.apply(variables, values, train=False)
 
-    call = jax2tf.convert(
-        logits,
-        polymorphic_shapes=[None, f'(b, {shape[0]}, {shape[1]}, {shape[2]})'],
-        with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
+    batch = export.symbolic_shape(f'b, {shape[0]}, {shape[1]}, {shape[2]}')
+    exported = export.export(jax.jit(logits), platforms=PLATFORMS)(
+        jax.eval_shape(lambda: variables), jax.ShapeDtypeStruct(batch, jnp.uint8)
     )
     module = tf.Module()
-    module.variables_of_model = tf.nest.map_structure(tf.Variable, jax.device_get(variables))
+    module.leaves = [tf.Variable(leaf) for leaf in jax.tree.leaves(jax.device_get(variables))]
 
     def results(pixels: Any) -> dict[str, Any]:
-        found = call(module.variables_of_model, pixels)
+        found = _call(exported, [*module.leaves, pixels])
         return {'logits': found, 'probabilities': tf.nn.softmax(found)}
 
     def prepare(content: Any) -> Any:
@@ -147,3 +144,23 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
         'pixels': signature(results, tf.TensorSpec([None, *shape], tf.uint8, 'pixels')),
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _call(exported: export.Exported, arguments: list[Any]) -> Any:
+    """The only result of an exported program, as an operation of TensorFlow on flat arguments.
+
+    `jax.experimental.jax2tf` would do the same, but in a version of StableHLO of four weeks ago,
+    which no released TensorFlow may read; this is the oldest one that has the operations.
+    """
+    oldest = dialect.StablehloCompatibilityRequirement.MAX
+    version = dialect.get_version_from_compatibility_requirement(oldest)
+    (result,) = exported.out_avals
+    (found,) = call_module(
+        [arguments[i] for i in exported.module_kept_var_idx],
+        version=exported.calling_convention_version,
+        module=dialect.serialize_portable_artifact_str(str(exported.mlir_module()), version),
+        Tout=[result.dtype],
+        Sout=[[None, *result.shape[1:]]],
+        platforms=[platform.upper() for platform in exported.platforms],
+    )
+    return found
