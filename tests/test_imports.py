@@ -30,7 +30,7 @@ ALLOWED = {  # what a room may import of jcls ('jcls' is the package itself, for
     'training': BELOW_EXPERIMENT,
     'experiment': BELOW_EXPERIMENT | {'jcls'},
     'assembly': BELOW_EXPERIMENT | {'experiment'},
-    'machines': {'assembly', 'machines', 'schema'},
+    'machines': {'machines', 'schema'},
     'tools': BELOW_EXPERIMENT | {'experiment', 'assembly', 'machines', 'tools'},
     'arguments': set(),
     'main': {'arguments', 'tools', 'training'},  # all but the first inside functions only

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import jcls
-from jcls.machines import chips, compile, predict, program, topology
-from jcls.tools import plan
+from jcls.machines import chips, predict, program, topology
+from jcls.tools import compile, plan
 
 HAS_LIBTPU = importlib.util.find_spec('libtpu') is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason='libtpu has no wheel for this platform')

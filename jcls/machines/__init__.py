@@ -1,5 +1,5 @@
-"""Machines that are not here: compile the very steps of a run for them, and predict.
+"""Machines that are not here: what their chips can do, and what a program compiled for them says.
 
-A topology (`topology`) of known chips (`chips`) is compiled for (`compile`, in a process of its
-own), the compiled program is read (`program`) and its time predicted (`predict`).
+`topology` names machines of known `chips`; a program that was compiled for them is read (`program`)
+and its time predicted (`predict`). `jcls.tools.compile` compiles, in a process of its own.
 """

@@ -72,6 +72,42 @@ def size(shape: str) -> int:
     )
 
 
+def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
+    """Facts of a lowered program for each chip.
+
+    Of v2, v3, v4 and TPU7x a chip is two `devices`, its cores, which share its memory.
+
+    argument_bytes, output_bytes (that are not arguments given back), temporary_bytes, code_bytes,
+    peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None but for TPUs),
+    collectives, kernels, and the costliest fusions.
+    """
+    compiled, cores = lowered.compile(), devices // chips
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    text = compiled.as_text()
+    parts = {
+        'argument_bytes': memory.argument_size_in_bytes,
+        'output_bytes': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        'temporary_bytes': memory.temp_size_in_bytes,
+        'code_bytes': memory.generated_code_size_in_bytes,
+    }
+    parts = {name: cores * count for name, count in parts.items()}
+    cost = cost[0] if isinstance(cost, list) else cost
+    if not cost or 'bytes accessed' not in cost:  # GPUs': traffic of kernels, flops of the source
+        source = lowered.cost_analysis() or {}
+        flops = source.get('flops', 0.0) / devices
+        cost = {'flops': flops, 'bytes accessed': traffic(text)}
+    return {
+        **parts,
+        'peak_bytes': sum(parts.values()),
+        'flops': cores * cost['flops'],
+        'bytes_accessed': cores * cost['bytes accessed'],
+        'estimated_cycles': cycles(text),
+        'collectives': collectives(text),
+        'kernels': kernels(text),
+        'costliest': costliest(text, 10),
+    }
+
+
 def cycles(text: str) -> int | None:
     """The compiler's estimate of a step's cycles; None where it makes none (other than TPUs).
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from jcls.assembly import build_or_assume, load_config
 from jcls.experiment import Experiment
 from jcls.machines.chips import CHIPS, Chip
-from jcls.machines.compile import analysis
+from jcls.machines.program import analysis
 from jcls.tools.plan import plan
 from jcls.training import mesh as meshes
 

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from jcls.assembly import load_config
 from jcls.machines import predict
-from jcls.machines.compile import compiled
 from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
 from jcls.tools import measured
+from jcls.tools.compile import compiled
 
 BATCHES = 16  # the largest batch is found among multiples of this
 TRIES = 4  # programs compiled at most in search of it
@@ -48,7 +48,7 @@ def plan(
 
     Returns:
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
-      `jcls.machines.compile.analysis`, and of its time those of `jcls.machines.predict.seconds`;
+      `jcls.machines.program.analysis`, and of its time those of `jcls.machines.predict.seconds`;
       images_per_second (of all chips), hours (of the recipe, with its evaluations),
       host_images_per_second_per_core (that the input pipeline must deliver),
       input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did

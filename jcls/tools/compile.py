@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jcls.assembly import build_or_assume
 from jcls.machines import program
 from jcls.machines.topology import Topology, devices, parse
 
@@ -48,8 +49,9 @@ def compiled(
       keep: the folder of earlier results; None keeps none.
 
     Returns:
-      {'train': {...}, 'eval': {...}} with `analysis`'s facts of each, or {'error': ...} where the
-      program does not fit into the chip's memory; and 'run', facts of the whole run.
+      {'train': {...}, 'eval': {...}}: of each the facts of `jcls.machines.program.analysis`, or
+      {'error': ...} where the program does not fit into the chip's memory; and 'run', facts of the
+      whole run.
 
     Raises:
       ValueError: what the other process found wrong.
@@ -62,7 +64,7 @@ def compiled(
         'keep': None if keep is None else str(keep),
     }
     done = subprocess.run(
-        [sys.executable, '-m', 'jcls.machines.compile'],
+        [sys.executable, '-m', 'jcls.tools.compile'],
         input=json.dumps(request),
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -81,8 +83,6 @@ def compiled(
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """What `compiled` asks for, in this process."""
-    from jcls.assembly import build_or_assume
-
     topology = parse(request['topology'])
     config = dict(request['config'])
     found = devices(topology)
@@ -134,7 +134,7 @@ def _analysed(
     if keep and file.exists():
         return {**json.loads(file.read_text()), 'kept': True}
     try:
-        found = analysis(lowered, count, topology.chips)
+        found = program.analysis(lowered, count, topology.chips)
     except Exception as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
@@ -152,42 +152,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
-    """Facts of a lowered program for each chip.
-
-    Of v2, v3, v4 and TPU7x a chip is two `devices`, its cores, which share its memory.
-
-    argument_bytes, output_bytes (that are not arguments given back), temporary_bytes, code_bytes,
-    peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None but for TPUs),
-    collectives, kernels, and the costliest fusions.
-    """
-    compiled, cores = lowered.compile(), devices // chips
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    text = compiled.as_text()
-    parts = {
-        'argument_bytes': memory.argument_size_in_bytes,
-        'output_bytes': memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        'temporary_bytes': memory.temp_size_in_bytes,
-        'code_bytes': memory.generated_code_size_in_bytes,
-    }
-    parts = {name: cores * count for name, count in parts.items()}
-    cost = cost[0] if isinstance(cost, list) else cost
-    if not cost or 'bytes accessed' not in cost:  # GPUs': traffic of kernels, flops of the source
-        source = lowered.cost_analysis() or {}
-        flops = source.get('flops', 0.0) / devices
-        cost = {'flops': flops, 'bytes accessed': program.traffic(text)}
-    return {
-        **parts,
-        'peak_bytes': sum(parts.values()),
-        'flops': cores * cost['flops'],
-        'bytes_accessed': cores * cost['bytes accessed'],
-        'estimated_cycles': program.cycles(text),
-        'collectives': program.collectives(text),
-        'kernels': program.kernels(text),
-        'costliest': program.costliest(text, 10),
-    }
 
 
 def main() -> None:
