@@ -172,7 +172,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='whose steps')
     parser.add_argument(
         '--topology', required=True, nargs='+', metavar='NAME',
-        help='v5e:4x4, v4:2x2x1, gpu:h100x8, gpu:2xh100x8 (hosts x GPUs); several make a table',
+        help='v5e:4x4, v4:2x2x1, gpu:h100x8, gpu:2xh100x8 (hosts x GPUs), cpu; several: a table',
     )  # fmt: skip
     parser.add_argument(
         '--per_chip_batch', type=int, metavar='N',

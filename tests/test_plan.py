@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import jcls
 from jcls.machines import chips, predict, program, topology
@@ -245,3 +246,12 @@ def test_without_the_compiler(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPa
     request = {'config': jcls.build(tiny).config, 'topology': 'v5e:2x2', 'per_chip_batch': None}
     with pytest.raises(ValueError, match=r"pip install 'jax\[tpu\]=="):
         compile.answer({**request, 'steps': (), 'keep': None})
+
+
+def test_this_machine_is_measured(tiny: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    """A CPU has the same facts, told by the clock; and a column of the table like the others."""
+    found = jcls.plan(jcls.build(tiny).config, 'cpu', per_chip_batch=16)
+    assert (found['time_from'], found['per_chip_batch']) == ('measured', 16)
+    assert found['images_per_second'] == pytest.approx(16 / found['step_seconds'])
+    plan.show([found], Console(width=100))
+    assert 'measured' in capsys.readouterr().out

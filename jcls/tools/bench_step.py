@@ -22,7 +22,6 @@ from jcls.assembly import build_or_assume, load_config
 from jcls.experiment import Experiment
 from jcls.machines.chips import CHIPS, Chip
 from jcls.machines.program import analysis
-from jcls.tools.plan import plan
 from jcls.training import mesh as meshes
 
 WARM_UP = 3  # steps
@@ -45,8 +44,8 @@ def bench_step(
 
     Returns:
       step_seconds (the median of the best round), step_seconds_by_round, images_per_second,
-      compile_seconds, devices, flops and bytes_accessed (of a step, of each device, as the compiler
-      counts), peak_flops and peak_bandwidth (of each device: published, or of a CPU measured here),
+      compile_seconds, devices, the facts of `jcls.machines.program.analysis` (of a step, for each
+      device), peak_flops and peak_bandwidth (of each device: published, or of a CPU measured here),
       roofline_seconds and roofline_share (roofline over step).
     """
     for field, value in (('steps', steps), ('rounds', rounds)):
@@ -55,7 +54,7 @@ def bench_step(
     state, batch = experiment.init(), _noise(experiment)
     began = time.perf_counter()
     lowered = experiment.train_step.lower(state, batch)  # type: ignore[attr-defined]
-    facts = analysis(lowered, experiment.mesh.size, experiment.mesh.size)
+    facts = analysis(lowered, experiment.mesh.size, experiment.mesh.size)  # of each device
     compile_seconds = time.perf_counter() - began
     for _ in range(WARM_UP):
         state, metrics = experiment.train_step(state, batch)
@@ -83,8 +82,7 @@ def bench_step(
         'images_per_second': experiment.horizon.batch_size / seconds,
         'compile_seconds': compile_seconds,
         'devices': meshes.describe(experiment.mesh.devices.flat),
-        'flops': facts['flops'],
-        'bytes_accessed': facts['bytes_accessed'],
+        **facts,
         'peak_flops': flops,
         'peak_bandwidth': bandwidth,
         'roofline_seconds': roofline,
@@ -158,6 +156,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
         'compiling': f'{found["compile_seconds"]:.1f} s',
     }
     if args.topology:
+        from jcls.tools.plan import plan  # which measures CPUs with this file
+
         with _waiting(f'compiling for {args.topology}'):
             planned = plan(config, args.topology, search=False)
         found['plan'] = planned

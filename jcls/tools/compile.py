@@ -87,7 +87,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     config = dict(request['config'])
     found = devices(topology)
     if request['per_chip_batch']:
-        config |= _with_batch(config, request['per_chip_batch'] * topology.chips)
+        config |= with_batch(config, request['per_chip_batch'] * topology.chips)
     experiment, _ = build_or_assume(config, found)
     state = experiment.state_shapes()
     programs: dict[str, tuple[Any, Any]] = {
@@ -115,7 +115,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+def with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     """Another global batch; mixing is done by the hosts, and its groups may be as they like."""
     mix = config['mix']
     size = mix['batch_size']

@@ -14,15 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
-from jcls.assembly import load_config
+from jcls.assembly import build_or_assume, load_config
+from jcls.data.runtime import cores
 from jcls.machines import predict
 from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
-from jcls.tools import measured
-from jcls.tools.compile import compiled
+from jcls.tools import bench_step, measured
+from jcls.tools.compile import compiled, with_batch
 
 BATCHES = 16  # the largest batch is found among multiples of this
 TRIES = 4  # programs compiled at most in search of it
@@ -41,7 +43,8 @@ def plan(
 
     Args:
       config: as `jcls.load_config` returns it.
-      topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.machines.topology.parse`.
+      topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.machines.topology.parse`; 'cpu' measures
+        this machine.
       per_chip_batch: instead of the config's global batch over the chips.
       search: also look for the largest batch that fits, by compiling more programs.
       keep: the folder of earlier results; None keeps none.
@@ -60,6 +63,8 @@ def plan(
         the largest batch that does, or what would help.
     """
     machines, tree = parse(topology), json.loads(json.dumps(plain(config)))
+    if machines.platform == 'cpu':
+        return _measured(tree, per_chip_batch)
     folder = None if keep is None else Path(keep).expanduser()
     found = compiled(tree, machines, per_chip_batch=per_chip_batch, keep=folder)
     run, train, evaluation = found['run'], found['train'], found['eval']
@@ -94,6 +99,42 @@ def plan(
         ),
         'eval': evaluation,
         'assumptions': predict.ASSUMED,
+    }
+
+
+def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
+    """What `plan` returns, of the devices of this machine, measured."""
+    experiment, _ = build_or_assume(
+        {**tree, **(with_batch(tree, batch * jax.device_count()) if batch else {})}
+    )
+    devices, run = experiment.mesh.size, experiment.horizon
+    found = bench_step.bench_step(experiment, steps=3, rounds=2)
+    every = found.pop('collectives')
+    return {
+        'topology': 'cpu',
+        'chip': found['devices'],
+        'chips': devices,
+        'hosts': jax.process_count(),
+        'image_shape': experiment.image_shape,
+        'dtype': tree['model']['dtype'],
+        'per_chip_batch': run.batch_size // devices,
+        **found,
+        'collectives': sum(kind['count'] for kind in every.values()),
+        'collective_bytes': sum(kind['bytes'] for kind in every.values()),
+        'collectives_by_kind': every,
+        'memory_bytes': None,
+        'largest_batch': None,
+        'collective_seconds': None,
+        'cycle_seconds': None,
+        'roofline_bound': 'not told',
+        'time_from': 'measured',
+        'hours': run.total * found['step_seconds'] / 3600,
+        'host_images_per_second_per_core': found['images_per_second'] / cores(),
+        'input_images_per_second_per_core': (
+            (measured.recall(tree) or {}).get('images_per_second_per_core')
+        ),
+        'eval': None,
+        'assumptions': (),
     }
 
 
@@ -174,7 +215,7 @@ def show(plans: list[dict[str, Any]], console: Console) -> None:
 
 def _lines(one: Mapping[str, Any]) -> dict[str, str]:
     def gigabytes(key: str) -> str:
-        return f'{one[key] / 1e9:.2f} GB'
+        return '-' if one[key] is None else f'{one[key] / 1e9:.2f} GB'
 
     def milliseconds(key: str) -> str:
         return '-' if one[key] is None else f'{1e3 * one[key]:.1f} ms'
@@ -198,9 +239,10 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
         'collectives: bytes': f'{one["collective_bytes"] / 1e6:.1f} MB',
         'estimated cycles': cycles(1, 1),
         'estimated cycles an image': cycles(one['per_chip_batch'], 3),
-        'step: from cycles': milliseconds('cycle_seconds'),
+        'step': milliseconds('step_seconds'),
         'step: roofline': milliseconds('roofline_seconds'),
         'step: of that, collectives': milliseconds('collective_seconds'),
+        'step: told from': one['time_from'],
         'bound by': one['roofline_bound'],
         'images a second (of all)': f'{one["images_per_second"]:,.0f}',
         'hours of the recipe (of all)': f'{one["hours"]:.1f}',
