@@ -63,7 +63,7 @@ def _names(platform: str) -> list[str]:
 
 def _unknown(name: str, chip: str, platform: str) -> ValueError:
     return ValueError(
-        f'--topology={name}: unknown{suggest(chip, _names(platform))}. TPUs are written as '
+        f'--topology={name}: unknown{suggest(chip, _names(platform))}; TPUs are written as '
         f'generation:shape in chips, such as v5e:4x4 or v4:2x2x1 (generations: '
         f'{", ".join(_names("tpu"))}); GPUs as gpu:h100x8 or, hosts first, gpu:2xh100x8 (chips: '
         f'{", ".join(_names("gpu"))}); cpu is this machine'
