@@ -182,8 +182,8 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
         '--no_search', action='store_true', help='do not look for the largest batch that fits'
     )
     parser.add_argument(
-        '--keep', default='~/.cache/jcls/plans', metavar='DIR',
-        help="where compiled results are kept, by the program's hash; '' for nowhere",
+        '--keep', default='auto', metavar='DIR',
+        help="for results, by the program's hash (default: ~/.cache/jcls/plans; '' for none)",
     )  # fmt: skip
 
 

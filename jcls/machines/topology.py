@@ -71,7 +71,7 @@ def _unknown(name: str, chip: str, platform: str) -> ValueError:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """Devices to compile for; a CPU's are real.
+    """Devices to compile for, of a TPU or GPU topology.
 
     Raises:
       ValueError: if the compiler is not installed, or knows no such shape.
@@ -79,8 +79,6 @@ def devices(topology: Topology) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
-    if topology.platform == 'cpu':
-        return jax.devices('cpu')
     options: dict[str, Any] = {}
     if topology.platform == 'tpu':
         text = f'{topology.chip}:{"x".join(map(str, topology.shape))}'

@@ -39,7 +39,7 @@ def bench_step(
     Args:
       experiment: see `jcls.build`.
       steps: of a round.
-      rounds: of measurements; the fastest step of the best round counts as the step's time.
+      rounds: of measurements; the median of the best one counts as the step's time.
       trace: the folder to write a profile of a few steps to, for TensorBoard or Perfetto.
 
     Returns:

@@ -84,7 +84,7 @@ def compiled(
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """What `compiled` asks for, in this process."""
     topology = parse(request['topology'])
-    config = dict(request['config'])
+    config = {**request['config'], 'platform': 'any'}  # wherever the run itself may be
     found = devices(topology)
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
@@ -132,7 +132,7 @@ def _analysed(
     text = '\n'.join([lowered.as_text(), key, *versions, Path(program.__file__).read_text()])
     file = Path(keep or '.') / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
     if keep and file.exists():
-        return {**json.loads(file.read_text()), 'kept': True}
+        return json.loads(file.read_text())
     try:
         found = program.analysis(lowered, count, topology.chips)
     except Exception as error:

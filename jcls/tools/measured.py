@@ -16,7 +16,7 @@ SECTIONS = ('data', 'augment', 'mix', 'sizes')  # what the speed of the input de
 
 def _file(config: Mapping[str, Any]) -> Path:
     tree = plain(config)
-    # Not on where the data are, nor on what a plan changes: the batch that is mixed.
+    # Not on where the data are.
     kept: dict[str, Any] = {name: tree[name] for name in SECTIONS}
     kept['data'] = {k: v for k, v in kept['data'].items() if k not in ('dir', 'file')}
     text = json.dumps(kept, sort_keys=True, default=list)
@@ -28,6 +28,11 @@ def remember(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     file = _file(config)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(dict(result)))
+
+
+def per_core(config: Mapping[str, Any]) -> float | None:
+    """Images a second of a core, as last measured for an input like this one's; None: never."""
+    return (recall(config) or {}).get('images_per_second_per_core')
 
 
 def recall(config: Mapping[str, Any]) -> dict[str, Any] | None:

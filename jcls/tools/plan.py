@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build_or_assume, load_config
+from jcls.data import disk
 from jcls.data.runtime import cores
 from jcls.machines import predict
 from jcls.machines.topology import Topology, parse
@@ -37,7 +38,7 @@ def plan(
     *,
     per_chip_batch: int | None = None,
     search: bool = True,
-    keep: str | Path | None = '~/.cache/jcls/plans',
+    keep: str | Path | None = 'auto',
 ) -> dict[str, Any]:
     """Compile a run's steps for other machines, and predict its time there.
 
@@ -47,7 +48,8 @@ def plan(
         this machine.
       per_chip_batch: instead of the config's global batch over the chips.
       search: also look for the largest batch that fits, by compiling more programs.
-      keep: the folder of earlier results; None keeps none.
+      keep: the folder of earlier results; 'auto' is $XDG_CACHE_HOME/jcls/plans (~/.cache/...), None
+        keeps none.
 
     Returns:
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
@@ -65,7 +67,9 @@ def plan(
     machines, tree = parse(topology), json.loads(json.dumps(plain(config)))
     if machines.platform == 'cpu':
         return _measured(tree, per_chip_batch)
-    folder = None if keep is None else Path(keep).expanduser()
+    folder = disk.folder() / 'plans' if keep == 'auto' else None
+    if keep not in ('auto', None):
+        folder = Path(str(keep)).expanduser()
     found = compiled(tree, machines, per_chip_batch=per_chip_batch, keep=folder)
     run, train, evaluation = found['run'], found['train'], found['eval']
     batch = run['batch_size'] // machines.chips
@@ -84,7 +88,7 @@ def plan(
         'image_shape': run['image_shape'],
         'dtype': run['dtype'],
         'per_chip_batch': batch,
-        **{key: value for key, value in train.items() if key not in ('collectives', 'kept')},
+        **{key: value for key, value in train.items() if key != 'collectives'},
         'collectives': sum(kind['count'] for kind in train['collectives'].values()),
         'collective_bytes': sum(kind['bytes'] for kind in train['collectives'].values()),
         'collectives_by_kind': train['collectives'],
@@ -94,9 +98,7 @@ def plan(
         'images_per_second': rate,
         'hours': _hours(run, times, evaluation, machines),
         'host_images_per_second_per_core': rate / machines.hosts / machines.facts.host_cores,
-        'input_images_per_second_per_core': (
-            (measured.recall(tree) or {}).get('images_per_second_per_core')
-        ),
+        'input_images_per_second_per_core': measured.per_core(tree),
         'eval': evaluation,
         'assumptions': predict.ASSUMED,
     }
@@ -130,9 +132,7 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'time_from': 'measured',
         'hours': run.total * found['step_seconds'] / 3600,
         'host_images_per_second_per_core': found['images_per_second'] / cores(),
-        'input_images_per_second_per_core': (
-            (measured.recall(tree) or {}).get('images_per_second_per_core')
-        ),
+        'input_images_per_second_per_core': measured.per_core(tree),
         'eval': None,
         'assumptions': (),
     }
@@ -209,7 +209,7 @@ def show(plans: list[dict[str, Any]], console: Console) -> None:
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     console.print(table)
-    for text in predict.ASSUMED:
+    for text in dict.fromkeys(text for one in plans for text in one['assumptions']):
         console.print(f'assumed: {text}', highlight=False)
 
 

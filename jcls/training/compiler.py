@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jcls.data import disk
 from jcls.training import mesh as meshes
 
 
@@ -57,12 +57,11 @@ def create(
 
 def _folder() -> Path:
     """Where compiled programs are kept: those for this kind of CPU, for a home may serve others."""
-    base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
     described, facts = platform.processor(), Path('/proc/cpuinfo')
     if facts.exists():
         lines = facts.read_text().split('\n')
         described = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
-    return base / 'jcls' / 'xla' / f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
+    return disk.folder() / 'xla' / f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -125,11 +125,11 @@ def agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     problems = []
     for index, other in enumerate(others, 1):
         for what in ('code', 'config', 'data'):
-            for key, (theirs, ours) in configs.diff(first[what], other[what]).items():
+            for key, (expected, found) in configs.diff(first[what], other[what]).items():
                 name = '' if what == 'config' else f'{what}: '
                 problems.append(
-                    f'  process {index} on {other["host"]}: {name}{key} = {ours!r}; process 0 on '
-                    f'{first["host"]}: {theirs!r}'
+                    f'  process {index} on {other["host"]}: {name}{key} = {found!r}; process 0 on '
+                    f'{first["host"]}: {expected!r}'
                 )
     if problems:
         shown = '\n'.join(problems[:12])
