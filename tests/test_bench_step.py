@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import jcls
 from jcls.machines.chips import CHIPS
+from jcls.main import main
 from jcls.tools import bench_step, measured
 
 
@@ -61,3 +63,17 @@ def test_measurements_of_the_input_are_remembered(tiny: dict[str, Any]) -> None:
     measured.remember(config, {'images_per_second_per_core': 123.0})
     assert measured.recall({**config, 'batch_size': 64}) == {'images_per_second_per_core': 123.0}
     assert measured.recall({**config, 'augment': ()}) is None
+
+
+def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    """`jcls bench step` tells its figures; `jcls bench input` remembers its own for plans."""
+    small = ('--config', 'configs/quickstart.py', '--config.seed=5', '--rounds=1')
+    tiny_model = ('--config.model.blocks=(1,1,1)', '--config.model.width=4')
+    assert main(['bench', 'step', *small, *tiny_model, '--steps=1', '--json']) == 0
+    out = capsys.readouterr().out
+    assert 'of the roofline' in out
+    assert json.loads(out.strip().split('\n')[-1])['step_seconds'] > 0
+    config = jcls.load_config('configs/quickstart.py')
+    assert measured.per_core(config) is None
+    assert main(['bench', 'input', *small, '--seconds=0.1']) == 0
+    assert measured.per_core(config) > 0
