@@ -21,6 +21,10 @@ SHAPE = r'\b([a-z]+\d*)\[([\d,]*)\]'
 CYCLES = r'"estimated_cycles":"(\d+)"'
 TRIPS = r'"known_trip_count":\{"n":"(\d+)"\}'
 BODY = r'body=%?([\w.\-]+)'
+CALLS = r'calls=%?([\w.\-]+)'
+OPERANDS = r'%([\w.\-]+)'
+CONTRACTED = r'lhs_contracting_dims=\{([\d,]*)\}'
+LABELS = r'dim_labels=\w+_(\w+)->'
 SCOPE = r'op_name="([^"]*)"'
 TARGET = r'custom_call_target="([^"]*)"'
 
@@ -47,20 +51,22 @@ def instructions(text: str) -> Iterator[Instruction]:
             computations[inside] = []
         elif inside and (found := re.match(LINE, line)):
             computations[inside].append(found)
-    times = {entry: 1}
-    waiting = [entry]
+    times, kernels, waiting = {entry: 1}, {entry}, [entry]
     while waiting:
         name = waiting.pop()
         for found in computations.get(name, ()):
             if found[3] == 'while' and (body := re.search(BODY, found[4])):
                 trips = re.search(TRIPS, found[4])
                 times[body[1]] = times[name] * (int(trips[1]) if trips else 1)
+                kernels.add(body[1])
                 waiting.append(body[1])
+            elif called := re.search(CALLS, found[4]):
+                times[called[1]] = times[name]
+                waiting.append(called[1])
     for name, lines in computations.items():
         for found in lines:
             label, shape, operation, rest = found.groups()
-            runs = times.get(name, 1)
-            yield Instruction(label, shape, operation, rest, runs, name in times)
+            yield Instruction(label, shape, operation, rest, times.get(name, 1), name in kernels)
 
 
 def size(shape: str) -> int:
@@ -92,10 +98,8 @@ def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
     }
     parts = {name: cores * count for name, count in parts.items()}
     cost = cost[0] if isinstance(cost, list) else cost
-    if not cost or 'bytes accessed' not in cost:  # GPUs': traffic of kernels, flops of the source
-        source = lowered.cost_analysis() or {}
-        flops = source.get('flops', 0.0) / devices
-        cost = {'flops': flops, 'bytes accessed': traffic(text)}
+    if not cost or 'bytes accessed' not in cost:  # GPUs' is None
+        cost = {'flops': float(flops(text)), 'bytes accessed': traffic(text)}
     return {
         **parts,
         'peak_bytes': sum(parts.values()),
@@ -131,14 +135,52 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     return found
 
 
+def flops(text: str) -> int:
+    """Floating point operations of matrix products and convolutions, which are nearly all.
+
+    Two for each product of an entry of a convolution's output and one of the filter that makes it;
+    the gradients need as many. Those of padding count, too.
+    """
+    every = list(instructions(text))
+    sides = {one.name: _sides(one.shape) for one in every}
+    total = 0
+    for one in every:
+        operands = [sides[name] for name in _operands(one) if name in sides]
+        target = match[1] if (match := re.search(TARGET, one.rest)) else ''
+        if one.operation == 'dot':
+            inner = re.search(CONTRACTED, one.rest)
+            depth = [operands[0][int(i)] for i in inner[1].split(',')] if inner and inner[1] else []
+            total += 2 * one.times * math.prod(sides[one.name]) * math.prod(depth)
+        elif one.operation == 'convolution' or 'cudnn$conv' in target:
+            y, w = sides[one.name], operands[1]
+            if 'BackwardInput' in target:
+                y = operands[0]
+            elif 'BackwardFilter' in target:
+                y, w = operands[1], sides[one.name]
+            labels = re.search(LABELS, one.rest)
+            features = w[labels[1].index('o')] if labels else 1
+            total += 2 * one.times * math.prod(y) * math.prod(w) // features
+    return total
+
+
+def _sides(shape: str) -> list[int]:
+    """Of an array, or of the first of a tuple."""
+    found = re.search(SHAPE, shape)
+    return [int(side) for side in found[2].split(',') if side] if found else []
+
+
+def _operands(one: Instruction) -> list[str]:
+    return re.findall(OPERANDS, one.rest.split('), ')[0])
+
+
 def traffic(text: str) -> int:
     """Bytes that the kernels of a step read and write, every operand and result once."""
     sizes = {one.name: size(one.shape) for one in instructions(text)}
     total = 0
     for one in instructions(text):
         if one.entry and one.operation not in (*FREE, 'while', 'conditional', 'call'):
-            operands = re.findall(r'%([\w.\-]+)', one.rest.split('), ')[0])
-            total += one.times * (sizes[one.name] + sum(sizes.get(name, 0) for name in operands))
+            read = sum(sizes.get(name, 0) for name in _operands(one))
+            total += one.times * (sizes[one.name] + read)
     return total
 
 

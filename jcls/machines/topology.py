@@ -86,7 +86,8 @@ def devices(topology: Topology) -> list[Any]:
             options['chips_per_host_bounds'] = [*topology.shape, 1][:3]
         extra = 'tpu'
     else:
-        text = f'1x{topology.shape[0]}x{topology.shape[1]}'  # slices x hosts x GPUs
+        text = topology.chip
+        options['topology'] = f'1x{topology.shape[0]}x{topology.shape[1]}'  # slices, hosts, GPUs
         options['target_config'] = target_config(topology.chip)
         extra = 'cuda12'
     try:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jcls.models.gradients import convolve
 from jcls.models.norm import Product, param_dtype
 
 # He et al. 2015, section 2.2, "backward": std = sqrt(2 / (k * k * out_channels)).
@@ -49,14 +50,7 @@ class Conv(nn.Module):
             # The same sum as a matrix product: XLA's convolution gradients are far slower for it.
             product = Product(x[:, ::s, ::s], weight[0, 0])
             return product if self.lazy else product.compute()
-        return lax.conv_general_dilated(
-            x,
-            weight,
-            window_strides=(s, s),
-            padding=[((k - 1) // 2,) * 2] * 2,
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            feature_group_count=self.groups,
-        )
+        return convolve(x, weight, s, self.groups)
 
 
 @jax.custom_vjp

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jcls.models.gradients import multiply
+
 EXACT = lax.Precision.HIGHEST  # of float32 products, which TPUs else round to bfloat16
 
 
@@ -38,7 +40,7 @@ class Product(NamedTuple):
 
     def compute(self) -> jax.Array:
         """[N, H, W, K]."""
-        return self.rows @ self.kernel
+        return multiply(self.rows, self.kernel)
 
 
 class BatchNorm(nn.Module):

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jcls.models.gradients import max_pool
 from jcls.models.layers import Conv, DropPath, Linear, relu
 from jcls.models.norm import BatchNorm, param_dtype
 
@@ -49,7 +50,7 @@ class Stem(nn.Module):
             x = nn.relu(self.norm(name=f'norm{i}')(x, train))
         if self.kind == 'cifar':
             return x
-        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x)
 
 
 class Block(nn.Module):
