@@ -15,6 +15,7 @@ from jcls.machines import chips, predict, program, topology
 from jcls.tools import compile, measured, plan
 
 HAS_LIBTPU = importlib.util.find_spec('libtpu') is not None
+HAS_CUDA = importlib.util.find_spec('jax_cuda12_plugin') is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason='libtpu has no wheel for this platform')
 
 PROGRAM = """
@@ -82,6 +83,36 @@ def test_a_program_is_read() -> None:
 def test_sizes_of_shapes(shape: str, expected: int) -> None:
     """Bytes by hand; layouts and memory spaces do not count."""
     assert program.size(shape) == expected
+
+
+def test_operations_by_hand() -> None:
+    """Matrix products and convolutions of a GPU's program, forwards and backwards."""
+    text = """
+%inner (p: f32[8,4], q: f32[4,3]) -> f32[8,3] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[4,3]{1,0} parameter(1)
+  ROOT %dot.1 = f32[8,3]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%body (t: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %t = (s32[], f32[8,4]{1,0}) parameter(0)
+  %v = f32[8,4]{1,0} get-tuple-element(%t), index=1
+  %fusion.1 = f32[8,3]{1,0} fusion(%v, %v), kind=kCustom, calls=%inner
+}
+
+ENTRY %main (x: f32[2,8,8,3], w: f32[5,3,3,3], y: f32[2,4,4,5]) -> f32[] {
+  %x = f32[2,8,8,3]{3,2,1,0} parameter(0)
+  %w = f32[5,3,3,3]{3,2,1,0} parameter(1)
+  %y = f32[2,4,4,5]{3,2,1,0} parameter(2)
+  %while.1 = (s32[], f32[8,4]{1,0}) while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  %conv.1 = (f32[2,4,4,5]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %conv.2 = (f32[2,8,8,3]{3,2,1,0}, u8[0]{0}) custom-call(%y, %w), window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %conv.3 = (f32[5,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  %gemm.1 = f32[8,3]{1,0} custom-call(%x, %w), custom_call_target="__cublas$gemm", backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["3"]}}
+}
+"""  # noqa: E501
+    convolution = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    assert program.flops(text) == 7 * 2 * 8 * 3 * 4 + 3 * convolution + 2 * 8 * 3 * 3
 
 
 def test_traffic_counts_operands_and_results_of_kernels() -> None:
@@ -197,6 +228,21 @@ def fake(per_image: int, fixed: int, memory_error: bool) -> Any:
     calls: list[int] = []
     compiled.calls = calls  # type: ignore[attr-defined]
     return compiled
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason='jax[cuda12] is not installed')
+def test_a_plan_for_gpus(tiny: dict[str, Any]) -> None:
+    """Memory, collectives and kernels from the compiler; time from a roofline."""
+    config = jcls.build(tiny).config
+    one, two = (
+        jcls.plan(config, name, per_chip_batch=16, search=False, keep=None)
+        for name in ('gpu:a100', 'gpu:2xh100x2')
+    )
+    assert (one['chips'], one['hosts'], two['chips'], two['hosts']) == (1, 1, 4, 2)
+    assert (one['time_from'], one['estimated_cycles'], one['collectives']) == ('roofline', None, 0)
+    assert two['collectives'] > 0
+    assert one['flops'] == pytest.approx(two['flops'], rel=0.1)  # of each
+    assert any('cudnn' in name for name in one['kernels'])
 
 
 @pytest.mark.parametrize('memory_error', [False, True])

@@ -23,7 +23,7 @@ TRIPS = r'"known_trip_count":\{"n":"(\d+)"\}'
 BODY = r'body=%?([\w.\-]+)'
 CALLS = r'calls=%?([\w.\-]+)'
 OPERANDS = r'%([\w.\-]+)'
-CONTRACTED = r'lhs_contracting_dims=\{([\d,]*)\}'
+CONTRACTED = r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # of a dot, of a call of cuBLAS
 LABELS = r'dim_labels=\w+_(\w+)->'
 SCOPE = r'op_name="([^"]*)"'
 TARGET = r'custom_call_target="([^"]*)"'
@@ -147,9 +147,9 @@ def flops(text: str) -> int:
     for one in every:
         operands = [sides[name] for name in _operands(one) if name in sides]
         target = match[1] if (match := re.search(TARGET, one.rest)) else ''
-        if one.operation == 'dot':
+        if one.operation == 'dot' or 'gemm' in target:
             inner = re.search(CONTRACTED, one.rest)
-            depth = [operands[0][int(i)] for i in inner[1].split(',')] if inner and inner[1] else []
+            depth = [operands[0][int(i)] for i in re.findall(r'\d+', inner[1])] if inner else []
             total += 2 * one.times * math.prod(sides[one.name]) * math.prod(depth)
         elif one.operation == 'convolution' or 'cudnn$conv' in target:
             y, w = sides[one.name], operands[1]

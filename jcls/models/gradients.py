@@ -23,7 +23,8 @@ PATCHES = 10 * 2**20  # bytes of patches at a time, which should stay in a cache
 ROWS = 2048  # of a lane, below which there is but one
 
 
-def _choose(cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array) -> Any:
+def choose(cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array) -> Any:
+    """Of two ways to compute the same, the one for the platform that the program is lowered for."""
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
 
 
@@ -61,7 +62,7 @@ def _convolve_backward(stride: int, groups: int, kept: Any, dy: jax.Array) -> tu
         return kernel_gradient(x, dy, len(kernel), stride)
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(dy)
-    return dx, default(x, dy) if groups > 1 else _choose(cpu, default, x, dy)
+    return dx, default(x, dy) if groups > 1 else choose(cpu, default, x, dy)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -105,15 +106,21 @@ def _multiply_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.linear_transpose(lambda w: x @ w, kernel)(dy)[0]
 
     def cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-        lanes = math.gcd(len(x), LANES) if x.size // x.shape[-1] >= LANES * ROWS else 1
-        rows = (z.reshape(lanes, -1, z.shape[-1]) for z in (x, dy))
-        return _products(*rows).sum(0).astype(kernel.dtype)
+        return sum_of_products(x[None], dy[None])[0].astype(kernel.dtype)
 
     (dx,) = jax.linear_transpose(lambda x: x @ kernel, x)(dy)
-    return dx, _choose(cpu, default, x, dy)
+    return dx, choose(cpu, default, x, dy)
 
 
 multiply.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _multiply_backward)
+
+
+def sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[G, N, H, W, C], [G, N, H, W, K] -> [G, C, K], the sums over rows; of bfloat16 in float32."""
+    groups, n, h, w, _ = x.shape
+    lanes = math.gcd(n, LANES) if n * h * w >= LANES * ROWS else 1
+    x, y = (z.reshape(groups * lanes, -1, z.shape[-1]) for z in (x, y))
+    return _products(x, y).reshape(groups, lanes, x.shape[-1], y.shape[-1]).sum(1)
 
 
 def _sum_dtype(x: jax.Array) -> Any:
@@ -146,7 +153,7 @@ def _max_pool_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array]:
         del y
         return jax.vjp(_max_pool, x)[1](dy)[0]
 
-    return (_choose(max_pool_gradient, default, *kept, dy),)
+    return (choose(max_pool_gradient, default, *kept, dy),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

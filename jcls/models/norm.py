@@ -14,6 +14,7 @@ matrix product straight into the sum and is never stored, see `normalised_produc
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcls.models.gradients import multiply
+from jcls.models import gradients
 
 EXACT = lax.Precision.HIGHEST  # of float32 products, which TPUs else round to bfloat16
 
@@ -40,7 +41,7 @@ class Product(NamedTuple):
 
     def compute(self) -> jax.Array:
         """[N, H, W, K]."""
-        return multiply(self.rows, self.kernel)
+        return gradients.multiply(self.rows, self.kernel)
 
 
 class BatchNorm(nn.Module):
@@ -80,7 +81,7 @@ class BatchNorm(nn.Module):
         groups = group_count(shape[0], self.batch_size)
         count = shape[0] * shape[1] * shape[2] // groups  # rows of a group
         if isinstance(x, Product) and count >= features:  # fewer are better normalised directly
-            rows = x.rows.reshape(groups, count, -1)
+            rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
             y, mean, var = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
         else:
             x = x.compute() if isinstance(x, Product) else x
@@ -111,13 +112,13 @@ def normalised_product(
 
     Args:
       epsilon: added to the variance.
-      x: [G, M, C]: G groups of M rows.
+      x: [G, N, H, W, C]: G groups of M = N H W rows.
       w: [C, K].
       scale: [K], like `bias` and the statistics in parameter precision.
       bias: [K].
 
     Returns:
-      [G, M, K] in the dtype of x, [G, K] and [G, K]. The latter two have no gradient.
+      [G, N, H, W, K] in the dtype of x, [G, K] and [G, K]. The latter two have no gradient.
     """
     return _forward(epsilon, x, w, scale, bias)[0]
 
@@ -125,9 +126,9 @@ def normalised_product(
 def _forward(
     epsilon: float, x: jax.Array, w: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[Any, Any]:
-    dtype, count = param_dtype(), x.shape[1]
+    dtype, count = param_dtype(), math.prod(x.shape[1:4])
     wide = w.astype(dtype)
-    m = x.astype(dtype).mean(1)  # [G, C]
+    m = x.astype(dtype).mean((1, 2, 3))  # [G, C]
     square = _sum_of_products(x, x) / count
     covariance = square - m[:, :, None] * m[:, None, :]
     spread = jnp.matmul(covariance, wide, precision=EXACT)  # [G, C, K]
@@ -135,7 +136,7 @@ def _forward(
     # Rounding may take it just below zero.
     var = jnp.maximum(jnp.sum(wide * spread, axis=1), 0)
     inverse = lax.rsqrt(var + epsilon)
-    y = (x @ w - mean[:, None]) * (inverse * scale)[:, None] + bias
+    y = (x @ w - _spread(mean)) * _spread(inverse * scale) + bias
     return (y.astype(x.dtype), mean, var), (x, w, scale, m, spread, mean, inverse)
 
 
@@ -143,10 +144,10 @@ def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ..
     """With u = (y - mean) inverse, the normalised y: dy = a (dz - (sum dz + u sum(dz u)) / M)."""
     del epsilon
     x, w, scale, m, spread, mean, inverse = kept
-    dz = cotangents[0]  # [G, M, K]
-    dtype, count = param_dtype(), x.shape[1]
+    dz = cotangents[0]  # [G, N, H, W, K]
+    dtype, count = param_dtype(), math.prod(x.shape[1:4])
     wide, a = w.astype(dtype), inverse * scale
-    total = dz.astype(dtype).sum(1)  # sum of dz: [G, K]
+    total = dz.astype(dtype).sum((1, 2, 3))  # sum of dz: [G, K]
     product = _sum_of_products(x, dz)  # x' dz: [G, C, K]
     along = inverse * (jnp.sum(wide * product, axis=1) - mean * total)  # sum of dz u: [G, K]
     # dy w', the terms in dz, in x (for u is linear in it) and in neither apart:
@@ -154,8 +155,8 @@ def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ..
     turn = a * inverse * along / count
     through = -jnp.einsum('ck,gk,dk->gcd', wide, turn, wide, precision=EXACT).astype(x.dtype)
     constant = jnp.matmul(turn * mean - a * total / count, wide.T, precision=EXACT)
-    dx = jnp.einsum('gmk,gck->gmc', dz, weighted) + jnp.einsum('gmc,gcd->gmd', x, through)
-    dx = dx + constant[:, None]
+    dx = jnp.einsum('gnhwk,gck->gnhwc', dz, weighted)
+    dx = dx + jnp.einsum('gnhwc,gcd->gnhwd', x, through) + _spread(constant)
     # x' dy, with x' u = M spread inverse:
     centred = product - m[:, :, None] * total[:, None] - spread * (inverse * along)[:, None]
     dw = jnp.sum(a[:, None] * centred, axis=0)
@@ -163,8 +164,22 @@ def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ..
 
 
 def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[G, M, C], [G, M, K] -> [G, C, K] in parameter precision, the sum over the rows."""
-    return jnp.einsum('gmc,gmk->gck', x, y, precision=EXACT, preferred_element_type=param_dtype())
+    """[G, N, H, W, C], [G, N, H, W, K] -> [G, C, K] in parameter precision, the sum over rows."""
+    dtype = param_dtype()
+
+    def default(x: jax.Array, y: jax.Array) -> jax.Array:
+        exact = {'precision': EXACT, 'preferred_element_type': dtype}
+        return jnp.einsum('gnhwc,gnhwk->gck', x, y, **exact)
+
+    def cpu(x: jax.Array, y: jax.Array) -> jax.Array:
+        return gradients.sum_of_products(x, y).astype(dtype)
+
+    return gradients.choose(cpu, default, x, y)
+
+
+def _spread(x: jax.Array) -> jax.Array:
+    """[G, K] -> [G, 1, 1, 1, K]."""
+    return x[:, None, None, None]
 
 
 normalised_product.defvjp(_forward, _backward)
