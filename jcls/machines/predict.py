@@ -20,6 +20,7 @@ LAUNCH = 10e-6  # seconds of a collective over GPUs, assumed
 ASSUMED = (
     'collectives do not overlap with computation',
     'a TPU hop takes 1 us, a collective of GPUs 10 us',
+    "memory: the libraries' work space on GPUs is not counted",
     'rooflines are reached: peak rates as published, every byte that the compiler counts',
 )
 

@@ -200,15 +200,24 @@ def _too_large(on: Topology, batch: int, train: Mapping[str, Any], largest: int 
 
 
 def show(plans: list[dict[str, Any]], console: Console) -> None:
-    """A column for each plan."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column('for each chip, unless of all')
-    for one in plans:
-        table.add_column(one['topology'], justify='right')
-    columns = [_lines(one) for one in plans]
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
-    console.print(table)
+    """A column for each plan, as many side by side as the terminal has room for."""
+    rest = [_lines(one) for one in plans]
+    widths = [max(map(len, column.values())) + 2 for column in rest]
+    names = max(map(len, rest[0])) if rest else 0
+    while rest:
+        count = len(rest)
+        while console.is_terminal and count > 1 and names + sum(widths[:count]) > console.width:
+            count -= 1
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(1 + count):
+            table.add_column(justify='right' if table.columns else 'left', no_wrap=True)
+        for name in rest[0]:
+            table.add_row(name, *(column[name] for column in rest[:count]))
+        console.width = max(console.width, names + sum(widths[:count]))
+        console.print(table)
+        rest, widths = rest[count:], widths[count:]
+        if rest:
+            console.print()
     for text in dict.fromkeys(text for one in plans for text in one['assumptions']):
         console.print(f'assumed: {text}', highlight=False)
 
@@ -226,6 +235,7 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
 
     measured_here = one['input_images_per_second_per_core']
     return {
+        'for each chip, unless of all': one['topology'],
         'chips (of all), hosts': f'{one["chips"]:,}, {one["hosts"]:,}',
         'batch': str(one['per_chip_batch']),
         'largest batch that fits': str(one['largest_batch'] or '-'),
@@ -235,6 +245,7 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
         'memory: there is': gigabytes('memory_bytes'),
         'floating point operations': f'{one["flops"] / 1e12:.2f} T',
         'bytes accessed': gigabytes('bytes_accessed'),
+        'kernels': f'{sum(one["kernels"].values()):,}',
         'collectives': f'{one["collectives"]:,}',
         'collectives: bytes': f'{one["collective_bytes"] / 1e6:.1f} MB',
         'estimated cycles': cycles(1, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jcls.assembly import build, load_config
+from jcls.data import runtime
 from jcls.models import MODELS
 from jcls.training import loop
 
@@ -20,7 +22,10 @@ def train(
     config: ConfigDict | Mapping[str, Any], workdir: str | Path, *, summary: bool = True
 ) -> loop.Result:
     """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`."""
-    return loop.train(build(config), workdir, summary=summary)
+    experiment = build(config)
+    # The import takes seconds, which pass while JAX traces and compiles.
+    threading.Thread(target=runtime.tensorflow).start()
+    return loop.train(experiment, workdir, summary=summary)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
