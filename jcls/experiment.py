@@ -71,7 +71,10 @@ class Experiment:
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of a training image, of the first when their size changes."""
-        extent = pipeline.output_extent(self.data.train, self.augmentation())
+        return self._image_shape(0)
+
+    def _image_shape(self, step: int) -> tuple[int, int, int]:
+        extent = pipeline.output_extent(self.data.train, self.augmentation(step))
         return (*extent, self.data.train.channels)
 
     def augmentation(self, step: int = 0) -> Chain:
@@ -123,10 +126,10 @@ class Experiment:
     def _shapes(self) -> State:
         return jax.eval_shape(self._new_state)
 
-    def train_shapes(self) -> step.Batch:
-        """A batch of `train_batches` as `jax.ShapeDtypeStruct`s with shardings."""
+    def train_shapes(self, step: int = 0) -> step.Batch:
+        """A batch of `train_batches` at `step` as `jax.ShapeDtypeStruct`s with shardings."""
         size = self.horizon.batch_size
-        shapes = self._batch_shapes(size, self.image_shape)
+        shapes = self._batch_shapes(size, self._image_shape(step))
         of_batch = shapes['mask']
         if self.mix is not None:
             shapes |= {'label2': shapes['label'], 'lam': of_batch}

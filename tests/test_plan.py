@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from rich.console import Console
 
 import jcls
 from jcls.machines import chips, predict, program, topology
-from jcls.tools import compile, measured, plan
+from jcls.tools import compile, fit, measured, plan, plan_table
 
 HAS_LIBTPU = importlib.util.find_spec('libtpu') is not None
 HAS_CUDA = importlib.util.find_spec('jax_cuda12_plugin') is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason='libtpu has no wheel for this platform')
 
+EMA = {'name': 'torchvision', 'decay': 0.9, 'every': 1}
 PROGRAM = """
 HloModule jit_train_step
 
@@ -64,7 +68,7 @@ def test_a_program_is_read() -> None:
     assert program.cycles(PROGRAM) == 1000 + 5 * 100
     assert program.cycles('ENTRY %main () -> f32[] {\n}') is None
     assert program.collectives(PROGRAM) == {
-        'all-reduce': {'count': 2, 'bytes': 8 * 4 * 4 + 8 * 4 + 2 * 2 * 4}
+        'all-reduce': {'count': 2, 'bytes': 8 * 4 * 4 + 2 * 8 * 4 * 4}
     }
     assert program.kernels(PROGRAM)['fusion'] == 1 + 5
     assert program.kernels(PROGRAM)['__cublas$gemm'] == 1
@@ -116,10 +120,39 @@ ENTRY %main (x: f32[2,8,8,3], w: f32[5,3,3,3], y: f32[2,4,4,5]) -> f32[] {
 
 
 def test_traffic_counts_operands_and_results_of_kernels() -> None:
-    """By hand: a fusion, two collectives, five turns of a loop and a library call."""
+    """By hand: a fusion, five turns of a loop and a library call; collectives are told apart."""
     a, b = 16 * 8 * 2, 8 * 4 * 4
-    expected = (a + b + 32 + a) + 2 * b + (2 * b + 32 + 16) + 5 * 2 * b + (a + b + b)
-    assert program.traffic(PROGRAM) == expected
+    assert program.traffic(PROGRAM) == (a + b + 32 + a) + 5 * 2 * b + (a + b + b)
+    assert program.traffic(PROGRAM, loops=False) == (a + b + 32 + a) + 2 * b + (a + b + b)
+
+
+def test_loops_of_tpus_are_counted_by_their_condition() -> None:
+    """Their programs do not say how often a loop runs: the bound stands in its condition."""
+    text = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"5"}}', '')
+    assert program.cycles(text) == 1000 + 100  # not known
+    bound = '%bound = s32[]{:T(128)} constant(4)'
+    less = f'{bound}\n  ROOT %less = pred[] compare(%t.1, %bound), direction=LT'
+    text = text.replace('ROOT %less = pred[] constant(true)', less)
+    assert program.cycles(text) == 1000 + 4 * 100
+
+
+def test_bytes_of_collectives() -> None:
+    """Those of the whole, which is an all-gather's result and a reduce-scatter's operand."""
+    text = """
+ENTRY %main (a: f32[8], b: f32[32]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[32]{0} parameter(1)
+  %all-gather.1 = f32[32]{0} all-gather(%a), dimensions={0}
+  %all-gather-start.1 = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), dimensions={0}
+  %all-gather-done.1 = f32[32]{0} all-gather-done(%all-gather-start.1)
+  %reduce-scatter.1 = f32[8]{0} reduce-scatter(%b), dimensions={0}
+}
+"""
+    assert program.collectives(text) == {
+        'all-gather': {'count': 2, 'bytes': 2 * 32 * 4},
+        'reduce-scatter': {'count': 1, 'bytes': 32 * 4},
+    }
+    assert program.traffic(text) == 0
 
 
 @pytest.mark.parametrize(
@@ -127,6 +160,7 @@ def test_traffic_counts_operands_and_results_of_kernels() -> None:
     [
         ('v5e:4x4', ('tpu', 'v5e', 16, 4)),
         ('v4:2x2x4', ('tpu', 'v4', 16, 4)),
+        ('v5p:8x8x12', ('tpu', 'v5p', 768, 192)),
         ('v5e:1x1', ('tpu', 'v5e', 1, 1)),
         ('gpu:h100', ('gpu', 'h100', 1, 1)),
         ('gpu:h100x8', ('gpu', 'h100', 8, 1)),
@@ -147,7 +181,13 @@ def test_names_of_topologies(name: str, facts: tuple[str, str, int, int]) -> Non
         ('v5e:4', r'v5e:4x4'),
         ('gpu:h1000x8', r"did you mean 'h100'.*a100, h100, h200, b200"),
         ('h100', r'gpu:h100x8'),
-        ('v5e:0x4', r'no chips'),
+        ('gpu:h100x0', r'no chips'),
+        ('v5e:0x4', r'no such slice; there are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16'),
+        ('v5e:32x32', r'no such slice'),
+        ('v5e:3x5', r'no such slice'),
+        ('v5e:2x2x2', r'no such slice'),
+        ('v4:2x2', r'there are 2x2x1, 2x2x2.*multiples of 4, up to 4,096 chips'),
+        ('v4:4x4x6', r'no such slice'),
     ],
 )
 def test_unknown_topologies(name: str, message: str) -> None:
@@ -173,13 +213,20 @@ def test_time_by_hand() -> None:
     }
     on = topology.parse('v5e:2x2')
     times = predict.seconds(found, on)
-    collective = 2 * 3 / 4 * 10**8 / 200e9 + 3 * 2 * 2e-6
+    # Of a chip's four links, two lead to chips of 2 x 2.
+    collective = 2 * 3 / 4 * 10**8 / 100e9 + 3 * 2 * 2e-6
     assert times['collective_seconds'] == pytest.approx(collective)
     assert times['roofline_seconds'] == pytest.approx(0.020 + collective)
     assert times['roofline_bound'] == 'memory'
     assert times['step_seconds'] == pytest.approx(30e6 / 1.503e9 + collective, rel=1e-3)
     one = predict.seconds(found, topology.parse('gpu:h100'))
     assert (one['collective_seconds'], one['time_from']) == (0.0, 'roofline')
+    # Of 16x16 both axes are rings: all links. Two hosts of 8 GPUs: each an eighth of the whole.
+    pod = predict.seconds(found, topology.parse('v5e:16x16'))['collective_seconds']
+    assert pod == pytest.approx(2 * 255 / 256 * 10**8 / 200e9 + 3 * 2 * 16e-6)
+    hosts = predict.seconds(found, topology.parse('gpu:2xh100x8'))['collective_seconds']
+    inside, between = 7 / 8 * 10**8 / 450e9, 1 / 2 * 10**8 / 8 / 50e9
+    assert hosts == pytest.approx(2 * (inside + between) + 3 * 2 * 10e-6)
 
 
 @needs_libtpu
@@ -205,21 +252,82 @@ def test_a_small_plan(tiny: dict[str, Any], tmp_path: Path) -> None:
     again = jcls.plan(config, 'v5e:2x2', search=False, keep=tmp_path)
     assert (again['estimated_cycles'], again['eval']['estimated_cycles']) == (7, 7)
     assert again['peak_bytes'] == found['peak_bytes']
-    with pytest.raises(ValueError, match=r'v5e:3x5.*refuses'):
-        jcls.plan(config, 'v5e:3x5', search=False, keep=tmp_path)
+    for batch, message in ((0, r'per_chip_batch=0: at least 1'), (10**6, r'batch_size=4000000')):
+        with pytest.raises(ValueError, match=message):
+            jcls.plan(config, 'v5e:2x2', per_chip_batch=batch, search=False, keep=tmp_path)
+    with pytest.raises(ValueError, match=r'batch_size=32 does not divide.*--per_chip_batch'):
+        jcls.plan(config, 'v5e:8x8', search=False, keep=tmp_path)
+
+
+@needs_libtpu
+def test_accumulation_is_counted_in_full(tiny: dict[str, Any]) -> None:
+    """Four micro-batches do the work of one batch, and reduce as often as four."""
+    settings = tiny | {'batch_size': 128}
+    whole, parts = (
+        jcls.plan(
+            jcls.build(settings | {'accumulate': count}).config, 'v5e:2x2', search=False, keep=None
+        )
+        for count in (1, 4)
+    )
+    assert parts['flops'] == pytest.approx(whole['flops'], rel=0.3)
+    assert parts['collectives'] > 3 * whole['collectives']
+    assert parts['estimated_cycles'] > whole['estimated_cycles']
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize('group', [0, 8])
+def test_weak_scaling(tiny: dict[str, Any], group: int) -> None:
+    """The same batch of a chip on more chips: as many cycles, collectives and bytes."""
+    tiny['norm'] = {'batch_size': group}
+    config = jcls.build(tiny).config
+    four, *more = (
+        jcls.plan(config, name, per_chip_batch=8, search=False, keep=None)
+        for name in ('v5e:2x2', 'v5e:4x4', 'v5e:8x8')
+    )
+    for one in more:
+        assert one['estimated_cycles'] == pytest.approx(four['estimated_cycles'], rel=0.01)
+        assert one['collectives_by_kind'] == four['collectives_by_kind']
+
+
+def test_sizes_and_evaluations_are_counted(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hours are of all sizes of images and all evaluations, the memory of the largest."""
+    monkeypatch.setattr(compile, 'devices', lambda _: None)
+    seen = []
+
+    def analysed(lowered: Any, *_: Any) -> dict[str, Any]:
+        seen.append(lowered.in_avals[0][-1]['image'].shape)
+        return {'image': seen[-1]}
+
+    monkeypatch.setattr(compile, '_analysed', analysed)
+    monkeypatch.setattr(compile, 'devices', lambda _: jax.devices())
+    crop = {'name': 'random_resized_crop', 'size': 8}
+    config = jcls.build(
+        tiny | {'augment': (crop,), 'sizes': (('4 steps', 12), ('8 steps', 10)), 'ema': EMA}
+    ).config
+    request = {'config': config, 'topology': 'v5e:2x2', 'per_chip_batch': None, 'keep': None}
+    found = compile.answer({**request, 'steps': ('train', 'phases', 'eval')})
+    assert found['train']['image'] == (8, 12, 12, 3)
+    phases = [(phase['steps'], phase['image'][1]) for phase in found['phases']]
+    assert phases == [(4, 8), (4, 12), (4, 10)]
+    assert found['run']['image_shape'] == (12, 12, 3)
+    # 360 held-out images in batches of 8, at the end, of the weights and of their average.
+    assert found['run']['eval_batches'] == 2 * 45
 
 
 def _parameters(config: dict[str, Any]) -> list[Any]:
-    import jax
-
     return jax.tree.leaves(jcls.build(config).state_shapes().params)
 
 
 def fake(per_image: int, fixed: int, memory_error: bool) -> Any:
     """A compiler whose programs take so many bytes."""
 
-    def compiled(_: Any, on: Any, *, per_chip_batch: int, **__: Any) -> dict[str, Any]:
+    def compiled(tree: Any, on: Any, *, per_chip_batch: int, **__: Any) -> dict[str, Any]:
         calls.append(per_chip_batch)
+        whole = per_chip_batch * on.chips
+        assert whole % (tree['accumulate'] * (tree['norm']['batch_size'] or 1)) == 0
         peak = fixed + per_image * per_chip_batch
         if memory_error and peak > on.facts.memory:
             return {'train': {'error': 'RESOURCE_EXHAUSTED'}}
@@ -251,48 +359,144 @@ def test_the_largest_batch_is_found(
     begin: int, memory_error: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In at most so many programs, to within one step, from below and from above."""
-    on = topology.parse('v5e:2x2')
+    on, tree = topology.parse('v5e:2x2'), {'accumulate': 1, 'norm': {'batch_size': 0}}
     compiler = fake(30_000_000, 500_000_000, memory_error)
-    monkeypatch.setattr(plan, 'compiled', compiler)
-    first = compiler({}, on, per_chip_batch=begin)['train']
-    found = plan._largest({}, on, begin, first, 10**6, None)
+    monkeypatch.setattr(fit, 'compiled', compiler)
+    first = compiler(tree, on, per_chip_batch=begin)['train']
+    found = fit.largest_batch(tree, on, begin, first, 10**6, None)
     exact = (on.facts.memory - 500_000_000) / 30_000_000
     assert found is not None
     assert found <= exact
-    assert len(compiler.calls) <= 1 + plan.TRIES
+    assert len(compiler.calls) <= 1 + fit.TRIES
     if begin < 4096:
-        assert exact - found < (2 if not memory_error else 6) * plan.BATCHES
-    assert plan._largest({}, on, 16, compiler({}, on, per_chip_batch=16)['train'], 100, None) <= 100
+        assert exact - found < (2 if not memory_error else 6) * fit.BATCHES
+    few = compiler(tree, on, per_chip_batch=16)['train']
+    assert fit.largest_batch(tree, on, 16, few, 100, None) <= 100
+
+
+@pytest.mark.parametrize(
+    ('accumulate', 'group', 'begin'), [(3, 0, 48), (1, 128, 128), (1, 96, 24), (2, 64, 128)]
+)
+def test_the_largest_batch_can_be_divided(
+    accumulate: int, group: int, begin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into micro-batches and ghost groups; the fake compiler asserts it of each that is tried."""
+    on = topology.parse('v5e:2x2')
+    tree = {'accumulate': accumulate, 'norm': {'batch_size': group}}
+    compiler = fake(30_000_000, 500_000_000, memory_error=False)
+    monkeypatch.setattr(fit, 'compiled', compiler)
+    first = compiler(tree, on, per_chip_batch=begin)['train']
+    found = fit.largest_batch(tree, on, begin, first, 10**6, None)
+    assert found is not None
+    assert begin < found <= (on.facts.memory - 500_000_000) / 30_000_000
+    assert len(compiler.calls) > 1
+
+
+def test_small_batches_are_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even 16 fit, fewer may."""
+    on, tree = topology.parse('v5e:2x2'), {'accumulate': 1, 'norm': {'batch_size': 0}}
+    compiler = fake(2 * 10**9, 0, memory_error=False)
+    monkeypatch.setattr(fit, 'compiled', compiler)
+    first = compiler(tree, on, per_chip_batch=64)['train']
+    assert fit.largest_batch(tree, on, 64, first, 10**6, None) == 8  # of 17.2 GB
 
 
 def test_a_step_that_does_not_fit(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Says the largest batch that does, and what else would help."""
+    """Says the largest batch that does, and which settings would help."""
 
-    def compiled(*_: Any, per_chip_batch: int | None = None, **__: Any) -> Any:
+    def compiled(tree: Any, *_: Any, per_chip_batch: int | None = None, **__: Any) -> Any:
         batch = per_chip_batch or 512
-        run = {'batch_size': 4 * batch, 'train_examples': 10**6}
-        return {'run': run, 'train': {'peak_bytes': batch * 10**8}, 'eval': {'peak_bytes': 1}}
+        run = {'batch_size': 4 * batch, 'train_examples': 10**6, 'eval_batch_size': 4}
+        peak = batch * 10**8 // tree['accumulate'] // (2 if tree['model']['remat'] else 1)
+        return {'run': run, 'train': {'peak_bytes': peak}, 'eval': {'peak_bytes': evaluation}}
 
+    evaluation = 1
     monkeypatch.setattr(plan, 'compiled', compiled)
+    monkeypatch.setattr(fit, 'compiled', compiled)
+    config = jcls.build(tiny).config
     with pytest.raises(ValueError, match=r'512 images a chip.*does not fit.*51\.20 GB') as refused:
-        jcls.plan(jcls.build(tiny).config, 'v5e:2x2', keep=None)
-    assert 'config.batch_size=640' in str(refused.value)  # 160 of 171 that fit
-    assert 'remat' in str(refused.value)
-    assert 'accumulate' in str(refused.value)
+        jcls.plan(config, 'v5e:2x2', keep=None)
+    assert '160 fit: config.batch_size=640' in str(refused.value)  # of 171
+    assert 'config.accumulate=4 (12.80 GB)' in str(refused.value)
+    assert 'accumulate=2' not in str(refused.value)  # 25.6 GB
+    assert 'remat' not in str(refused.value)
+    with pytest.raises(ValueError, match=r'does not fit.*remat.*accumulate.*smaller image'):
+        jcls.plan(config, 'v5e:2x2', search=False, keep=None)
+    evaluation = 10**12
+    with pytest.raises(ValueError, match=r'evaluation step with 1 images.*evaluate\.batch_size'):
+        jcls.plan(config, 'v5e:2x2', per_chip_batch=16, search=False, keep=None)
 
 
-def test_without_the_compiler(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ('name', 'command'),
+    [('v5e:2x2', r"pip install 'jax\[tpu\]=="), ('gpu:h100', r"pip install 'jax\[cuda12\]==")],
+)
+def test_without_the_compiler(
+    name: str, command: str, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error is the command that installs it."""
-
-    def missing(*_: Any, **__: Any) -> Any:
-        raise RuntimeError('JAX TPU support not installed; cannot generate TPU topology.')
-
-    from jax.experimental import topologies
-
-    monkeypatch.setattr(topologies, 'get_topology_desc', missing)
-    request = {'config': jcls.build(tiny).config, 'topology': 'v5e:2x2', 'per_chip_batch': None}
-    with pytest.raises(ValueError, match=r"pip install 'jax\[tpu\]=="):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+    request = {'config': jcls.build(tiny).config, 'topology': name, 'per_chip_batch': None}
+    with pytest.raises(ValueError, match=command):
         compile.answer({**request, 'steps': (), 'keep': None})
+
+
+def test_what_is_kept_is_told_only_of_the_same(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other flags of the compiler, in the environment or the config, make another result."""
+    monkeypatch.setattr(compile, 'devices', lambda _: jax.devices())
+    monkeypatch.setattr(program, 'analysis', lambda *_: {'n': len(list(tmp_path.iterdir()))})
+
+    def answer(**changes: Any) -> int:
+        config = {**jcls.build(tiny).config, **changes}
+        request = {'config': config, 'topology': 'v5e:2x2', 'per_chip_batch': None}
+        found = compile.answer({**request, 'steps': ('train',), 'keep': str(tmp_path)})
+        return found['train']['n']
+
+    assert (answer(), answer()) == (0, 0)
+    monkeypatch.setenv('LIBTPU_INIT_ARGS', '--xla_tpu_scoped_vmem_limit_kib=65536')
+    assert (answer(), answer()) == (1, 1)
+    compiler = {**jcls.build(tiny).config['compiler'], 'tpu': ('xla_tpu_x=1',)}
+    assert answer(compiler=compiler) == 2
+
+
+def test_a_table_is_shown_of_what_was_planned(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Names are checked before anything is compiled; one that fails leaves the others' columns."""
+    planned = jcls.plan(jcls.build(tiny).config, 'cpu', per_chip_batch=8)
+
+    def fails_later(_: Any, name: str, **__: Any) -> Any:
+        if name == 'v5e:4x4':
+            raise ValueError('does not fit')
+        return {**planned, 'topology': name}
+
+    monkeypatch.setattr(plan, 'plan', fails_later)
+    monkeypatch.setattr(plan, 'load_config', lambda *_: None)
+    args = argparse.Namespace(
+        config='', topology=['v5e:2x2', 'v5x:4x4'], per_chip_batch=8, no_search=True, keep=None
+    )
+    with pytest.raises(ValueError, match='unknown'):
+        plan.run(args, {})
+    assert 'images a second' not in capsys.readouterr().out
+    args.topology = ['v5e:2x2', 'v5e:4x4']
+    with pytest.raises(ValueError, match='does not fit'):
+        plan.run(args, {})
+    assert 'images a second' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('width', 'tables'), [(200, 1), (62, 2), (20, 4)])
+def test_plans_side_by_side(width: int, tables: int, tiny: dict[str, Any]) -> None:
+    """As many as a terminal has room for; where none is, all."""
+    planned = jcls.plan(jcls.build(tiny).config, 'cpu', per_chip_batch=8)
+    plans = [{**planned, 'topology': f'v5e:{i}x{i}'} for i in range(4)]
+    for terminal in (True, False):
+        console = Console(width=width, force_terminal=terminal, record=True, file=io.StringIO())
+        plan_table.show(plans, console)
+        text = console.export_text()
+        assert text.count('for each chip') == (tables if terminal else 1)
+        assert all(f'v5e:{i}x{i}' in text for i in range(4))
 
 
 def test_this_machine_is_measured(tiny: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
@@ -304,7 +508,7 @@ def test_this_machine_is_measured(tiny: dict[str, Any], capsys: pytest.CaptureFi
     assert found['input_images_per_second_per_core'] == 321
     assert (found['time_from'], found['per_chip_batch']) == ('measured', 16)
     assert found['images_per_second'] == pytest.approx(16 / found['step_seconds'])
-    plan.show([found], Console(width=100))
+    plan_table.show([found], Console(width=100))
     out = capsys.readouterr().out
     assert 'measured' in out
     assert '321' in out

@@ -1,12 +1,12 @@
 """The accelerators that a plan knows, with what their makers publish about each.
 
-Of a TPU's clock nothing is published; it follows from the peak: every matrix unit of side s does
-s * s multiply-adds a cycle.
+Of a TPU's clock nothing is published; it follows from the peak and the multiply-adds of a cycle
+that the compiler reckons with, which its estimate of a large matrix product shows.
 
 Sources: docs.cloud.google.com/tpu/docs, pages "TPU v2" to "TPU7x" (peak, memory, interconnect,
-matrix units, vCPUs of a host); Jouppi et al. 2020, "A domain-specific supercomputer for training
-deep neural networks", table 3 (links of v2 and v3); NVIDIA's data sheets and architecture white
-papers of A100, H100, H200 and B200 in their SXM form (dense bfloat16), and
+matrix units, shapes, vCPUs of a host); Jouppi et al. 2020, "A domain-specific supercomputer for
+training deep neural networks", table 3 (links of v2 and v3); NVIDIA's data sheets and architecture
+white papers of A100, H100, H200 and B200 in their SXM form (dense bfloat16), and
 docs.cloud.google.com/compute/docs/gpus (vCPUs of a host with eight).
 """
 
@@ -28,30 +28,47 @@ class Chip(NamedTuple):
     link: float  # bytes, one way, over all links to other chips of the slice or host
     host_chips: int  # of a host
     host_cores: int  # virtual ones of a host
-    multiply_adds: int = 0  # a cycle, all matrix units of a TPU; 0: unknown
-    network: float = 50 * GB / 8  # bytes, one way, of each chip's share of the network of hosts
+    multiply_adds: int = 0  # of a TPU: a cycle, all matrix units
+    axes: int = 0  # of a TPU: those of its slices
+    ring: int = 0  # of a TPU: an axis whose side is a multiple of it is a ring
+    largest: int = 0  # of a TPU: chips of the largest slice
+    devices: int = 1  # that JAX makes of a chip
+    network: float = 0  # of a GPU: bytes, one way, of its share of the network of hosts
 
     @property
     def clock(self) -> float | None:
         """Cycles a second of a TPU's core."""
         return self.flops / (2 * self.multiply_adds) if self.multiply_adds else None
 
+    @property
+    def usable(self) -> int:
+        """Bytes of its memory that JAX uses."""
+        return self.memory if self.platform == 'tpu' else self.memory * 3 // 4
 
+
+# fmt: off
 CHIPS: dict[str, Chip] = {
-    'v2': Chip('tpu', 'TPU v2', 46 * TERA, 16 * GIB, 700 * GB, 248 * GB, 4, 96, 2 * 128**2),
-    'v3': Chip('tpu', 'TPU v3', 123 * TERA, 32 * GIB, 900 * GB, 328 * GB, 4, 96, 4 * 128**2),
-    'v4': Chip('tpu', 'TPU v4', 275 * TERA, 32 * GIB, 1228 * GB, 300 * GB, 4, 240, 8 * 128**2),
-    'v5e': Chip('tpu', 'TPU v5e', 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 4, 112, 4 * 128**2),
-    'v5p': Chip('tpu', 'TPU v5p', 459 * TERA, 95 * GIB, 2765 * GB, 600 * GB, 4, 208, 8 * 128**2),
-    'v6e': Chip('tpu', 'TPU v6e', 918 * TERA, 32 * GIB, 1638 * GB, 400 * GB, 4, 180, 4 * 256**2),
-    'tpu7x': Chip('tpu', 'TPU7x', 2307 * TERA, 192 * GIB, 7380 * GB, 600 * GB, 4, 224),
+    'v2': Chip('tpu', 'TPU v2', 46 * TERA, 16 * GIB, 700 * GB, 248 * GB, 4, 96,
+               2 * 128**2, axes=2, ring=16, largest=256, devices=2),
+    'v3': Chip('tpu', 'TPU v3', 123 * TERA, 32 * GIB, 900 * GB, 328 * GB, 4, 96,
+               4 * 128**2, axes=2, ring=32, largest=1024, devices=2),
+    'v4': Chip('tpu', 'TPU v4', 275 * TERA, 32 * GIB, 1228 * GB, 300 * GB, 4, 240,
+               8 * 128**2, axes=3, ring=4, largest=4096),
+    'v5e': Chip('tpu', 'TPU v5e', 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 4, 112,
+                4 * 128**2, axes=2, ring=16, largest=256),
+    'v5p': Chip('tpu', 'TPU v5p', 459 * TERA, 95 * GIB, 2765 * GB, 600 * GB, 4, 208,
+                8 * 128**2, axes=3, ring=4, largest=6144),
+    'v6e': Chip('tpu', 'TPU v6e', 918 * TERA, 32 * GIB, 1638 * GB, 400 * GB, 4, 180,
+                4 * 256**2, axes=2, ring=16, largest=256),
+    'tpu7x': Chip('tpu', 'TPU7x', 2307 * TERA, 192 * GIB, 7380 * GB, 600 * GB, 4, 224,
+                  8 * 256**2, axes=3, ring=4, largest=9216, devices=2),
     'a100': Chip('gpu', 'A100', 312 * TERA, 80 * GB, 2039 * GB, 300 * GB, 8, 96, network=25 * GB),
     'h100': Chip('gpu', 'H100', 989 * TERA, 80 * GB, 3350 * GB, 450 * GB, 8, 208, network=50 * GB),
     'h200': Chip('gpu', 'H200', 989 * TERA, 141 * GB, 4800 * GB, 450 * GB, 8, 224, network=50 * GB),
-    'b200': Chip(
-        'gpu', 'B200', 2250 * TERA, 180 * GB, 8000 * GB, 900 * GB, 8, 224, network=50 * GB
-    ),
+    'b200': Chip('gpu', 'B200', 2250 * TERA, 180 * GB, 8000 * GB, 900 * GB, 8, 224,
+                 network=50 * GB),
 }
+# fmt: on
 
 # What XLA:GPU must know of a chip it cannot ask: streaming multiprocessors, MHz, L2 cache, shared
 # memory of a block and of a multiprocessor in KiB, compute capability.

@@ -1,11 +1,13 @@
-"""How long a compiled step takes on machines that are not here, and what it asks of their hosts.
+"""How long a compiled step takes on machines that are not here.
 
     step = cycles / clock + collectives                      (TPUs: the compiler estimates cycles)
     step = max(flops / peak, bytes / bandwidth) + collectives                      (the roofline)
 
-Collectives are assumed not to overlap with anything: c of them, of b bytes in all, over n chips
-take 2 (n - 1) / n b / link + c latency (a ring; all-gather and reduce-scatter are half of one). The
-link is the chip's, or between hosts without such links its share of the network.
+Collectives are assumed not to overlap with anything: an all-reduce of b bytes over n chips takes
+2 (n - 1) / n b / rate, and an all-gather or a reduce-scatter half of it, plus the latency of its
+hops. Of a TPU's links those count that lead to chips of the slice: along each of its axes two where
+the axis is a ring, else one. GPUs of a host reduce among themselves, and then each its share with
+those of the other hosts.
 """
 
 from __future__ import annotations
@@ -17,31 +19,48 @@ from jcls.machines.topology import Topology
 
 HOP = 1e-6  # seconds from a chip to the next, assumed
 LAUNCH = 10e-6  # seconds of a collective over GPUs, assumed
-ASSUMED = (
-    'collectives do not overlap with computation',
-    'a TPU hop takes 1 us, a collective of GPUs 10 us',
-    "memory: the libraries' work space on GPUs is not counted",
-    'rooflines are reached: peak rates as published, every byte that the compiler counts',
-)
+ASSUMED = {
+    'tpu': (
+        'collectives do not overlap with computation; a hop takes 1 us',
+        'cycles: as the compiler estimates them, which leaves out copies and the gradient of '
+        'max pooling',
+    ),
+    'gpu': (
+        'collectives do not overlap with computation; each takes 10 us to start',
+        'the time is a lower bound: peak rates in bfloat16 as published, every byte once',
+        'JAX uses 75 % of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION); work space of libraries is '
+        'not counted',
+    ),
+}
 
 
 def collective_seconds(collectives: Mapping[str, Mapping[str, int]], topology: Topology) -> float:
     """All collectives of a step, one after the other."""
-    chips, facts = topology.chips, topology.facts
-    if chips == 1:
+    if topology.chips == 1:
         return 0.0
-    between_hosts = topology.platform == 'gpu' and topology.hosts > 1
-    rate = facts.network if between_hosts else facts.link
+    pace, latency = _pace(topology), _latency(topology)
+    passes = {kind: 2 if kind == 'all-reduce' else 1 for kind in collectives}
+    return sum(
+        passes[kind] * (total['bytes'] * pace + total['count'] * latency)
+        for kind, total in collectives.items()
+    )
+
+
+def _pace(topology: Topology) -> float:
+    """Seconds that a reduce-scatter or an all-gather takes for each byte of the whole."""
+    facts, chips = topology.facts, topology.chips
     if topology.platform == 'tpu':
-        latency = HOP * sum(side // 2 for side in topology.shape)  # half around each ring
-    else:
-        latency = LAUNCH
-    seconds = 0.0
-    for kind, total in collectives.items():
-        passes = 2 if kind == 'all-reduce' else 1
-        seconds += passes * (chips - 1) / chips * total['bytes'] / rate
-        seconds += passes * latency * total['count']
-    return seconds
+        used = sum(2 if topology.is_ring(side) else side > 1 for side in topology.shape)
+        return (chips - 1) / chips / (facts.link * used / (2 * facts.axes))
+    hosts, gpus = topology.shape
+    inside = (gpus - 1) / gpus / facts.link
+    return inside + (hosts - 1) / hosts / gpus / facts.network
+
+
+def _latency(topology: Topology) -> float:
+    if topology.platform == 'gpu':
+        return LAUNCH
+    return HOP * sum(side // 2 if topology.is_ring(side) else side - 1 for side in topology.shape)
 
 
 def seconds(found: Mapping[str, Any], topology: Topology) -> dict[str, Any]:

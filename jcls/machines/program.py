@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -13,7 +13,10 @@ BITS = {
     'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16,
     's32': 32, 'u32': 32, 'f32': 32, 's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128,
 }  # fmt: skip
-FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')  # move no bytes
+FREE = (  # move no bytes
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
+    'while', 'conditional', 'call',
+)  # fmt: skip
 
 HEAD = r'^(ENTRY )?%?([\w.\-]+) .*\{$'
 LINE = r'^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$'
@@ -21,6 +24,7 @@ SHAPE = r'\b([a-z]+\d*)\[([\d,]*)\]'
 CYCLES = r'"estimated_cycles":"(\d+)"'
 TRIPS = r'"known_trip_count":\{"n":"(\d+)"\}'
 BODY = r'body=%?([\w.\-]+)'
+CONDITION = r'condition=%?([\w.\-]+)'
 CALLS = r'calls=%?([\w.\-]+)'
 OPERANDS = r'%([\w.\-]+)'
 CONTRACTED = r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # of a dot, of a call of cuBLAS
@@ -56,8 +60,7 @@ def instructions(text: str) -> Iterator[Instruction]:
         name = waiting.pop()
         for found in computations.get(name, ()):
             if found[3] == 'while' and (body := re.search(BODY, found[4])):
-                trips = re.search(TRIPS, found[4])
-                times[body[1]] = times[name] * (int(trips[1]) if trips else 1)
+                times[body[1]] = times[name] * _trips(found[4], computations)
                 kernels.add(body[1])
                 waiting.append(body[1])
             elif called := re.search(CALLS, found[4]):
@@ -67,6 +70,27 @@ def instructions(text: str) -> Iterator[Instruction]:
         for found in lines:
             label, shape, operation, rest = found.groups()
             yield Instruction(label, shape, operation, rest, times.get(name, 1), name in kernels)
+
+
+def _trips(rest: str, computations: dict[str, list[re.Match[str]]]) -> int:
+    """How often a loop runs: as the compiler notes, or else as its condition says (i < 4).
+
+    1 where neither tells.
+    """
+    if known := re.search(TRIPS, rest):
+        return int(known[1])
+    condition = re.search(CONDITION, rest)
+    lines = list(computations.get(condition[1], ())) if condition else []
+    for found in lines:  # grows by what is called
+        if called := re.search(CALLS, found[4]):
+            lines += computations.get(called[1], ())
+    bounds = [
+        int(match[0])
+        for found in lines
+        if found[3] == 'constant' and (match := re.match(r'\d+', found[4]))
+    ]
+    counts_up = any(found[3] == 'compare' and 'direction=LT' in found[4] for found in lines)
+    return bounds[0] if counts_up and len(bounds) == 1 else 1
 
 
 def size(shape: str) -> int:
@@ -98,18 +122,26 @@ def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
     }
     parts = {name: cores * count for name, count in parts.items()}
     cost = cost[0] if isinstance(cost, list) else cost
-    if not cost or 'bytes accessed' not in cost:  # GPUs' is None
-        cost = {'flops': float(flops(text)), 'bytes accessed': traffic(text)}
+    if cost and 'bytes accessed' in cost:  # in which loops run once
+        done = cost['flops'] * _repetition(flops, text)
+        moved = cost['bytes accessed'] * _repetition(traffic, text)
+    else:  # GPUs have none
+        done, moved = flops(text), traffic(text)
     return {
         **parts,
         'peak_bytes': sum(parts.values()),
-        'flops': cores * cost['flops'],
-        'bytes_accessed': cores * cost['bytes accessed'],
+        'flops': float(cores * done),
+        'bytes_accessed': float(cores * moved),
         'estimated_cycles': cycles(text),
         'collectives': collectives(text),
         'kernels': kernels(text),
         'costliest': costliest(text, 10),
     }
+
+
+def _repetition(count: Callable[..., int], text: str) -> float:
+    """How many times as much a program does as if its loops ran but once."""
+    return count(text) / max(count(text, loops=False), 1)
 
 
 def cycles(text: str) -> int | None:
@@ -124,33 +156,43 @@ def cycles(text: str) -> int | None:
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """{'all-reduce': {'count': ..., 'bytes': ...}, ...}: in a step, each chip's results."""
+    """{'all-reduce': {'count': ..., 'bytes': ...}, ...}: in a step, of each chip.
+
+    Bytes of the whole that a collective makes or divides: of an all-gather's result, else of the
+    operands.
+    """
     found: dict[str, dict[str, int]] = {}
-    for one in instructions(text):
+    every = list(instructions(text))
+    sizes = {one.name: size(one.shape) for one in every}
+    for one in every:
         kind = one.operation.removesuffix('-start')
         if kind in COLLECTIVES:
+            moved = sum(sizes.get(name, 0) for name in _operands(one))
+            if kind == 'all-gather':  # that starts gives its operand, too
+                moved = sizes[one.name] - (moved if one.operation != kind else 0)
             total = found.setdefault(kind, {'count': 0, 'bytes': 0})
             total['count'] += one.times
-            total['bytes'] += one.times * size(one.shape)
+            total['bytes'] += one.times * moved
     return found
 
 
-def flops(text: str) -> int:
+def flops(text: str, *, loops: bool = True) -> int:
     """Floating point operations of matrix products and convolutions, which are nearly all.
 
     Two for each product of an entry of a convolution's output and one of the filter that makes it;
-    the gradients need as many. Those of padding count, too.
+    the gradients need as many. Those of padding count, too. Without `loops` they run once.
     """
     every = list(instructions(text))
     sides = {one.name: _sides(one.shape) for one in every}
     total = 0
     for one in every:
+        times = one.times if loops else 1
         operands = [sides[name] for name in _operands(one) if name in sides]
         target = match[1] if (match := re.search(TARGET, one.rest)) else ''
         if one.operation == 'dot' or 'gemm' in target:
             inner = re.search(CONTRACTED, one.rest)
             depth = [operands[0][int(i)] for i in re.findall(r'\d+', inner[1])] if inner else []
-            total += 2 * one.times * math.prod(sides[one.name]) * math.prod(depth)
+            total += 2 * times * math.prod(sides[one.name]) * math.prod(depth)
         elif one.operation == 'convolution' or 'cudnn$conv' in target:
             y, w = sides[one.name], operands[1]
             if 'BackwardInput' in target:
@@ -159,7 +201,7 @@ def flops(text: str) -> int:
                 y, w = operands[1], sides[one.name]
             labels = re.search(LABELS, one.rest)
             features = w[labels[1].index('o')] if labels else 1
-            total += 2 * one.times * math.prod(y) * math.prod(w) // features
+            total += 2 * times * math.prod(y) * math.prod(w) // features
     return total
 
 
@@ -173,14 +215,18 @@ def _operands(one: Instruction) -> list[str]:
     return re.findall(OPERANDS, one.rest.split('), ')[0])
 
 
-def traffic(text: str) -> int:
-    """Bytes that the kernels of a step read and write, every operand and result once."""
-    sizes = {one.name: size(one.shape) for one in instructions(text)}
+def traffic(text: str, *, loops: bool = True) -> int:
+    """Bytes that the kernels of a step read and write, every operand and result once.
+
+    Without those of collectives, which take their own time. Without `loops` they run once.
+    """
+    every = list(instructions(text))
+    sizes = {one.name: size(one.shape) for one in every}
     total = 0
-    for one in instructions(text):
-        if one.entry and one.operation not in (*FREE, 'while', 'conditional', 'call'):
+    for one in every:
+        if one.entry and one.operation not in FREE and not one.operation.startswith(COLLECTIVES):
             read = sum(sizes.get(name, 0) for name in _operands(one))
-            total += one.times * (sizes[one.name] + read)
+            total += (one.times if loops else 1) * (sizes[one.name] + read)
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from typing import Any, NamedTuple
@@ -32,6 +33,16 @@ class Topology(NamedTuple):
             return -(-self.chips // self.facts.host_chips)
         return self.shape[0]
 
+    @property
+    def host_cores(self) -> float:
+        """Of each host: a part of a host has its part of the cores."""
+        part = min(1, self.chips / self.hosts / self.facts.host_chips)
+        return self.facts.host_cores * part
+
+    def is_ring(self, side: int) -> bool:
+        """Whether an axis of a TPU slice with `side` chips is closed."""
+        return side % self.facts.ring == 0
+
 
 def parse(name: str) -> Topology:
     """The topology called `name`: 'v5e:2x2', 'v4:2x2x1', 'gpu:h100x8', 'gpu:2xh100x8' or 'cpu'.
@@ -52,9 +63,30 @@ def parse(name: str) -> Topology:
         if not found or kind not in _names('tpu'):
             raise _unknown(name, kind, 'tpu')
         topology = Topology(name, 'tpu', kind, tuple(map(int, rest.split('x'))))
+        _check_slice(topology)
     if not topology.chips:
         raise ValueError(f'--topology={name}: that has no chips')
     return topology
+
+
+def _check_slice(topology: Topology) -> None:
+    """Refuse a TPU slice that does not exist."""
+    facts, shape = topology.facts, topology.shape
+    if facts.axes == 2:
+        sides = [2**i for i in range(6) if 4**i <= facts.largest]
+        known: list[tuple[int, ...]] = [
+            (a, b) for a in sides for b in sides if a == b or (a > 1 and 2 * a == b)
+        ]
+        more = ''
+    else:
+        known = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8)]
+        more = f' and others whose sides are multiples of 4, up to {facts.largest:,} chips'
+    large = len(shape) == 3 == facts.axes and not any(side % 4 for side in shape)
+    if shape not in known and not (large and 0 < topology.chips <= facts.largest):
+        texts = ', '.join('x'.join(map(str, one)) for one in known)
+        raise ValueError(
+            f'--topology={topology.name}: {facts.name} has no such slice; there are {texts}{more}'
+        )
 
 
 def _names(platform: str) -> list[str]:
@@ -84,21 +116,23 @@ def devices(topology: Topology) -> list[Any]:
         text = f'{topology.chip}:{"x".join(map(str, topology.shape))}'
         if topology.chips < topology.facts.host_chips:  # a part of a host
             options['chips_per_host_bounds'] = [*topology.shape, 1][:3]
-        extra = 'tpu'
+        if topology.chip == 'v4':  # as JAX uses it on the machine itself: both cores as one
+            options['chip_config_name'] = 'megacore'
+        platform, extra, plugins = 'tpu', 'tpu', ['libtpu']
     else:
         text = topology.chip
         options['topology'] = f'1x{topology.shape[0]}x{topology.shape[1]}'  # slices, hosts, GPUs
         options['target_config'] = target_config(topology.chip)
-        extra = 'cuda12'
+        platform, extra = 'cuda', 'cuda12'
+        plugins = ['jax_cuda12_plugin', 'jax_cuda13_plugin']
+    if not any(importlib.util.find_spec(name) for name in plugins):
+        raise ValueError(
+            f'--topology={topology.name} needs the compiler for it, which runs without the '
+            f"hardware: pip install 'jax[{extra}]=={jax.__version__}'"
+        )
     try:
-        platform = {'tpu': 'tpu', 'gpu': 'cuda'}[topology.platform]
         found = topologies.get_topology_desc(text, platform, **options).devices
     except Exception as error:  # of whatever kind the plugin raises
         reason = str(error).strip().split('\n')[0]
-        if 'not installed' in reason or 'nknown backend' in reason or 'plugin' in reason.lower():
-            raise ValueError(
-                f'--topology={topology.name} needs the compiler for it, which runs without the '
-                f"hardware: pip install 'jax[{extra}]=={jax.__version__}'"
-            ) from None
         raise ValueError(f'--topology={topology.name}: the compiler refuses it: {reason}') from None
     return list(found)

@@ -30,6 +30,8 @@ KINDS = {  # what JAX calls the chips of the table
     'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
 }  # fmt: skip
 
+OTHERS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')  # GPUs whose peaks are not the table's
+
 
 def bench_step(
     experiment: Experiment, *, steps: int = 20, rounds: int = 3, trace: str | None = None
@@ -111,7 +113,7 @@ def _peaks(device: Any) -> tuple[float, float]:
     """Operations and bytes a second that a device can do at most."""
     chip = _chip(device.device_kind)
     if chip is not None:
-        return chip.flops, chip.bandwidth
+        return chip.flops / chip.devices, chip.bandwidth / chip.devices
     side, bytes_moved = 2048, 2**28
     a = jnp.ones((side, side), jnp.float32)
     product = _fastest(jax.jit(lambda a: a @ a), a)
@@ -122,6 +124,8 @@ def _peaks(device: Any) -> tuple[float, float]:
 
 def _chip(kind: str) -> Chip | None:
     names = [KINDS[kind]] if kind in KINDS else [n for n in CHIPS if n in kind.lower()]
+    if any(other in kind for other in OTHERS):
+        return None
     return CHIPS[names[0]] if names else None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jcls.assembly import build_or_assume
+from jcls.experiment import Experiment
 from jcls.machines import program
 from jcls.machines.topology import Topology, devices, parse
 
@@ -45,13 +46,13 @@ def compiled(
       config: complete, of plain values.
       topology: see `jcls.machines.topology.parse`.
       per_chip_batch: instead of the config's batch.
-      steps: of 'train' and 'eval'.
+      steps: of 'train' (with the largest images), 'phases' (with those of every size) and 'eval'.
       keep: the folder of earlier results; None keeps none.
 
     Returns:
-      {'train': {...}, 'eval': {...}}: of each the facts of `jcls.machines.program.analysis`, or
-      {'error': ...} where the program does not fit into the chip's memory; and 'run', facts of the
-      whole run.
+      {'train': {...}, 'phases': [{'steps': N, ...}, ...], 'eval': {...}}: of each the facts of
+      `jcls.machines.program.analysis`, or {'error': ...} where the program does not fit into the
+      chip's memory; and 'run', facts of the whole run.
 
     Raises:
       ValueError: what the other process found wrong.
@@ -89,30 +90,50 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
     experiment, _ = build_or_assume(config, found)
-    state = experiment.state_shapes()
-    programs: dict[str, tuple[Any, Any]] = {
-        'train': (experiment.train_step, (state, experiment.train_shapes())),
-        'eval': (experiment.eval_step, (state.variables, experiment.eval_shapes())),
-    }
-    horizon, every = experiment.horizon, experiment.every['evaluate']
-    result: dict[str, Any] = {
-        'run': {
-            'batch_size': horizon.batch_size,
-            'train_examples': len(experiment.data.train),
-            'steps': horizon.total,
-            'evaluations': -(-horizon.total // every) if every else 1,
-            'eval_batch_size': experiment.evaluate.batch_size or horizon.batch_size,
-            'eval_examples': len(experiment.data.val),
-            'image_shape': experiment.image_shape,
-            'dtype': config['model']['dtype'],
-        }
-    }
+    shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.phases}
+    largest = max(shapes, key=lambda begin: shapes[begin]['image'].size)
+    result: dict[str, Any] = {'run': _run(experiment, shapes[largest]['image'].shape[1:])}
+    state, key = (
+        experiment.state_shapes(),
+        json.dumps([config['compiler'], config['deterministic']]),
+    )
+
+    def facts(step: Any, *operands: Any) -> dict[str, Any]:
+        return _analysed(step.lower(*operands), topology, len(found), key, request['keep'])
+
     for name in request['steps']:
-        step, shapes = programs[name]
-        lowered = step.lower(*shapes)
-        key = json.dumps([topology.name, config['compiler']])
-        result[name] = _analysed(lowered, topology, len(found), key, request['keep'])
+        if name == 'train':
+            result[name] = facts(experiment.train_step, state, shapes[largest])
+        elif name == 'eval':
+            result[name] = facts(experiment.eval_step, state.variables, experiment.eval_shapes())
+        else:
+            ends = [*list(shapes)[1:], experiment.horizon.total]
+            result[name] = [
+                {'steps': end - begin}
+                | (
+                    result['train']
+                    if begin == largest
+                    else facts(experiment.train_step, state, shapes[begin])
+                )
+                for begin, end in zip(shapes, ends, strict=True)
+            ]
     return result
+
+
+def _run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Facts of the whole run; batches of all its evaluations."""
+    horizon, every, settings = experiment.horizon, experiment.every['evaluate'], experiment.evaluate
+    size = settings.batch_size or horizon.batch_size
+    times = (-(-horizon.total // every) if every else 1) + settings.at_start
+    sets = (1 + (experiment.ema is not None)) * -(-len(experiment.data.val) // size)
+    return {
+        'batch_size': horizon.batch_size,
+        'train_examples': len(experiment.data.train),
+        'eval_batch_size': size,
+        'eval_batches': times * (sets + -(-settings.train_examples // size)),
+        'image_shape': image_shape,
+        'dtype': experiment.config['model']['dtype'],
+    }
 
 
 def with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
@@ -129,7 +150,11 @@ def _analysed(
 ) -> dict[str, Any]:
     """`analysis`, or what was kept of it."""
     versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
-    text = '\n'.join([lowered.as_text(), key, *versions, Path(program.__file__).read_text()])
+    # All that the result depends on: program, machine, options, libraries, and how it is read.
+    options = [f'{name}={os.environ.get(name, "")}' for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')]
+    sources = [file.read_text() for file in sorted(Path(program.__file__).parent.glob('*.py'))]
+    known = [topology.name, key, *options, *versions, *sources]
+    text = '\n'.join([lowered.as_text(), *known])
     file = Path(keep or '.') / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
     if keep and file.exists():
         return json.loads(file.read_text())

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from jcls.assembly import build_or_assume, load_config
 from jcls.data import disk
@@ -24,12 +23,10 @@ from jcls.data.runtime import cores
 from jcls.machines import predict
 from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
-from jcls.tools import bench_step, measured
+from jcls.tools import bench_step, fit, measured, plan_table
 from jcls.tools.compile import compiled, with_batch
 
-BATCHES = 16  # the largest batch is found among multiples of this
-TRIES = 4  # programs compiled at most in search of it
-CURES = 'config.model.remat=True, a larger config.accumulate, or a smaller image'
+CURES = 'config.model.remat=True, a larger config.accumulate or a smaller image saves memory'
 
 
 def plan(
@@ -54,30 +51,52 @@ def plan(
     Returns:
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
       `jcls.machines.program.analysis`, and of its time those of `jcls.machines.predict.seconds`;
-      images_per_second (of all chips), hours (of the recipe, with its evaluations),
+      images_per_second (of all chips), hours (of the recipe, with its evaluations), host_cores,
       host_images_per_second_per_core (that the input pipeline must deliver),
       input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
-      not), memory_bytes (that a chip has), largest_batch (None: not searched), eval (the evaluation
-      step's facts) and assumptions.
+      not), memory_bytes (that a chip has), usable_bytes (of it, by JAX), largest_batch (None: not
+      searched), eval (the evaluation step's facts) and assumptions.
 
     Raises:
       ValueError: for a topology that is none, or no compiler; where the step does not fit, with
         the largest batch that does, or what would help.
     """
     machines, tree = parse(topology), json.loads(json.dumps(plain(config)))
+    if per_chip_batch is not None and per_chip_batch < 1:
+        raise ValueError(f'--per_chip_batch={per_chip_batch}: at least 1')
     if machines.platform == 'cpu':
         return _measured(tree, per_chip_batch)
+    if per_chip_batch is None and tree['batch_size'] % machines.chips:
+        raise ValueError(
+            f'--topology={topology}: config.batch_size={tree["batch_size"]} does not divide over '
+            f'{machines.chips} chips; --per_chip_batch=N plans for another'
+        )
     folder = disk.folder() / 'plans' if keep == 'auto' else None
     if keep not in ('auto', None):
         folder = Path(str(keep)).expanduser()
-    found = compiled(tree, machines, per_chip_batch=per_chip_batch, keep=folder)
+    found = compiled(
+        tree,
+        machines,
+        per_chip_batch=per_chip_batch,
+        steps=('train', 'phases', 'eval'),
+        keep=folder,
+    )
     run, train, evaluation = found['run'], found['train'], found['eval']
     batch = run['batch_size'] // machines.chips
-    memory = machines.facts.memory
-    most = run['train_examples'] // machines.chips
-    largest = _largest(tree, machines, batch, train, most, folder) if search else None
-    if _excess(train, memory):
-        raise ValueError(_too_large(machines, batch, train, largest))
+    largest = None
+    if search:
+        most = run['train_examples'] // machines.chips
+        largest = fit.largest_batch(tree, machines, batch, train, most, folder)
+    if fit.excess(train, machines):
+        helps = [f'{largest} fit: config.batch_size={largest * machines.chips}'] if largest else []
+        helps += fit.cures(tree, machines, batch, folder) if search else []
+        text = '; or '.join(helps) or CURES
+        raise ValueError(fit.too_large(machines, batch, train, 'a training step', text))
+    if fit.excess(evaluation, machines):
+        size, text = run['eval_batch_size'] // machines.chips, 'Set a smaller config.evaluate.'
+        raise ValueError(
+            fit.too_large(machines, size, evaluation, 'an evaluation step', f'{text}batch_size')
+        )
     times = predict.seconds(train, machines)
     rate = run['batch_size'] / times['step_seconds']
     return {
@@ -92,15 +111,17 @@ def plan(
         'collectives': sum(kind['count'] for kind in train['collectives'].values()),
         'collective_bytes': sum(kind['bytes'] for kind in train['collectives'].values()),
         'collectives_by_kind': train['collectives'],
-        'memory_bytes': memory,
+        'memory_bytes': machines.facts.memory,
+        'usable_bytes': machines.facts.usable,
         'largest_batch': largest,
         **times,
         'images_per_second': rate,
-        'hours': _hours(run, times, evaluation, machines),
-        'host_images_per_second_per_core': rate / machines.hosts / machines.facts.host_cores,
+        'hours': _hours(found, machines),
+        'host_cores': machines.host_cores,
+        'host_images_per_second_per_core': rate / machines.hosts / machines.host_cores,
         'input_images_per_second_per_core': measured.per_core(tree),
         'eval': evaluation,
-        'assumptions': predict.ASSUMED,
+        'assumptions': _assumptions(tree, machines),
     }
 
 
@@ -125,12 +146,14 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'collective_bytes': sum(kind['bytes'] for kind in every.values()),
         'collectives_by_kind': every,
         'memory_bytes': None,
+        'usable_bytes': None,
         'largest_batch': None,
         'collective_seconds': None,
         'cycle_seconds': None,
         'roofline_bound': 'not told',
         'time_from': 'measured',
         'hours': run.total * found['step_seconds'] / 3600,
+        'host_cores': cores(),
         'host_images_per_second_per_core': found['images_per_second'] / cores(),
         'input_images_per_second_per_core': measured.per_core(tree),
         'eval': None,
@@ -138,147 +161,50 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
     }
 
 
-def _excess(found: Mapping[str, Any], memory: int) -> bool:
-    return 'error' in found or found['peak_bytes'] > memory
+def _hours(found: Mapping[str, Any], on: Topology) -> float:
+    """Of the whole recipe: training images of every size, and evaluations."""
+    run = found['run']
+    seconds = [
+        phase['steps'] * predict.seconds(phase, on)['step_seconds'] for phase in found['phases']
+    ]
+    seconds.append(run['eval_batches'] * predict.seconds(found['eval'], on)['step_seconds'])
+    return sum(seconds) / 3600
 
 
-def _hours(
-    run: Mapping[str, Any], times: Mapping[str, Any], evaluation: Mapping[str, Any], on: Topology
-) -> float:
-    steps = run['steps'] * times['step_seconds']
-    batches = run['evaluations'] * -(-run['eval_examples'] // run['eval_batch_size'])
-    if not _excess(evaluation, on.facts.memory):
-        steps += batches * predict.seconds(evaluation, on)['step_seconds']
-    return steps / 3600
-
-
-def _largest(
-    tree: dict[str, Any],
-    on: Topology,
-    batch: int,
-    train: Mapping[str, Any],
-    most: int,
-    keep: Path | None,
-) -> int | None:
-    """The largest batch of a chip that fits, of the multiples of `BATCHES`; None if none does.
-
-    At most `most`, of which the dataset has one.
-
-    Memory grows almost in proportion to the batch: two programs predict it, and a few more make
-    sure.
-    """
-    memory = on.facts.memory
-    peaks = {batch: train['peak_bytes']} if 'peak_bytes' in train else {}
-    fits, fails = (0, batch) if _excess(train, memory) else (batch, most + 1)
-    for _ in range(TRIES):
-        if len(peaks) > 1:  # on a line
-            (small, low), *_, (big, high) = sorted(peaks.items())
-            guess = small + (memory - low) * (big - small) / max(high - low, 1)
-        else:
-            guess = (fits + fails) / 2 if fails <= most else 2 * fits
-        # Between what is known to fit and what is known not to, and a multiple if there is one.
-        guess = min(max(int(guess) // BATCHES * BATCHES, fits + BATCHES), fails - 1, most)
-        guess = guess // BATCHES * BATCHES or guess
-        if guess <= fits:
-            break
-        found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
-        if 'peak_bytes' in found:
-            peaks[guess] = found['peak_bytes']
-        fits, fails = (fits, guess) if _excess(found, memory) else (guess, fails)
-    return fits or None
-
-
-def _too_large(on: Topology, batch: int, train: Mapping[str, Any], largest: int | None) -> str:
-    reason = train.get('error') or (
-        f'it needs {train["peak_bytes"] / 1e9:.2f} GB, and a chip has {on.facts.memory / 1e9:.2f}'
-    )
-    cure = f'{largest} fit: config.batch_size={largest * on.chips}' if largest else ''
-    return (
-        f'--topology={on.name}: a training step with {batch} images a chip does not fit ({reason}).'
-        f' Of smaller ones, {cure or "none that was tried fits"}. Otherwise {CURES} saves memory'
-    )
-
-
-def show(plans: list[dict[str, Any]], console: Console) -> None:
-    """A column for each plan, as many side by side as the terminal has room for."""
-    rest = [_lines(one) for one in plans]
-    widths = [max(map(len, column.values())) + 2 for column in rest]
-    names = max(map(len, rest[0])) if rest else 0
-    while rest:
-        count = len(rest)
-        while console.is_terminal and count > 1 and names + sum(widths[:count]) > console.width:
-            count -= 1
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for _ in range(1 + count):
-            table.add_column(justify='right' if table.columns else 'left', no_wrap=True)
-        for name in rest[0]:
-            table.add_row(name, *(column[name] for column in rest[:count]))
-        console.width = max(console.width, names + sum(widths[:count]))
-        console.print(table)
-        rest, widths = rest[count:], widths[count:]
-        if rest:
-            console.print()
-    for text in dict.fromkeys(text for one in plans for text in one['assumptions']):
-        console.print(f'assumed: {text}', highlight=False)
-
-
-def _lines(one: Mapping[str, Any]) -> dict[str, str]:
-    def gigabytes(key: str) -> str:
-        return '-' if one[key] is None else f'{one[key] / 1e9:.2f} GB'
-
-    def milliseconds(key: str) -> str:
-        return '-' if one[key] is None else f'{1e3 * one[key]:.1f} ms'
-
-    def cycles(of: int, digits: int) -> str:
-        count = one['estimated_cycles']
-        return '-' if count is None else f'{count / of / 1e6:.{digits}f} M'
-
-    measured_here = one['input_images_per_second_per_core']
-    return {
-        'for each chip, unless of all': one['topology'],
-        'chips (of all), hosts': f'{one["chips"]:,}, {one["hosts"]:,}',
-        'batch': str(one['per_chip_batch']),
-        'largest batch that fits': str(one['largest_batch'] or '-'),
-        'memory: arguments': gigabytes('argument_bytes'),
-        'memory: temporaries': gigabytes('temporary_bytes'),
-        'memory: peak': gigabytes('peak_bytes'),
-        'memory: there is': gigabytes('memory_bytes'),
-        'floating point operations': f'{one["flops"] / 1e12:.2f} T',
-        'bytes accessed': gigabytes('bytes_accessed'),
-        'kernels': f'{sum(one["kernels"].values()):,}',
-        'collectives': f'{one["collectives"]:,}',
-        'collectives: bytes': f'{one["collective_bytes"] / 1e6:.1f} MB',
-        'estimated cycles': cycles(1, 1),
-        'estimated cycles an image': cycles(one['per_chip_batch'], 3),
-        'step': milliseconds('step_seconds'),
-        'step: roofline': milliseconds('roofline_seconds'),
-        'step: of that, collectives': milliseconds('collective_seconds'),
-        'step: told from': one['time_from'],
-        'bound by': one['roofline_bound'],
-        'images a second (of all)': f'{one["images_per_second"]:,.0f}',
-        'hours of the recipe (of all)': f'{one["hours"]:.1f}',
-        'images a second a host core must feed': f'{one["host_images_per_second_per_core"]:.0f}',
-        'bench input measured here, of a core': f'{measured_here:.0f}' if measured_here else '-',
-    }
+def _assumptions(tree: Mapping[str, Any], on: Topology) -> tuple[str, ...]:
+    told = [*predict.ASSUMED[on.platform]]
+    if on.platform == 'gpu' and tree['model']['dtype'] != 'bfloat16':
+        told.append(
+            f'the peak rate is that of bfloat16, though model.dtype is {tree["model"]["dtype"]}'
+        )
+    if len(tree['sizes']):
+        told.append('memory and step are those of the largest images; the hours are of all sizes')
+    if tree['distill']['name'] != 'none':
+        told.append("the teacher's forward pass is not counted")
+    return tuple(told)
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verb: plan for each topology, one after the other."""
     config, console = load_config(args.config, overrides), Console(soft_wrap=True, markup=False)
-    plans = []
     for name in args.topology:
-        began = time.perf_counter()
-        with Console(stderr=True).status(f'compiling for {name} (minutes)'):
-            plans.append(
-                plan(
-                    config,
-                    name,
-                    per_chip_batch=args.per_chip_batch,
-                    search=not args.no_search,
-                    keep=args.keep or None,
+        parse(name)  # before minutes are spent on others
+    plans = []
+    try:
+        for name in args.topology:
+            began = time.perf_counter()
+            with Console(stderr=True).status(f'compiling for {name} (minutes)'):
+                plans.append(
+                    plan(
+                        config,
+                        name,
+                        per_chip_batch=args.per_chip_batch,
+                        search=not args.no_search,
+                        keep=args.keep or None,
+                    )
                 )
-            )
-        took = time.perf_counter() - began
-        console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
-    show(plans, console)
+            took = time.perf_counter() - began
+            console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
+    finally:  # one that fails does not take the others with it
+        plan_table.show(plans, console)
     return plans
