@@ -265,13 +265,15 @@ class Experiment:
         }
 
     def data_facts(self) -> dict[str, Any]:
-        """What must be the same on all hosts: the examples, and of their labels a checksum."""
+        """What must be the same on all hosts: how many examples, and checksums of some of them."""
         train, val = self.data.train, self.data.val
         return {
             'training images': len(train),
             'held-out images': len(val),
             'classes': len(train.classes),
             'checksum of class names': zlib.crc32('\n'.join(train.classes).encode()),
+            'checksum of training images and labels': train.checksum(),
+            'checksum of held-out images and labels': val.checksum(),
         }
 
     def describe(self) -> str:

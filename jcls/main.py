@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,21 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         code, result = _train(args, overrides) if args.verb == 'train' else _verb(args, overrides)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get('JCLS_TRACEBACK'):
-            raise
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_ERROR
-    except RuntimeError as error:
-        if type(error).__name__ != 'JaxRuntimeError' or not _has_peers():
-            raise
-        print(f'error: a process of this run failed; see its output ({error})', file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_ERROR)  # a proper exit would wait for the one that failed
     except KeyboardInterrupt:
         print('interrupted; what was saved before is intact', file=sys.stderr)
-        return EXIT_KILLED
+        return _leave(EXIT_KILLED)
+    except Exception as error:
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        if _has_peers() and type(error).__name__ == 'JaxRuntimeError':
+            print(f'error: a process of this run failed; see its output ({error})', file=sys.stderr)
+        elif expected and not os.environ.get('JCLS_TRACEBACK'):
+            print(f'error: {error}', file=sys.stderr)
+        elif _has_peers():
+            traceback.print_exc()
+        else:
+            raise
+        return _leave(EXIT_ERROR)
     if args.json:
         print(json.dumps(result))
     return code
@@ -120,9 +120,15 @@ def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any
 
 
 def _has_peers() -> bool:
-    import jax
+    return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
 
-    return jax.process_count() > 1
+
+def _leave(code: int) -> int:
+    if not _has_peers():
+        return code
+    from jcls.training import launch
+
+    return launch.leave(code)
 
 
 def _set_up_logging() -> None:

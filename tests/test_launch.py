@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import environment
 from test_processes import start
 
+from jcls.data import examples
 from jcls.training import launch
 
 
@@ -26,7 +30,7 @@ from jcls.training import launch
         ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
         ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
         ({'TPU_WORKER_HOSTNAMES': 'a'}, False),
-        (dict.fromkeys(launch.BY_HAND, '1'), True),
+        (dict(zip(launch.BY_HAND, ('host:1234', '2', '1'), strict=True)), True),
     ],
 )
 def test_peers_are_found_in_the_environment(env: dict[str, str], expected: bool) -> None:
@@ -62,8 +66,6 @@ def test_a_missing_host_is_told_after_the_stated_time(index: int, tmp_path: Path
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as free:
         free.bind(('localhost', 0))
         return free.getsockname()[1]
@@ -83,17 +85,19 @@ def test_a_host_with_another_config_is_named(tmp_path: Path) -> None:
 
 
 AGREE = """
-import json, sys
+import json, sys, tempfile
+from pathlib import Path
 import jax
 from jcls.training import launch
 launch.initialize()
 index = jax.process_index()
 if index == 1 and sys.argv[1] == 'code':
     launch._code = lambda: 'another'
-data = {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
+data = lambda: {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
+workdir = Path(sys.argv[2]) / ('other' if index == 1 and sys.argv[1] == 'workdir' else 'run')
 config = {'seed': 0, 'data': {'dir': f'/host{index}'}}
 try:
-    launch.agree(config, data)
+    launch.agree(config, data, workdir)
     print(json.dumps(''))
 except ValueError as error:
     print(json.dumps(str(error)))
@@ -106,14 +110,92 @@ except ValueError as error:
         ('nothing', ''),
         ('code', "code: jcls = 'another'; process 0 on"),
         ('data', 'data: training images = 11; process 0 on'),
+        ('workdir', '/other) does not see what process 0 on'),
     ],
 )
-def test_code_and_data_are_compared_and_folders_are_not(what, message, run_python) -> None:
-    """A host may have its data elsewhere, but the same, and the same code."""
-    for output in run_python(AGREE, what, processes=2):
+def test_code_and_data_are_compared_and_folders_are_not(
+    what: str, message: str, run_python: Any, tmp_path: Path
+) -> None:
+    """A host may have its data elsewhere, but the same, and the same code and workdir."""
+    shared = tmp_path / 'shared'
+    for output in run_python(AGREE, what, str(shared), processes=2):
         found = json.loads(output.strip().split('\n')[-1])
         assert message in found
         assert bool(found) == bool(message)
+    assert [entry.name for entry in shared.glob('*')] == (['run'] if what == 'nothing' else [])
+    assert not list(shared.glob('run/.*'))
+
+
+def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
+    """Other labels, or other images, are other data; the same are the same."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (50, 4, 4, 3), np.uint8)
+    labels = np.arange(50) % 2
+
+    def checksum(images: np.ndarray, labels: np.ndarray) -> int:
+        return examples.from_memory(images, labels, ('a', 'b'), 'image').checksum()
+
+    assert checksum(images, labels) == checksum(images.copy(), labels.copy())
+    assert checksum(images, labels) != checksum(images, 1 - labels)
+    assert checksum(images, labels) != checksum(images[::-1].copy(), labels)
+
+
+@pytest.mark.parametrize(
+    ('address', 'count', 'index', 'message'),
+    [
+        ('localhost', '2', '0', 'must be host:port'),
+        ('localhost:http', '2', '0', 'must be host:port'),
+        ('host:99999', '2', '1', 'must be host:port'),
+        ('host:1234', 'two', '1', 'JAX_NUM_PROCESSES=two: must be a whole number, at least 1'),
+        ('host:1234', '2', '-1', 'JAX_PROCESS_ID=-1: must be a whole number, at least 0'),
+        ('host:1234', '2', '2', 'JAX_NUM_PROCESSES=2: processes count from 0'),
+    ],
+)
+def test_a_wrong_address_is_refused(address: str, count: str, index: str, message: str) -> None:
+    """Before JAX is asked, which would end with a traceback."""
+    env = dict(zip(launch.BY_HAND, (address, count, index), strict=True))
+    with pytest.raises(ValueError, match=message):
+        launch.has_peers(env)
+
+
+def test_a_port_in_use_is_refused() -> None:
+    """The first process must listen there; JAX would crash."""
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        address = f'localhost:{taken.getsockname()[1]}'
+        with pytest.raises(ValueError, match='cannot listen at the port'):
+            launch.has_peers(dict(zip(launch.BY_HAND, (address, '2', '0'), strict=True)))
+        assert launch.has_peers(dict(zip(launch.BY_HAND, (address, '2', '1'), strict=True)))
+
+
+@pytest.mark.parametrize(
+    ('env', 'expected'),
+    [
+        ({'SLURM_STEP_TASKS_PER_NODE': '1(x4)'}, []),
+        ({'SLURM_STEP_TASKS_PER_NODE': '1'}, []),
+        ({'SLURM_STEP_TASKS_PER_NODE': '8(x4)'}, None),
+        ({'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, []),
+        ({'OMPI_COMM_WORLD_LOCAL_SIZE': '8'}, None),
+        ({'OMPI_COMM_WORLD_LOCAL_SIZE': '1', 'JAX_LOCAL_DEVICE_IDS': '0,1'}, None),
+        ({}, None),
+    ],
+)
+def test_a_process_alone_on_its_host_uses_all_of_its_gpus(env: dict[str, str], expected) -> None:
+    """JAX would give each process that a launcher starts one GPU."""
+    assert launch._local_device_ids(env) == expected
+
+
+def test_joining_without_an_address_says_what_is_missing(run_python: Any) -> None:
+    """--distributed=on where nothing tells who the others are."""
+    script = """
+from jcls.training import launch
+try:
+    launch.initialize('on')
+except ValueError as error:
+    print(error)
+"""
+    assert 'srun or mpirun, or set JAX_COORDINATOR_ADDRESS' in run_python(script)[0]
 
 
 def test_the_hash_of_the_code_changes_with_it(tmp_path: Path, monkeypatch) -> None:

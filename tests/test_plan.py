@@ -279,7 +279,7 @@ def test_accumulation_is_counted_in_full(tiny: dict[str, Any]) -> None:
 @pytest.mark.parametrize('group', [0, 8])
 def test_weak_scaling(tiny: dict[str, Any], group: int) -> None:
     """The same batch of a chip on more chips: as many cycles, collectives and bytes."""
-    tiny['norm'] = {'batch_size': group}
+    tiny['norm'], tiny['evaluate'] = {'batch_size': group}, {}
     config = jcls.build(tiny).config
     four, *more = (
         jcls.plan(config, name, per_chip_batch=8, search=False, keep=None)

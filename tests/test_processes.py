@@ -22,9 +22,33 @@ from jcls.training import launch
 from jcls.training import log as logs
 from jcls.training.checkpoint import FOLDER
 
+MAIN = ('-m', 'jcls.main')
+
+# The command line, but the 20th batch of this process fails.
+FAILS = """
+import sys
+from jcls import main
+from jcls.experiment import Experiment
+
+batches = Experiment._to_devices
+
+def failing(self, *args, **mixing):
+    for i, batch in enumerate(batches(self, *args, **mixing)):
+        if i == 20:
+            raise {error}('x.jpg is damaged')
+        yield batch
+
+Experiment._to_devices = failing
+sys.exit(main.main())
+"""
+
 
 def start(
-    workdir: Path, processes: int, *more: str, each: Sequence[Sequence[str]] = ((), ())
+    workdir: Path,
+    processes: int,
+    *more: str,
+    each: Sequence[Sequence[str]] = ((), ()),
+    programs: Sequence[Sequence[str]] = (MAIN, MAIN),
 ) -> list[subprocess.Popen[str]]:
     """The command line in so many processes of two devices each; `each` has words of its own."""
     config = workdir.with_suffix('.py')
@@ -33,10 +57,10 @@ def start(
         free.bind(('localhost', 0))
         address = f'localhost:{free.getsockname()[1]}'
     named = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
-    command = [sys.executable, '-m', 'jcls.main', '--config', str(config)]
+    words = ['--config', str(config), '--workdir', str(workdir), *more]
     return [
         subprocess.Popen(
-            [*command, '--workdir', str(workdir), *more, *each[i]],
+            [sys.executable, *programs[i], *words, *each[i]],
             env=environment(2, **named, JAX_PROCESS_ID=str(i)),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -103,6 +127,23 @@ def test_when_a_process_dies_the_other_ends_with_an_error(tmp_path: Path, victim
     assert time.monotonic() - killed < launch.SILENCE + 30
     assert 'process' in errors
     assert jcls.evaluate(workdir)['examples'] == 360
+
+
+@pytest.mark.parametrize('error', ['ValueError', 'TypeError'])
+@pytest.mark.parametrize('culprit', [0, 1])
+def test_when_a_process_fails_the_other_ends_too(tmp_path: Path, culprit: int, error: str) -> None:
+    """It says why and ends at once; the other neither hangs nor goes on."""
+    more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
+    programs: list[Sequence[str]] = [MAIN, MAIN]
+    programs[culprit] = ('-c', FAILS.format(error=error))
+    processes = start(tmp_path / 'run', 2, *more, programs=programs)
+    _, errors = processes[culprit].communicate(timeout=120)
+    ended = time.monotonic()
+    assert processes[culprit].returncode == 1
+    assert 'x.jpg is damaged' in errors
+    processes[1 - culprit].communicate(timeout=60)
+    assert processes[1 - culprit].returncode != 0
+    assert time.monotonic() - ended < 30
 
 
 def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> None:
