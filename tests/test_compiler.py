@@ -50,12 +50,13 @@ CACHE = """
 import json, sys
 import jax, jcls
 config = json.loads(sys.argv[1])
-jcls.build({**config, 'compiler': {'cache': sys.argv[2] == 'yes'}})
+for word in sys.argv[2].split():
+    jcls.build({**config, 'compiler': {'cache': word == 'yes'}})
 print(json.dumps(jax.config.jax_compilation_cache_dir))
 """
 
 
-@pytest.mark.parametrize('asked', ['yes', 'no', 'elsewhere'])
+@pytest.mark.parametrize('asked', ['yes', 'no', 'yes no', 'elsewhere'])
 def test_compiled_programs_are_kept(
     asked: str, tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -63,13 +64,13 @@ def test_compiled_programs_are_kept(
     env = {'XDG_CACHE_HOME': str(tmp_path)}
     if asked == 'elsewhere':
         env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'mine')
-    given = 'no' if asked == 'no' else 'yes'
+    given = 'yes' if asked == 'elsewhere' else asked
     (output,) = run_python(CACHE, json.dumps(tiny), given, **env)
     found = json.loads(output.strip().split('\n')[-1])
     if asked == 'yes':
         assert Path(found).parent == tmp_path / 'jcls' / 'xla'
     else:
-        assert found == (None if asked == 'no' else str(tmp_path / 'mine'))
+        assert found == (str(tmp_path / 'mine') if asked == 'elsewhere' else None)
 
 
 @pytest.mark.parametrize('mix', [{}, {'mixup': 0.2, 'batch_size': 4}])

@@ -36,8 +36,11 @@ def create(
     Raises:
       ValueError: for what is not written so, and for an option that the compiler refuses.
     """
-    if cache and not getattr(jax.config, 'jax_compilation_cache_dir', None):
-        jax.config.update('jax_compilation_cache_dir', str(_folder()))
+    place, ours = getattr(jax.config, 'jax_compilation_cache_dir', None), str(_folder())
+    if cache and not place:
+        jax.config.update('jax_compilation_cache_dir', ours)
+    elif not cache and place == ours:  # of an earlier config
+        jax.config.update('jax_compilation_cache_dir', None)
     kind = meshes.kind(mesh.devices.flat)
     chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
     for name, texts in chosen.items():
