@@ -193,16 +193,20 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to measure')
     parser.add_argument('--cores', type=int, default=0, help='use only so many; 0: all')
-    parser.add_argument('--seconds', type=float, default=5.0, help='of each measurement')
+    parser.add_argument('--seconds', type=float, help='of each measurement (input); 5')
     parser.add_argument('--rounds', type=int, default=3, help='of measurements; the best counts')
-    parser.add_argument('--steps', type=int, default=20, help='of a round (step)')
+    parser.add_argument('--steps', type=int, help='of a round (step); 20')
     parser.add_argument('--trace', metavar='DIR', help='write a profile of a few steps (step)')
     parser.add_argument(
         '--topology', metavar='NAME', help='also plan for this, such as v5e:2x2 (step)'
     )
-    parser.add_argument('--step_seconds', type=float, help='of a training step: is it input-bound?')
-    parser.add_argument('--compare', action='store_true', help='with torchvision and DALI, too')
-    parser.add_argument('--peer_python', help='the Python that has them; default: this one')
+    parser.add_argument(
+        '--step_seconds', type=float, help='of a training step (input): is it input-bound?'
+    )
+    parser.add_argument(
+        '--compare', action='store_true', help='with torchvision and DALI, too (input)'
+    )
+    parser.add_argument('--peer_python', help='the Python that has them (input); this one')
 
 
 _ARGUMENTS = {

@@ -77,3 +77,21 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert measured.per_core(config) is None
     assert main(['bench', 'input', *small, '--seconds=0.1']) == 0
     assert measured.per_core(config) > 0
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('input', '--steps=3'), '--steps is of `bench step`; `bench input` has none'),
+        (('input', '--trace=x'), '--trace is of `bench step`'),
+        (('step', '--compare'), '--compare is of `bench input`'),
+        (('step', '--seconds=1'), '--seconds is of `bench input`'),
+        (('step', '--topology=v5x:1x1'), '--topology=v5x:1x1: unknown'),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Before anything is measured."""
+    assert main(['bench', *words, '--config', 'configs/quickstart.py']) == 1
+    assert message in capsys.readouterr().err

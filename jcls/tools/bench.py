@@ -27,6 +27,11 @@ from jcls.experiment import Experiment
 from jcls.tools import bench_step, measured, peers
 
 WARM_UP = 2  # batches, in which programs are compiled
+SECONDS = 5.0
+ONLY = {  # what the other would ignore
+    'input': ('seconds', 'step_seconds', 'compare', 'peer_python'),
+    'step': ('steps', 'trace', 'topology'),
+}
 
 
 class Speed(NamedTuple):
@@ -39,7 +44,7 @@ class Speed(NamedTuple):
 def bench_input(
     experiment: Experiment,
     *,
-    seconds: float = 5.0,
+    seconds: float = SECONDS,
     rounds: int = 3,
     step_seconds: float | None = None,
     compare: bool = False,
@@ -188,6 +193,10 @@ def memory_bytes() -> int:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The verb: measure, print tables and return the figures for --json."""
+    for what, names in ONLY.items():
+        for name in names:
+            if what != args.what and getattr(args, name) not in (None, False):
+                raise ValueError(f'--{name} is of `bench {what}`; `bench {args.what}` has none')
     if args.cores:
         _pin(args.cores)
     if args.what == 'step':
@@ -195,7 +204,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     config = load_config(args.config, overrides)
     result = bench_input(
         build(config),
-        seconds=args.seconds,
+        seconds=SECONDS if args.seconds is None else args.seconds,
         rounds=args.rounds,
         step_seconds=args.step_seconds,
         compare=args.compare,

@@ -22,9 +22,10 @@ from jcls.assembly import build_or_assume, load_config
 from jcls.experiment import Experiment
 from jcls.machines.chips import CHIPS, Chip
 from jcls.machines.program import analysis
+from jcls.machines.topology import parse
 from jcls.training import mesh as meshes
 
-WARM_UP = 3  # steps
+WARM_UP, STEPS = 3, 20  # steps
 KINDS = {  # what JAX calls the chips of the table
     'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
     'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
@@ -34,7 +35,7 @@ OTHERS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')  # GPUs whose peaks are not t
 
 
 def bench_step(
-    experiment: Experiment, *, steps: int = 20, rounds: int = 3, trace: str | None = None
+    experiment: Experiment, *, steps: int = STEPS, rounds: int = 3, trace: str | None = None
 ) -> dict[str, Any]:
     """Time training steps on images of noise.
 
@@ -149,8 +150,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     """The verb: measure, print a table, and return the figures for --json."""
     config = load_config(args.config, overrides)
     experiment, _ = build_or_assume(config)
-    with _waiting(f'measuring {args.rounds} x {args.steps} steps'):
-        found = bench_step(experiment, steps=args.steps, rounds=args.rounds, trace=args.trace)
+    steps = STEPS if args.steps is None else args.steps
+    if args.topology:
+        parse(args.topology)  # before anything is measured
+    with _waiting(f'measuring {args.rounds} x {steps} steps'):
+        found = bench_step(experiment, steps=steps, rounds=args.rounds, trace=args.trace)
     rows = {
         'devices': found['devices'],
         'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
