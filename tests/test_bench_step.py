@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import jcls
+from jcls.data import disk
 from jcls.machines.chips import CHIPS
 from jcls.main import main
 from jcls.tools import bench_step, measured
@@ -95,3 +96,14 @@ def test_what_would_be_ignored_is_refused(
     """Before anything is measured."""
     assert main(['bench', *words, '--config', 'configs/quickstart.py']) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_measurement_is_of_its_machine(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Homes are shared: what one kind of CPU measured is not told on another."""
+    config = jcls.build(tiny).config
+    measured.remember(config, {'images_per_second_per_core': 9.0})
+    assert measured.per_core(config) == 9
+    monkeypatch.setattr(disk, 'processor', lambda: 'another')
+    assert measured.per_core(config) is None

@@ -9,7 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,15 @@ logger = logging.getLogger(__name__)
 def folder() -> Path:
     """Where it is kept."""
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'jcls'
+
+
+def processor() -> str:
+    """A name for this kind of CPU: a home may serve machines of several kinds."""
+    described, facts = platform.processor(), Path('/proc/cpuinfo')
+    if facts.exists():
+        lines = facts.read_text().split('\n')
+        described = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+    return f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
 
 
 def fingerprint(files: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -19,7 +19,7 @@ def _file(config: Mapping[str, Any]) -> Path:
     # Not on where the data are.
     kept: dict[str, Any] = {name: tree[name] for name in SECTIONS}
     kept['data'] = {k: v for k, v in kept['data'].items() if k not in ('dir', 'file')}
-    text = json.dumps(kept, sort_keys=True, default=list)
+    text = json.dumps([disk.processor(), kept], sort_keys=True, default=list)
     return disk.folder() / 'bench' / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import zlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,7 +33,10 @@ def create(
     Raises:
       ValueError: for what is not written so, and for an option that the compiler refuses.
     """
-    place, ours = getattr(jax.config, 'jax_compilation_cache_dir', None), str(_folder())
+    place, ours = (
+        getattr(jax.config, 'jax_compilation_cache_dir', None),
+        str(disk.folder() / 'xla' / disk.processor()),
+    )
     if cache and not place:
         jax.config.update('jax_compilation_cache_dir', ours)
     elif not cache and place == ours:  # of an earlier config
@@ -56,15 +56,6 @@ def create(
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'config.compiler.{kind}={chosen[kind]}: {reason}') from None
     return options
-
-
-def _folder() -> Path:
-    """Where compiled programs are kept: those for this kind of CPU, for a home may serve others."""
-    described, facts = platform.processor(), Path('/proc/cpuinfo')
-    if facts.exists():
-        lines = facts.read_text().split('\n')
-        described = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
-    return disk.folder() / 'xla' / f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
 
 
 def _pair(text: str) -> tuple[str, Any]:
