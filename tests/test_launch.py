@@ -17,7 +17,7 @@ from conftest import environment
 from test_processes import start
 
 from jcls.data import examples
-from jcls.training import launch
+from jcls.training import agreement, launch
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,16 @@ AGREE = """
 import json, sys, tempfile
 from pathlib import Path
 import jax
-from jcls.training import launch
+from jcls.training import agreement, launch
 launch.initialize()
 index = jax.process_index()
 if index == 1 and sys.argv[1] == 'code':
-    launch._code = lambda: 'another'
+    agreement._code = lambda: 'another'
 data = lambda: {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
 workdir = Path(sys.argv[2]) / ('other' if index == 1 and sys.argv[1] == 'workdir' else 'run')
 config = {'seed': 0, 'data': {'dir': f'/host{index}'}}
 try:
-    launch.agree(config, data, workdir)
+    agreement.agree(config, data, workdir)
     print(json.dumps(''))
 except ValueError as error:
     print(json.dumps(str(error)))
@@ -189,7 +189,7 @@ def test_a_process_alone_on_its_host_uses_all_of_its_gpus(env: dict[str, str], e
 def test_joining_without_an_address_says_what_is_missing(run_python: Any) -> None:
     """--distributed=on where nothing tells who the others are."""
     script = """
-from jcls.training import launch
+from jcls.training import agreement, launch
 try:
     launch.initialize('on')
 except ValueError as error:
@@ -203,8 +203,8 @@ def test_the_hash_of_the_code_changes_with_it(tmp_path: Path, monkeypatch) -> No
     folder = tmp_path / 'jcls' / 'training'
     folder.mkdir(parents=True)
     (folder / 'launch.py').write_text('a = 1')
-    monkeypatch.setattr(launch, '__file__', os.fspath(folder / 'launch.py'))
-    before = launch._code()
-    assert before == launch._code()
+    monkeypatch.setattr(agreement, '__file__', os.fspath(folder / 'agreement.py'))
+    before = agreement._code()
+    assert before == agreement._code()
     (folder / 'launch.py').write_text('a = 2')
-    assert launch._code() != before
+    assert agreement._code() != before

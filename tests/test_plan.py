@@ -313,8 +313,8 @@ def test_sizes_and_evaluations_are_counted(
     phases = [(phase['steps'], phase['image'][1]) for phase in found['phases']]
     assert phases == [(4, 8), (4, 12), (4, 10)]
     assert found['run']['image_shape'] == (12, 12, 3)
-    # 360 held-out images in batches of 8, at the end, of the weights and of their average.
-    assert found['run']['eval_batches'] == 2 * 45
+    # 360 held-out images in batches of 120, at steps 5, 10 and 12, of weights and of averages.
+    assert found['run']['eval_batches'] == 3 * 3 * 2
 
 
 def _parameters(config: dict[str, Any]) -> list[Any]:

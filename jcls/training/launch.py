@@ -1,41 +1,28 @@
-"""Several processes of one run: find each other, say who they are, and agree on what they run.
+"""Several processes of one run: find each other, say who they are, and end together.
 
 `jax.distributed` connects them; what it lacks is told here: who waits for whom and how long, and
-which host has another config, another code, other data or another workdir, before a step is
-computed; and a process that fails does not keep the others waiting.
+that a process that fails does not keep the others waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import json
 import os
 import re
 import socket
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from jcls import config as configs
 from jcls.schema import choose
 
 LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
 BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-OWN = ('data.dir', 'data.file', 'data.cache', 'recipe')  # fields that may be a host's own
 SILENCE = 100  # seconds after which a process that does not answer is taken for dead
 GRACE = 2.0  # seconds the first process leaves the others to say why they end, too
-PATIENCE = 5  # seconds in which a file of another host appears
 ONE_EACH = {'SLURM_STEP_TASKS_PER_NODE': r'1(\(x\d+\))?', 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}
 
 
@@ -166,92 +153,3 @@ def _patience(seconds: float, message: str) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], workdir: Path) -> None:
-    """Make sure that all processes run the same: config, code, libraries, data, and in one place.
-
-    Args:
-      config: complete; fields of `OWN` may differ.
-      data: finds facts of the data, by name.
-      workdir: which all must see.
-
-    Raises:
-      ValueError: in every process, naming the hosts that differ from process 0, and in what.
-    """
-    if jax.process_count() == 1:
-        return
-    mine = {
-        'host': socket.gethostname(),
-        'config': {k: v for k, v in configs.flatten(config).items() if not k.startswith(OWN)},
-        'code': {'jcls': _code(), **{name: importlib.metadata.version(name) for name in LIBRARIES}},
-        'data': data(),
-    }
-    first, *others = _gather(mine)
-    problems = []
-    for index, other in enumerate(others, 1):
-        for what in ('code', 'config', 'data'):
-            for key, (expected, found) in configs.diff(first[what], other[what]).items():
-                name = '' if what == 'config' else f'{what}: '
-                problems.append(
-                    f'  process {index} on {other["host"]}: {name}{key} = {found!r}; process 0 on '
-                    f'{first["host"]}: {expected!r}'
-                )
-    if problems:
-        shown = '\n'.join(problems[:12])
-        raise ValueError(f'the processes of this run do not run the same:\n{shown}')
-    _share(workdir)
-
-
-def _share(workdir: Path) -> None:
-    """Make sure that every process sees what the first one writes."""
-    primary, existed = jax.process_index() == 0, False
-    mark = workdir / f'.{_gather(uuid.uuid4().hex)[0]}'  # named by the first
-    if primary:
-        existed = workdir.exists()
-        workdir.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    _gather(0)  # all wait for that
-    seen = _gather((socket.gethostname(), str(workdir), _appears(mark)))
-    if primary:
-        mark.unlink()
-    blind = [
-        f'process {i} on {host} ({path})' for i, (host, path, sees) in enumerate(seen) if not sees
-    ]
-    if blind:
-        if primary and not existed:
-            workdir.rmdir()
-        raise ValueError(
-            f'--workdir: {", ".join(blind)} does not see what process 0 on {seen[0][0]} writes '
-            f'into {seen[0][1]}; all hosts need the same folder, on a file system that they share'
-        )
-
-
-def _appears(file: Path) -> bool:
-    """Whether `file` is there, or comes within seconds: shared file systems take their time."""
-    for _ in range(PATIENCE):
-        if file.exists():
-            return True
-        time.sleep(1)
-    return False
-
-
-def _code() -> str:
-    """A hash of the sources of jcls."""
-    root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    for path in sorted(root.rglob('*.py')):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _gather(value: Any) -> list[Any]:
-    """This value of every process, in their order."""
-    text = np.frombuffer(json.dumps(value, default=list).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(text)]))
-    padded = np.zeros(int(lengths.max()), np.uint8)
-    padded[: len(text)] = text
-    texts = multihost_utils.process_allgather(padded)
-    return [
-        json.loads(row[: int(length)].tobytes())
-        for row, length in zip(texts, lengths.reshape(-1), strict=True)
-    ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from jcls.training import freezing, launch, traps
+from jcls.training import agreement, freezing, traps
 from jcls.training import log as logs
 from jcls.training import workdir as folder
 from jcls.training.checkpoint import FOLDER, Checkpoints
@@ -50,7 +50,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
-    launch.agree(experiment.config, experiment.data_facts, path)
+    agreement.agree(experiment.config, experiment.data_facts, path)
     with ExitStack() as stack:
         card = folder.read_card(path) if (path / 'config.json').exists() else {}
         experiment = experiment.with_teacher(card.get('teacher_step'))
