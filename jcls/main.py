@@ -128,7 +128,7 @@ def _leave(code: int) -> int:
         return code
     from jcls.training import launch
 
-    return launch.leave(code)
+    launch.leave(code)
 
 
 def _set_up_logging() -> None:

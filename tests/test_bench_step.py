@@ -55,6 +55,8 @@ def test_chips_are_recognised_by_the_names_that_jax_has_for_them() -> None:
     assert bench_step._chip('NVIDIA H100 80GB HBM3') is CHIPS['h100']
     assert bench_step._chip('NVIDIA A100-SXM4-80GB') is CHIPS['a100']
     assert bench_step._chip('cpu') is None
+    assert bench_step._chip('NVIDIA H100 PCIe') is None  # slower than the table's
+    assert bench_step._chip('NVIDIA A100-SXM4-40GB') is None
 
 
 def test_measurements_of_the_input_are_remembered(tiny: dict[str, Any]) -> None:

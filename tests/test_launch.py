@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import environment
+from PIL import Image
 from test_processes import start
 
-from jcls.data import examples
+from jcls.data import examples, source
 from jcls.training import agreement, launch
 
 
@@ -138,6 +139,19 @@ def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
     assert checksum(images, labels) == checksum(images.copy(), labels.copy())
     assert checksum(images, labels) != checksum(images, 1 - labels)
     assert checksum(images, labels) != checksum(images[::-1].copy(), labels)
+
+
+def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """A file that one host lacks: the message is its path."""
+    for name in ('train/a/0.png', 'train/b/0.png', 'val/a/0.png', 'val/b/0.png'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new('RGB', (4, 4)).save(tmp_path / name)
+    train, _ = source.folder(dir=str(tmp_path))
+    assert train.checksum() == train.checksum()
+    missing = Path(train.name(0))
+    missing.unlink()
+    with pytest.raises(ValueError, match=f'cannot read .*{missing.name}'):
+        train.checksum()
 
 
 @pytest.mark.parametrize(

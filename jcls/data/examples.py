@@ -62,10 +62,16 @@ class Source:
         return self.find_labels().astype(np.int32)
 
     def checksum(self, examples: int = 64) -> int:
-        """Of so many examples, spread evenly: their images, as stored, and labels."""
+        """Of so many examples, spread evenly: their images, as stored, and labels.
+
+        Raises ValueError where one cannot be read.
+        """
         found, tf = 0, tensorflow()
         for row in np.linspace(0, len(self) - 1, min(examples, len(self))).astype(np.int64):
-            image, label = self.read(tf.constant(row))
+            try:
+                image, label = self.read(tf.constant(row))
+            except tf.errors.OpError as error:
+                raise ValueError(f'cannot read {self.name(int(row))}: {error.message}') from None
             stored = image.numpy()
             stored = stored if isinstance(stored, bytes) else stored.tobytes()
             found = zlib.crc32(stored + b'%d' % int(label), found)

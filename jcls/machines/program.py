@@ -105,7 +105,7 @@ def size(shape: str) -> int:
 def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
     """Facts of a lowered program for each chip.
 
-    Of v2, v3, v4 and TPU7x a chip is two `devices`, its cores, which share its memory.
+    Of v2, v3 and TPU7x a chip is two `devices`, its cores, which share its memory.
 
     argument_bytes, output_bytes (that are not arguments given back), temporary_bytes, code_bytes,
     peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None but for TPUs),

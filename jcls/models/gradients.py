@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,7 +24,7 @@ PATCHES = 10 * 2**20  # bytes of patches at a time, which should stay in a cache
 ROWS = 2048  # of a lane, below which there is but one
 
 
-def choose(cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array) -> Any:
+def by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array) -> Any:
     """Of two ways to compute the same, the one for the platform that the program is lowered for."""
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
 
@@ -62,7 +63,7 @@ def _convolve_backward(stride: int, groups: int, kept: Any, dy: jax.Array) -> tu
         return kernel_gradient(x, dy, len(kernel), stride)
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(dy)
-    return dx, default(x, dy) if groups > 1 else choose(cpu, default, x, dy)
+    return dx, default(x, dy) if groups > 1 else by_platform(cpu, default, x, dy)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -109,7 +110,7 @@ def _multiply_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sum_of_products(x[None], dy[None])[0].astype(kernel.dtype)
 
     (dx,) = jax.linear_transpose(lambda x: x @ kernel, x)(dy)
-    return dx, choose(cpu, default, x, dy)
+    return dx, by_platform(cpu, default, x, dy)
 
 
 multiply.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _multiply_backward)
@@ -133,8 +134,7 @@ def _products(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
-    edges = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
 @jax.custom_vjp
@@ -153,7 +153,7 @@ def _max_pool_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array]:
         del y
         return jax.vjp(_max_pool, x)[1](dy)[0]
 
-    return (choose(max_pool_gradient, default, *kept, dy),)
+    return (by_platform(max_pool_gradient, default, *kept, dy),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -174,7 +174,7 @@ def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
     def cpu(x: jax.Array, y: jax.Array) -> jax.Array:
         return gradients.sum_of_products(x, y).astype(dtype)
 
-    return gradients.choose(cpu, default, x, y)
+    return gradients.by_platform(cpu, default, x, y)
 
 
 def _spread(x: jax.Array) -> jax.Array:

@@ -51,7 +51,8 @@ def plan(
     Returns:
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
       `jcls.machines.program.analysis`, and of its time those of `jcls.machines.predict.seconds`;
-      images_per_second (of all chips), hours (of the recipe, with its evaluations), host_cores,
+      images_per_second (of all chips), hours (of the recipe, with its evaluations; on a
+      CPU without), host_cores,
       host_images_per_second_per_core (that the input pipeline must deliver),
       input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
       not), memory_bytes (that a chip has), usable_bytes (of it, by JAX), largest_batch (None: not

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import jax
 
@@ -120,13 +121,8 @@ def _local_device_ids(env: Mapping[str, str]) -> list[int] | None:
     return [] if alone and not env.get('JAX_LOCAL_DEVICE_IDS') else None
 
 
-def leave(code: int) -> int:
-    """End this process at once with `code` if it is one of several; else give `code` back.
-
-    A proper exit would wait for the others, and they for this process.
-    """
-    if not jax.distributed.is_initialized():
-        return code
+def leave(code: int) -> NoReturn:
+    """End this process, one of several, at once: a proper exit would wait for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:  # whose end is the others'
