@@ -236,12 +236,17 @@ def test_a_small_plan(tiny: dict[str, Any], tmp_path: Path) -> None:
     found = jcls.plan(config, 'v5e:2x2', search=False, keep=tmp_path)
     assert (found['chips'], found['hosts'], found['per_chip_batch']) == (4, 1, 8)
     for key in (
-        'argument_bytes', 'temporary_bytes', 'peak_bytes', 'flops', 'bytes_accessed',
+        'argument_bytes', 'temporary_bytes', 'peak_bytes', 'beside_bytes', 'flops',
+        'bytes_accessed',
         'estimated_cycles', 'collectives', 'collective_bytes', 'step_seconds', 'roofline_seconds',
         'images_per_second', 'hours', 'host_images_per_second_per_core',
     ):  # fmt: skip
         assert found[key] > 0, key
     parameters = sum(leaf.size for leaf in _parameters(config))
+    batch = 8 * 8 * 8 * 3 + 8 * (4 + 4)  # of a chip: images, labels, which of them count
+    assert found['beside_bytes'] == 2 * batch
+    rest = 4 * (parameters + 1)  # of the state: momentum and the step
+    assert found['eval']['beside_bytes'] == 3 * batch + 2 * 30 * (8 * 8 * 3 + 8) + rest
     assert found['argument_bytes'] > 2 * 4 * parameters  # and momentum
     assert 0 < found['eval']['flops'] / 30 < found['flops'] / 8  # of an image
     assert set(found['collectives_by_kind']) == {'all-reduce'}
@@ -331,7 +336,8 @@ def fake(per_image: int, fixed: int, memory_error: bool) -> Any:
         peak = fixed + per_image * per_chip_batch
         if memory_error and peak > on.facts.memory:
             return {'train': {'error': 'RESOURCE_EXHAUSTED'}}
-        return {'train': {'peak_bytes': peak}}
+        beside = 10_000_000 * per_chip_batch  # of the bytes of an image
+        return {'train': {'peak_bytes': peak - beside, 'beside_bytes': beside}}
 
     calls: list[int] = []
     compiled.calls = calls  # type: ignore[attr-defined]
@@ -408,18 +414,28 @@ def test_a_step_that_does_not_fit(tiny: dict[str, Any], monkeypatch: pytest.Monk
         batch = per_chip_batch or 512
         run = {'batch_size': 4 * batch, 'train_examples': 10**6, 'eval_batch_size': 4}
         peak = batch * 10**8 // tree['accumulate'] // (2 if tree['model']['remat'] else 1)
-        return {'run': run, 'train': {'peak_bytes': peak}, 'eval': {'peak_bytes': evaluation}}
+        if crop['size'] == 224:
+            peak = peak * tree['augment'][0]['size'] ** 2 // 224**2 // 2
+        train = {'peak_bytes': peak - 10, 'beside_bytes': 10}
+        return {'run': run, 'train': train, 'eval': {'peak_bytes': evaluation, 'beside_bytes': 0}}
 
-    evaluation = 1
+    evaluation, crop = 1, {'name': 'random_resized_crop', 'size': 8}
     monkeypatch.setattr(plan, 'compiled', compiled)
     monkeypatch.setattr(fit, 'compiled', compiled)
-    config = jcls.build(tiny).config
+    config = jcls.build(tiny | {'augment': (crop,)}).config
     with pytest.raises(ValueError, match=r'512 images a chip.*does not fit.*51\.20 GB') as refused:
         jcls.plan(config, 'v5e:2x2', keep=None)
     assert '160 fit: config.batch_size=640' in str(refused.value)  # of 171
     assert 'config.accumulate=4 (12.80 GB)' in str(refused.value)
     assert 'accumulate=2' not in str(refused.value)  # 25.6 GB
     assert 'remat' not in str(refused.value)
+    assert 'augment' not in str(refused.value)  # smaller than 8 px: nothing
+    crop['size'] = 224
+    with pytest.raises(ValueError, match=r'512 images.*25\.60 GB') as refused:
+        jcls.plan(jcls.build(tiny | {'augment': (crop,)}).config, 'v5e:2x2', keep=None)
+    assert 'config.augment[0].size=160 (13.06 GB)' in str(refused.value)
+    assert 'config.model.remat=True (12.80 GB)' in str(refused.value)
+    crop['size'] = 8
     with pytest.raises(ValueError, match=r'does not fit.*remat.*accumulate.*smaller image'):
         jcls.plan(config, 'v5e:2x2', search=False, keep=None)
     evaluation = 10**12
@@ -508,6 +524,7 @@ def test_this_machine_is_measured(tiny: dict[str, Any], capsys: pytest.CaptureFi
     assert found['input_images_per_second_per_core'] == 321
     assert (found['time_from'], found['per_chip_batch']) == ('measured', 16)
     assert found['images_per_second'] == pytest.approx(16 / found['step_seconds'])
+    assert found['hours'] > 12 * found['step_seconds'] / 3600  # and evaluations
     plan_table.show([found], Console(width=100))
     out = capsys.readouterr().out
     assert 'measured' in out

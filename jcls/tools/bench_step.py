@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def bench_step(
     for field, value in (('steps', steps), ('rounds', rounds)):
         if value < 1:
             raise ValueError(f'--{field}={value}: must be at least 1')
-    state, batch = experiment.init(), _noise(experiment)
+    state, batch = experiment.init(), noise(experiment, experiment.train_shapes())
     began = time.perf_counter()
     lowered = experiment.train_step.lower(state, batch)  # type: ignore[attr-defined]
     facts = analysis(lowered, experiment.mesh.size, experiment.mesh.size)  # of each device
@@ -93,8 +93,10 @@ def bench_step(
     }
 
 
-def _noise(experiment: Experiment) -> dict[str, jax.Array]:
-    """A batch of images of noise."""
+def noise(
+    experiment: Experiment, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """A batch of images of noise, as `Experiment.train_shapes` or `eval_shapes` describe it."""
     random = np.random.default_rng(0)
     classes = len(experiment.data.train.classes)
 
@@ -105,7 +107,6 @@ def _noise(experiment: Experiment) -> dict[str, jax.Array]:
             return random.integers(0, classes, like.shape, np.int32)
         return np.ones(like.shape, like.dtype)
 
-    shapes = experiment.train_shapes()
     rows = {name: draw(name, like) for name, like in shapes.items()}
     return meshes.put_batch(rows, experiment.mesh)
 
@@ -117,9 +118,9 @@ def _peaks(device: Any) -> tuple[float, float]:
         return chip.flops / chip.devices, chip.bandwidth / chip.devices
     side, bytes_moved = 2048, 2**28
     a = jnp.ones((side, side), jnp.float32)
-    product = _fastest(jax.jit(lambda a: a @ a), a)
+    product = fastest(jax.jit(lambda a: a @ a), a)
     b = jnp.ones(bytes_moved // 4, jnp.float32)
-    copy = _fastest(jax.jit(lambda b: b + 1), b)
+    copy = fastest(jax.jit(lambda b: b + 1), b)
     return 2 * side**3 / product, 2 * bytes_moved / copy
 
 
@@ -130,12 +131,12 @@ def _chip(kind: str) -> Chip | None:
     return CHIPS[names[0]] if names else None
 
 
-def _fastest(function: Any, argument: jax.Array) -> float:
+def fastest(function: Callable[..., Any], *arguments: Any, calls: int = 6) -> float:
     """Seconds of the fastest of a few calls."""
     times = []
-    for _ in range(6):
+    for _ in range(calls):
         began = time.perf_counter()
-        jax.block_until_ready(function(argument))
+        jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - began)
     return min(times)
 

@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jcls.assembly import build_or_assume
-from jcls.experiment import Experiment
+from jcls.experiment import AHEAD, Experiment
 from jcls.machines import program
 from jcls.machines.topology import Topology, devices, parse
 
@@ -52,7 +54,9 @@ def compiled(
     Returns:
       {'train': {...}, 'phases': [{'steps': N, ...}, ...], 'eval': {...}}: of each the facts of
       `jcls.machines.program.analysis`, or {'error': ...} where the program does not fit into the
-      chip's memory; and 'run', facts of the whole run.
+      chip's memory; and beside_bytes, of what a chip holds while it runs and that is not its own:
+      batches on their way and, of an evaluation, the optimizer's state and the averages. And
+      'run', facts of the whole run.
 
     Raises:
       ValueError: what the other process found wrong.
@@ -92,14 +96,19 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     experiment, _ = build_or_assume(config, found)
     shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.phases}
     largest = max(shapes, key=lambda begin: shapes[begin]['image'].size)
-    result: dict[str, Any] = {'run': _run(experiment, shapes[largest]['image'].shape[1:])}
+    result: dict[str, Any] = {'run': whole_run(experiment, shapes[largest]['image'].shape[1:])}
     state, key = (
         experiment.state_shapes(),
         json.dumps([config['compiler'], config['deterministic']]),
     )
 
-    def facts(step: Any, *operands: Any) -> dict[str, Any]:
-        return _analysed(step.lower(*operands), topology, len(found), key, request['keep'])
+    def facts(step: Any, used: Any, batch: Any) -> dict[str, Any]:
+        told = _analysed(step.lower(used, batch), topology, len(found), key, request['keep'])
+        waiting = AHEAD * _bytes(batch)
+        if used is not state:  # an evaluation interrupts the training
+            waiting += (1 + AHEAD) * _bytes(shapes[largest])
+        rest = _bytes(state) - _bytes(used)
+        return {**told, 'beside_bytes': waiting // topology.chips + rest}
 
     for name in request['steps']:
         if name == 'train':
@@ -120,7 +129,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def _bytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def whole_run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Facts of the whole run; batches of all its evaluations."""
     horizon, every, settings = experiment.horizon, experiment.every['evaluate'], experiment.evaluate
     size = settings.batch_size or horizon.batch_size

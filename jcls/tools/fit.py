@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ from jcls.tools.compile import compiled
 
 BATCHES = 16  # the largest batch is found among multiples of this, where it is as large
 TRIES = 4  # programs compiled at most in search of it
-CURES: tuple[dict[str, Any], ...] = ({'remat': True}, {'accumulate': 2}, {'accumulate': 4})
+ACCUMULATE = (2, 4)  # tried where a batch does not fit
+PIXELS = 32  # smaller images have a multiple of it as their side: what the stages divide by
+
+
+def needed(found: Mapping[str, Any]) -> int:
+    """Bytes of a chip while a program runs, as `jcls.tools.compile` tells of it."""
+    return found['peak_bytes'] + found['beside_bytes']
 
 
 def excess(found: Mapping[str, Any], on: Topology) -> bool:
-    """Whether a program, as `jcls.tools.compile` tells of it, needs more than a chip has."""
-    return 'error' in found or found['peak_bytes'] > on.facts.usable
+    """Whether a program needs more than a chip has."""
+    return 'error' in found or needed(found) > on.facts.usable
 
 
 def largest_batch(
@@ -34,7 +40,7 @@ def largest_batch(
     sure. `train` is of the program with `batch`.
     """
     memory = on.facts.usable
-    peaks = {batch: train['peak_bytes']} if 'peak_bytes' in train else {}
+    peaks = {} if 'error' in train else {batch: needed(train)}
     fits, fails = (0, batch) if excess(train, on) else (batch, most + 1)
     fine = _unit(tree, on)
     for _ in range(TRIES):
@@ -50,8 +56,8 @@ def largest_batch(
         if guess >= fails or guess > most:
             break
         found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
-        if 'peak_bytes' in found:
-            peaks[guess] = found['peak_bytes']
+        if 'error' not in found:
+            peaks[guess] = needed(found)
         fits, fails = (fits, guess) if excess(found, on) else (guess, fails)
     return fits or None
 
@@ -64,27 +70,40 @@ def _unit(tree: Mapping[str, Any], on: Topology) -> int:
 
 
 def cures(tree: Mapping[str, Any], on: Topology, batch: int, keep: Path | None) -> list[str]:
-    """Which settings make `batch` fit, as texts."""
+    """Which settings make `batch` fit, as texts: remat, accumulation, smaller images."""
     found = []
-    for change in CURES:
-        if 'accumulate' in change:
-            changed = {**tree, **change}
-            text = f'config.accumulate={change["accumulate"]}'
-            if batch % _unit(changed, on) or change['accumulate'] <= tree['accumulate']:
-                continue
-        else:
-            changed = {**tree, 'model': {**tree['model'], **change}}
-            text = 'config.model.remat=True'
+    for text, changed in _changes(tree, on, batch):
         step = compiled(changed, on, per_chip_batch=batch, steps=('train',), keep=keep)['train']
         if not excess(step, on):
-            found.append(f'{text} ({step["peak_bytes"] / 1e9:.2f} GB)')
+            found.append(f'{text} ({needed(step) / 1e9:.2f} GB)')
     return found
+
+
+def _changes(
+    tree: Mapping[str, Any], on: Topology, batch: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each setting that may help, and the config with it."""
+    if not tree['model']['remat']:
+        yield 'config.model.remat=True', {**tree, 'model': {**tree['model'], 'remat': True}}
+    for parts in ACCUMULATE:
+        changed = {**tree, 'accumulate': parts}
+        if parts > tree['accumulate'] and batch % _unit(changed, on) == 0:
+            yield f'config.accumulate={parts}', changed
+    crops = [i for i, one in enumerate(tree['augment']) if one['name'] == 'random_resized_crop']
+    if len(crops) == 1 and not tree['sizes']:  # or else the largest size is not the crop's
+        (at,) = crops
+        side = tree['augment'][at]['size']
+        smaller = side * 3 // 4 // PIXELS * PIXELS
+        if smaller:
+            changed = {**tree, 'augment': [dict(one) for one in tree['augment']]}
+            changed['augment'][at]['size'] = smaller
+            yield f'config.augment[{at}].size={smaller}', changed
 
 
 def too_large(on: Topology, batch: int, step: Mapping[str, Any], what: str, helps: str) -> str:
     """The message."""
     reason = step.get('error') or (
-        f'it needs {step["peak_bytes"] / 1e9:.2f} GB, and JAX may use '
+        f'it needs {needed(step) / 1e9:.2f} GB, and JAX may use '
         f'{on.facts.usable / 1e9:.2f} of a chip'
     )
     return (

@@ -20,11 +20,12 @@ from rich.console import Console
 from jcls.assembly import build_or_assume, load_config
 from jcls.data import disk
 from jcls.data.runtime import cores
+from jcls.experiment import Experiment
 from jcls.machines import predict
 from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
 from jcls.tools import bench_step, fit, measured, plan_table
-from jcls.tools.compile import compiled, with_batch
+from jcls.tools.compile import compiled, whole_run, with_batch
 
 CURES = 'config.model.remat=True, a larger config.accumulate or a smaller image saves memory'
 
@@ -50,9 +51,8 @@ def plan(
 
     Returns:
       topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
-      `jcls.machines.program.analysis`, and of its time those of `jcls.machines.predict.seconds`;
-      images_per_second (of all chips), hours (of the recipe, with its evaluations; on a
-      CPU without), host_cores,
+      `jcls.tools.compile.compiled`, and of its time those of `jcls.machines.predict.seconds`;
+      images_per_second (of all chips), hours (of the recipe, with its evaluations), host_cores,
       host_images_per_second_per_core (that the input pipeline must deliver),
       input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
       not), memory_bytes (that a chip has), usable_bytes (of it, by JAX), largest_batch (None: not
@@ -146,6 +146,7 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'collectives': sum(kind['count'] for kind in every.values()),
         'collective_bytes': sum(kind['bytes'] for kind in every.values()),
         'collectives_by_kind': every,
+        'beside_bytes': None,
         'memory_bytes': None,
         'usable_bytes': None,
         'largest_batch': None,
@@ -153,13 +154,21 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'cycle_seconds': None,
         'roofline_bound': 'not told',
         'time_from': 'measured',
-        'hours': run.total * found['step_seconds'] / 3600,
+        'hours': (run.total * found['step_seconds'] + _evaluating(experiment)) / 3600,
         'host_cores': cores(),
         'host_images_per_second_per_core': found['images_per_second'] / cores(),
         'input_images_per_second_per_core': measured.per_core(tree),
         'eval': None,
-        'assumptions': (),
+        'assumptions': ('every step takes as long as the first',) if tree['sizes'] else (),
     }
+
+
+def _evaluating(experiment: Experiment) -> float:
+    """Seconds of all evaluations of a run, of what one batch takes here."""
+    count = whole_run(experiment, experiment.image_shape)['eval_batches']
+    variables = experiment.init().variables
+    batch = bench_step.noise(experiment, experiment.eval_shapes())
+    return count * bench_step.fastest(experiment.eval_step, variables, batch, calls=3)
 
 
 def _hours(found: Mapping[str, Any], on: Topology) -> float:

@@ -52,6 +52,7 @@ def _lines(one: Mapping[str, Any]) -> dict[str, str]:
         'memory: arguments': gigabytes('argument_bytes'),
         'memory: temporaries': gigabytes('temporary_bytes'),
         'memory: peak': gigabytes('peak_bytes'),
+        'memory: batches on their way': gigabytes('beside_bytes'),
         'memory: JAX may use': gigabytes('usable_bytes'),
         'floating point operations': f'{one["flops"] / 1e12:.2f} T',
         'bytes accessed': gigabytes('bytes_accessed'),
