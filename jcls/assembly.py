@@ -93,6 +93,7 @@ def assemble(
     length = horizon.create(duration, batch_size, len(data.train))
     start = starting.create(**sections['init'])
     model, frozen = _model(sections, data, start)
+    model = model.clone(store=compiler.must_store(mesh))
     norms.group_count(batch_size // accumulate, sections['norm']['batch_size'])
     update = optimizer.create(
         batch_size,

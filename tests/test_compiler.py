@@ -46,6 +46,21 @@ def test_options_reach_the_steps(tiny: dict[str, Any], monkeypatch: pytest.Monke
             lowered.compile()
 
 
+def test_what_some_compilers_need_is_done_for_them(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step of a device that must store gradients has a barrier for each; no other has it."""
+
+    def barriers() -> int:
+        experiment = jcls.build(tiny)
+        lowered = experiment.train_step.lower(experiment.state_shapes(), experiment.train_shapes())
+        return lowered.as_text().count('optimization_barrier')
+
+    usual = barriers()
+    monkeypatch.setattr(compiler, 'STORES', ('cpu',))
+    assert barriers() == usual + 1  # two stages: one convolution has a stride
+
+
 CACHE = """
 import json, sys
 import jax, jcls

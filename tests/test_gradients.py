@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,21 @@ def test_convolutions(
             kernel,
         )
         assert found < 1e-13
+
+
+@pytest.mark.parametrize(('stride', 'barriers'), [(1, 0), (2, 1)])
+def test_gradients_are_stored_where_asked(stride: int, barriers: int) -> None:
+    """Of strided convolutions alone; the values are what they were."""
+    x, kernel = normal(2, 8, 8, 3), normal(3, 3, 3, 4)
+
+    def backward(store: bool) -> Callable[..., Any]:
+        function = functools.partial(gradients.convolve, stride=stride, groups=1, store=store)
+        return jax.grad(lambda x: function(x, kernel).sum())
+
+    for store in (False, True):
+        program = str(jax.make_jaxpr(backward(store))(x))
+        assert program.count('optimization_barrier') == (barriers if store else 0)
+    assert jnp.array_equal(backward(True)(x), backward(False)(x))
 
 
 @pytest.mark.parametrize('rows', [1, 2048])

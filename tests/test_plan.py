@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import io
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,20 @@ def test_accumulation_is_counted_in_full(tiny: dict[str, Any]) -> None:
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['v2:2x2', 'v3:2x2', 'v4:2x2x1', 'v5p:2x2x1', 'v6e:2x2', 'tpu7x:2x2x1']
+)
+def test_every_generation_compiles(tiny: dict[str, Any], name: str) -> None:
+    """Two blocks of a ResNet-50 at full width and size: one without `must_store` crashes v6e's."""
+    model = {'name': 'resnet50', 'blocks': (1, 1), 'dtype': 'bfloat16'}
+    crop = {'name': 'random_resized_crop', 'size': 176}
+    config = jcls.build(tiny | {'model': model, 'augment': (crop,)}).config
+    found = jcls.plan(config, name, per_chip_batch=128, search=False, keep=None)
+    assert found['estimated_cycles'] > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
 @pytest.mark.parametrize('group', [0, 8])
 def test_weak_scaling(tiny: dict[str, Any], group: int) -> None:
     """The same batch of a chip on more chips: as many cycles, collectives and bytes."""
@@ -455,6 +470,28 @@ def test_without_the_compiler(
     request = {'config': jcls.build(tiny).config, 'topology': name, 'per_chip_batch': None}
     with pytest.raises(ValueError, match=command):
         compile.answer({**request, 'steps': (), 'keep': None})
+
+
+@pytest.mark.parametrize(
+    ('code', 'errors', 'message'),
+    [
+        (
+            -11,
+            'I0 x\n*** SIGSEGV STACK OVERFLOW\n    @ f()\nE1 core\n',
+            r'by SIGSEGV.*\*\*\* SIGSEGV',
+        ),
+        (1, 'Traceback\nTypeError: no\nbye', r'with code 1.*TypeError: no$'),
+        (3, 'a\nb', r'with code 3.*: a\nb$'),
+    ],
+)
+def test_a_compiler_that_crashes(
+    code: int, errors: str, message: str, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says how it ended, and of all it printed what tells why."""
+    done = subprocess.CompletedProcess([], code, 'no answer', errors)
+    monkeypatch.setattr(subprocess, 'run', lambda *_, **__: done)
+    with pytest.raises(ValueError, match=r'v5e:2x2: the compiler ended ' + message):
+        jcls.plan(jcls.build(tiny).config, 'v5e:2x2', keep=None)
 
 
 def test_what_is_kept_is_told_only_of_the_same(

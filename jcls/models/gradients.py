@@ -40,20 +40,29 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int, store: bool = False
+) -> jax.Array:
     """2-d convolution, padded by ``(k - 1) // 2`` on every side as torch does.
 
-    [N, H, W, C], [k, k, C / groups, K] -> [N, ceil(H / stride), ceil(W / stride), K].
+    [N, H, W, C], [k, k, C / groups, K] -> [N, ceil(H / stride), ceil(W / stride), K]. With `store`
+    and a stride, the gradient of x is stored before it is used, see `jcls.training.compiler`.
     """
+    del store
     return _convolve(x, kernel, stride, groups)
 
 
-def _convolve_forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> Any:
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int, store: bool
+) -> Any:
+    del store
     return _convolve(x, kernel, stride, groups), (x, kernel)
 
 
-def _convolve_backward(stride: int, groups: int, kept: Any, dy: jax.Array) -> tuple[jax.Array, ...]:
+def _convolve_backward(
+    stride: int, groups: int, store: bool, kept: Any, dy: jax.Array
+) -> tuple[jax.Array, ...]:
     x, kernel = kept
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -63,6 +72,8 @@ def _convolve_backward(stride: int, groups: int, kept: Any, dy: jax.Array) -> tu
         return kernel_gradient(x, dy, len(kernel), stride)
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(dy)
+    if store and stride > 1:
+        dx = lax.optimization_barrier(dx)
     return dx, default(x, dy) if groups > 1 else by_platform(cpu, default, x, dy)
 
 

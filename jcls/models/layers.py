@@ -32,7 +32,7 @@ class Conv(nn.Module):
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features], in the dtype of the input.
     The kernel is [kernel, kernel, C / groups, features]. Where `lazy`, a 1x1 convolution is left to
-    the batch normalisation after it, which does better with a `Product`.
+    the batch normalisation after it, which does better with a `Product`. See `convolve` of `store`.
     """
 
     features: int
@@ -40,6 +40,7 @@ class Conv(nn.Module):
     stride: int = 1
     groups: int = 1
     lazy: bool = False
+    store: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array | Product:
@@ -50,7 +51,7 @@ class Conv(nn.Module):
             # The same sum as a matrix product: XLA's convolution gradients are far slower for it.
             product = Product(x[:, ::s, ::s], weight[0, 0])
             return product if self.lazy else product.compute()
-        return convolve(x, weight, s, self.groups)
+        return convolve(x, weight, s, self.groups, self.store)
 
 
 @jax.custom_vjp

@@ -69,6 +69,7 @@ class Block(nn.Module):
     zero_gamma: bool
     drop_path: float
     norm: Norm
+    store: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -82,7 +83,7 @@ class Block(nn.Module):
         y = x
         for i, (features, kernel, stride, groups) in enumerate(convs, 1):
             last = i == len(convs)
-            y = Conv(features, kernel, stride, groups, lazy=last, name=f'conv{i}')(y)
+            y = Conv(features, kernel, stride, groups, last, self.store, name=f'conv{i}')(y)
             y = self.norm(zero_scale=last and self.zero_gamma, name=f'norm{i}')(y, train)
             y = y if last else nn.relu(y)
         y = DropPath(self.drop_path)(y, train)
@@ -130,6 +131,7 @@ class ResNet(nn.Module):
     remat: bool  # keep only the blocks' inputs for the backward pass, and compute them again
     dtype: Any  # of the activations
     norm: Norm
+    store: bool = False  # see `jcls.training.compiler.must_store`; the values are the same
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -150,6 +152,7 @@ class ResNet(nn.Module):
                     zero_gamma=self.zero_gamma,
                     drop_path=self.drop_path * index / max(total - 1, 1),
                     norm=self.norm,
+                    store=self.store,
                     name=f'stage{stage}_block{block}',
                 )(x, train)
                 index += 1

@@ -11,6 +11,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -78,12 +80,23 @@ def compiled(
     )
     lines = [line for line in done.stdout.split('\n') if line.startswith(ANSWER)]
     if done.returncode or not lines:
-        last = '\n'.join(done.stderr.strip().split('\n')[-5:])
-        raise ValueError(f'--topology={topology.name}: the compiler ended unexpectedly: {last}')
+        raise ValueError(f'--topology={topology.name}: {_ended(done.returncode, done.stderr)}')
     answer = json.loads(lines[-1].removeprefix(ANSWER))
     if 'error' in answer:
         raise ValueError(answer['error'])
     return answer
+
+
+def _ended(code: int, errors: str) -> str:
+    """Why a compiler ended without an answer: the lines of `errors` that say so."""
+    how = f'by {signal.Signals(-code).name}' if code < 0 else f'with code {code}'
+    lines = errors.strip().split('\n')
+    telling = [line for line in lines if re.search(r'\*\*\*|Check failed|Error: ', line)]
+    text = '\n'.join(telling[:3] or lines[-5:])
+    return (
+        f'the compiler ended {how}, which is a defect of it, or too little memory of this machine. '
+        f'Another batch or image size, or another version of it, may do: {text}'
+    )
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
