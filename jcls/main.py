@@ -84,11 +84,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, An
 
     launch.initialize(args.distributed, wait=args.distributed_wait)
     from jcls.tools import train
+    from jcls.training import watch
 
     if args.dry_run:
         return 0, _dry_run(args, overrides)
-    config = train.load_config(args.config, overrides)
-    result = train.train(config, args.workdir)
+    with watch.watching():
+        config = train.load_config(args.config, overrides)
+        result = train.train(config, args.workdir)
     facts = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     code = EXIT_INTERRUPTED if result.interrupted else 0
     return code, {**facts, **result.metrics, 'interrupted': result.interrupted}

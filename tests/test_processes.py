@@ -18,7 +18,6 @@ import pytest
 from conftest import TINY, environment
 
 import jcls
-from jcls.training import launch
 from jcls.training import log as logs
 from jcls.training.checkpoint import FOLDER
 
@@ -122,10 +121,11 @@ def test_when_a_process_dies_the_other_ends_with_an_error(tmp_path: Path, victim
         time.sleep(0.05)
     processes[victim].kill()
     killed = time.monotonic()
-    _, errors = processes[1 - victim].communicate(timeout=launch.SILENCE + 60)
-    assert processes[1 - victim].returncode not in (0, None)
-    assert time.monotonic() - killed < launch.SILENCE + 30
-    assert 'process' in errors
+    _, errors = processes[1 - victim].communicate(timeout=60)
+    assert time.monotonic() - killed < 20  # JAX alone takes up to 100
+    assert processes[1 - victim].returncode == 1
+    assert f'error: process {victim} of 2, on {socket.gethostname()}, has died: killed' in errors
+    assert 'stack trace' not in errors
     assert jcls.evaluate(workdir)['examples'] == 360
 
 
@@ -141,8 +141,9 @@ def test_when_a_process_fails_the_other_ends_too(tmp_path: Path, culprit: int, e
     ended = time.monotonic()
     assert processes[culprit].returncode == 1
     assert 'x.jpg is damaged' in errors
-    processes[1 - culprit].communicate(timeout=60)
-    assert processes[1 - culprit].returncode != 0
+    _, errors = processes[1 - culprit].communicate(timeout=60)
+    assert processes[1 - culprit].returncode == 1
+    assert f'error: process {culprit} of 2, on {socket.gethostname()}, has failed' in errors
     assert time.monotonic() - ended < 30
 
 
