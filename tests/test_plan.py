@@ -480,8 +480,7 @@ def test_without_the_compiler(
             'I0 x\n*** SIGSEGV STACK OVERFLOW\n    @ f()\nE1 core\n',
             r'by SIGSEGV.*\*\*\* SIGSEGV',
         ),
-        (1, 'Traceback\nTypeError: no\nbye', r'with code 1.*TypeError: no$'),
-        (3, 'a\nb', r'with code 3.*: a\nb$'),
+        (3, 'a\nb', r'with code 3: a\nb$'),
     ],
 )
 def test_a_compiler_that_crashes(
@@ -490,7 +489,9 @@ def test_a_compiler_that_crashes(
     """The error says how it ended, and of all it printed what tells why."""
     done = subprocess.CompletedProcess([], code, 'no answer', errors)
     monkeypatch.setattr(subprocess, 'run', lambda *_, **__: done)
-    with pytest.raises(ValueError, match=r'v5e:2x2: the compiler ended ' + message):
+    with pytest.raises(
+        ValueError, match=r'v5e:2x2: the (compiler|process that compiles) ended ' + message
+    ):
         jcls.plan(jcls.build(tiny).config, 'v5e:2x2', keep=None)
 
 

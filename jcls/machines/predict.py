@@ -21,11 +21,13 @@ HOP = 1e-6  # seconds from a chip to the next, assumed
 LAUNCH = 10e-6  # seconds of a collective over GPUs, assumed
 ASSUMED = {
     'tpu': (
+        'memory: of batches two wait; steps that the host starts ahead hold theirs beside it',
         'collectives do not overlap with computation; a hop takes 1 us',
         'cycles: as the compiler estimates them, which leaves out copies and the gradient of '
         'max pooling',
     ),
     'gpu': (
+        'memory: of batches two wait; steps that the host starts ahead hold theirs beside it',
         'collectives do not overlap with computation; each takes 10 us to start',
         'the time is a lower bound: peak rates in bfloat16 as published, every byte once',
         'JAX uses 75 % of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION); work space of libraries is '

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -88,14 +87,17 @@ def compiled(
 
 
 def _ended(code: int, errors: str) -> str:
-    """Why a compiler ended without an answer: the lines of `errors` that say so."""
-    how = f'by {signal.Signals(-code).name}' if code < 0 else f'with code {code}'
+    """Why the process ended without an answer: of `errors` what tells it."""
     lines = errors.strip().split('\n')
-    telling = [line for line in lines if re.search(r'\*\*\*|Check failed|Error: ', line)]
-    text = '\n'.join(telling[:3] or lines[-5:])
+    crash = [line for line in lines if line.startswith('***') or 'Check failed' in line]
+    if code >= 0 and not crash:
+        text = '\n'.join(lines[-5:])
+        return f'the process that compiles ended with code {code}: {text}'
+    why = crash[0] if crash else ''
+    how = f'by {signal.Signals(-code).name}' if code < 0 else f'with code {code}'
     return (
         f'the compiler ended {how}, which is a defect of it, or too little memory of this machine. '
-        f'Another batch or image size, or another version of it, may do: {text}'
+        f'Another batch or image size, or another version of it, may do: {why}'
     )
 
 
@@ -120,7 +122,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         waiting = AHEAD * _bytes(batch)
         if used is not state:  # an evaluation interrupts the training
             waiting += (1 + AHEAD) * _bytes(shapes[largest])
-        rest = _bytes(state) - _bytes(used)
+        rest = (_bytes(state) - _bytes(used)) * (len(found) // topology.chips)
         return {**told, 'beside_bytes': waiting // topology.chips + rest}
 
     for name in request['steps']:

@@ -55,7 +55,10 @@ def largest_batch(
         guess = max(int(min(guess, fails - 1, most)) // unit * unit, lowest)
         if guess >= fails or guess > most:
             break
-        found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
+        try:
+            found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
+        except ValueError:  # the compiler crashes at a batch that nobody asked for
+            break
         if 'error' not in found:
             peaks[guess] = needed(found)
         fits, fails = (fits, guess) if excess(found, on) else (guess, fails)
@@ -73,7 +76,10 @@ def cures(tree: Mapping[str, Any], on: Topology, batch: int, keep: Path | None) 
     """Which settings make `batch` fit, as texts: remat, accumulation, smaller images."""
     found = []
     for text, changed in _changes(tree, on, batch):
-        step = compiled(changed, on, per_chip_batch=batch, steps=('train',), keep=keep)['train']
+        try:
+            step = compiled(changed, on, per_chip_batch=batch, steps=('train',), keep=keep)['train']
+        except ValueError:  # a run that cannot be so, or a crash of the compiler
+            continue
         if not excess(step, on):
             found.append(f'{text} ({needed(step) / 1e9:.2f} GB)')
     return found

@@ -159,7 +159,10 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'host_images_per_second_per_core': found['images_per_second'] / cores(),
         'input_images_per_second_per_core': measured.per_core(tree),
         'eval': None,
-        'assumptions': ('every step takes as long as the first',) if tree['sizes'] else (),
+        'assumptions': (
+            *(('every step takes as long as the first',) if tree['sizes'] else ()),
+            *_teacher(tree),
+        ),
     }
 
 
@@ -189,9 +192,12 @@ def _assumptions(tree: Mapping[str, Any], on: Topology) -> tuple[str, ...]:
         )
     if len(tree['sizes']):
         told.append('memory and step are those of the largest images; the hours are of all sizes')
-    if tree['distill']['name'] != 'none':
-        told.append("the teacher's forward pass is not counted")
-    return tuple(told)
+    return (*told, *_teacher(tree))
+
+
+def _teacher(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    there = tree['distill']['name'] != 'none'
+    return ("the teacher's forward pass is not counted",) if there else ()
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:

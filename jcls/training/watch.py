@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -24,9 +24,12 @@ from jax.experimental import multihost_utils
 
 from jcls.training.launch import GRACE, SILENCE
 
-DONE, FAILED = 'done', 'failed'  # the last words of a process
+WELCOME, DONE, FAILED = 'welcome', 'done', 'failed'  # the first and last words on a connection
+DIED = 'has died: killed, out of memory, or its host is gone'
+FAILING = 'has failed, and says why'
 PATIENCE = 5.0  # seconds for a connection
 LETTER = 512  # bytes in which the first process tells where it listens
+ALIVE = 30  # seconds after which an idle connection shows routers that it is in use
 
 
 @contextlib.contextmanager
@@ -34,7 +37,8 @@ def watching() -> Iterator[None]:
     """End this process with a message and code 1 when another one dies or fails inside.
 
     A process that leaves with an exception has failed. All processes enter it, after
-    `jcls.training.launch.initialize`; nothing is watched where there is but one.
+    `jcls.training.launch.initialize`, as `jcls.main` does; nothing is watched where there is but
+    one.
     """
     if jax.process_count() == 1:
         yield
@@ -42,7 +46,9 @@ def watching() -> Iterator[None]:
     watch = _Watch()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(GRACE / 2)  # it follows from another's end, which is heard of meanwhile
         watch.leave(FAILED)
         raise
     watch.leave(DONE)
@@ -54,19 +60,16 @@ class _Watch:
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
         self.peers: list[socket.socket] = []
+        self.all_here = threading.Event()
         self.over = threading.Lock()  # held from the first end on, whosever it is
-        letter: dict[str, Any] = {}
-        if self.index == 0:
-            server = socket.create_server(('', 0), backlog=self.count)
-            letter = {
-                'host': socket.gethostname(),
-                'port': server.getsockname()[1],
-                'token': secrets.token_hex(),
-            }
-            letter = _from_first(letter)
-            self._thread(self._accept, server, letter['token'])
-        else:
-            self._connect(_from_first(letter))
+        if self.index:
+            self._connect(_from_first({}))
+            return
+        server = _server(self.count)
+        port, token = server.getsockname()[1], secrets.token_hex()
+        letter = {'host': socket.gethostname(), 'port': port, 'token': token}
+        _start(self._accept, server, _from_first(letter)['token'])
+        self.all_here.wait(PATIENCE)
 
     def leave(self, word: str) -> None:
         """Say so, and watch no more."""
@@ -74,56 +77,69 @@ class _Watch:
             self._tell(word)
 
     def _accept(self, server: socket.socket, token: str) -> None:
-        while True:
-            peer, _ = server.accept()
-            self._thread(self._greet, peer, token)
+        while not self.all_here.is_set():
+            with contextlib.suppress(OSError):
+                peer, _ = server.accept()
+                _start(self._greet, peer, token)
+        server.close()
 
     def _greet(self, peer: socket.socket, token: str) -> None:
         """Listen to whoever knows the token; others, such as port scanners, are sent away."""
-        peer.settimeout(PATIENCE)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            hello = json.loads(peer.makefile('r').readline())
-            if secrets.compare_digest(hello['token'], token):
-                self._listen(peer, self._name(hello['index'], hello['host']))
-                return
-        peer.close()
+        lines = _lines(peer)
+        try:
+            hello = json.loads(lines.readline())
+            known = secrets.compare_digest(hello['token'], token)
+            name = self._name(hello['index'], hello['host'])
+        except (OSError, ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            peer.close()
+            return
+        self.peers.append(peer)
+        _send(peer, WELCOME)
+        if len(self.peers) == self.count - 1:
+            self.all_here.set()
+        self._listen(peer, lines, name)
 
     def _connect(self, letter: dict[str, Any]) -> None:
-        by_hand = os.environ.get('JAX_COORDINATOR_ADDRESS', '').rpartition(':')[0]
+        by_hand = os.environ.get('JAX_COORDINATOR_ADDRESS', '').rpartition(':')[0].strip('[]')
+        ours = {'index': self.index, 'host': socket.gethostname(), 'token': letter['token']}
         for host in filter(None, (by_hand, letter['host'])):
             with contextlib.suppress(OSError):
                 peer = socket.create_connection((host, letter['port']), timeout=PATIENCE)
-                ours = {'index': self.index, 'host': socket.gethostname()}
-                _send(peer, json.dumps({**ours, 'token': letter['token']}))
-                self._thread(self._listen, peer, self._name(0, letter['host']))
-                return
+                _send(peer, json.dumps(ours))
+                lines = _lines(peer)
+                # Who answers may be a stranger, or a proxy with nobody behind it.
+                if lines.readline().strip() == WELCOME:
+                    self.peers.append(peer)
+                    _start(self._listen, peer, lines, self._name(0, letter['host']))
+                    return
+                peer.close()
         print(
             f'{self._name(self.index, socket.gethostname())}: no connection to {letter["host"]}:'
             f'{letter["port"]}; a process that dies is noticed after {SILENCE} seconds',
             flush=True,
         )
 
-    def _listen(self, peer: socket.socket, name: str) -> None:
+    def _listen(self, peer: socket.socket, lines: TextIO, name: str) -> None:
         """Wait for the last word of a process."""
-        peer.settimeout(None)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.peers.append(peer)
         try:
-            word = peer.makefile('r').readline().strip()
-        except ConnectionResetError:
-            word = ''
+            peer.settimeout(None)
+            word = lines.readline().strip()
         except OSError:
             return  # the network is at fault: left to JAX
         if word == DONE or not self.over.acquire(blocking=False):
             return
-        text = word or f'{name}, has died: killed, out of memory, or its host is gone'
-        if word == FAILED:
-            text = f'{name}, has failed, and says why'
+        died = not word or word.endswith(DIED)
+        text = f'{name}, {DIED if died else FAILING}' if word in ('', FAILED) else word
         self._tell(text)
-        print(f'error: {text}; this process ends, too', file=sys.stderr, flush=True)
-        if 'has died' not in text:
-            time.sleep(GRACE)  # what failed there may fail here, which is told better by itself
-        os._exit(1)  # the process may wait in C++ for the other
+        try:
+            print(f'error: {text}; this process ends, too', file=sys.stderr, flush=True)
+            # The first ends last: JAX aborts the others, with a stack trace, as soon as it is gone.
+            # What failed there may fail here as well, which is told best by itself.
+            time.sleep(GRACE if self.index == 0 else 0 if died else GRACE / 2)
+        finally:
+            os._exit(1)  # the process may wait in C++ for the other
 
     def _tell(self, word: str) -> None:
         for peer in self.peers:
@@ -132,10 +148,6 @@ class _Watch:
     def _name(self, index: int, host: str) -> str:
         return f'process {index} of {self.count}, on {host}'
 
-    @staticmethod
-    def _thread(function: Any, *args: Any) -> None:
-        threading.Thread(target=function, args=args, daemon=True).start()
-
 
 def _from_first(letter: dict[str, Any]) -> dict[str, Any]:
     """The first process's letter, in all."""
@@ -143,6 +155,27 @@ def _from_first(letter: dict[str, Any]) -> dict[str, Any]:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
+def _server(backlog: int) -> socket.socket:
+    """Listens on a free port, to both kinds of addresses where there are both."""
+    if socket.has_dualstack_ipv6():
+        family = socket.AF_INET6
+        return socket.create_server(('', 0), family=family, backlog=backlog, dualstack_ipv6=True)
+    return socket.create_server(('', 0), backlog=backlog)
+
+
+def _lines(peer: socket.socket) -> TextIO:
+    """What a peer says, line by line; there must be one reader only, which reads ahead."""
+    peer.settimeout(PATIENCE)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, 'TCP_KEEPIDLE'):
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, ALIVE)
+    return peer.makefile('r')
+
+
 def _send(peer: socket.socket, line: str) -> None:
     with contextlib.suppress(OSError):  # one that has ended
         peer.sendall(f'{line}\n'.encode())
+
+
+def _start(function: Any, *args: Any) -> None:
+    threading.Thread(target=function, args=args, daemon=True).start()
