@@ -78,8 +78,11 @@ class _Watch:
 
     def _accept(self, server: socket.socket, token: str) -> None:
         while not self.all_here.is_set():
-            with contextlib.suppress(OSError):
+            try:
                 peer, _ = server.accept()
+            except OSError:  # one that hung up, or too many open files for now
+                time.sleep(1)
+            else:
                 _start(self._greet, peer, token)
         server.close()
 
