@@ -413,6 +413,35 @@ def test_the_largest_batch_can_be_divided(
     assert len(compiler.calls) > 1
 
 
+def test_a_crash_at_a_batch_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the search, and is no cure; the plan goes on with what it has."""
+
+    def crash(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        raise ValueError('the compiler ended by SIGSEGV')
+
+    calls: list[int] = []
+    monkeypatch.setattr(fit, 'compiled', crash)
+    on = topology.parse('v5e:2x2')
+    tree = {'accumulate': 1, 'norm': {'batch_size': 0}, 'model': {'remat': False}}
+    tree |= {'augment': ({'name': 'random_resized_crop', 'size': 224},), 'sizes': ()}
+    train = {'peak_bytes': 10**9, 'beside_bytes': 0}
+    assert fit.largest_batch(tree, on, 64, train, 10**6, None) == 64
+    assert fit.cures(tree, on, 64, None) == []
+    assert len(calls) == 1 + 4  # remat, accumulation of 2 and 4, a smaller image
+
+
+@needs_libtpu
+def test_each_core_of_a_chip_holds_the_state(tiny: dict[str, Any]) -> None:
+    """Two of a v3: beside an evaluation lie the momentum and the step of both."""
+    config = jcls.build(tiny).config
+    one, two = (
+        compile.compiled(config, topology.parse(name), per_chip_batch=8)['eval']['beside_bytes']
+        for name in ('v5e:2x2', 'v3:2x2')
+    )
+    assert two - one == 4 * (sum(leaf.size for leaf in _parameters(config)) + 1)
+
+
 def test_small_batches_are_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where not even 16 fit, fewer may."""
     on, tree = topology.parse('v5e:2x2'), {'accumulate': 1, 'norm': {'batch_size': 0}}

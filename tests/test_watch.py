@@ -45,16 +45,16 @@ print('done', flush=True)
 # Before the others come strangers to the door.
 STRANGERS = """
 import socket
-told = watch._from_first
-def from_first(letter):
+told = watch.gather
+def gather(letter):
     other = not letter
-    letter = told(letter)
+    letters = told(letter)
     if other:
         for text in (b'', b'GET / HTTP/1.1', b'{}\\n', b'{"token": "x"}\\n', b'[]\\n'):
-            with socket.create_connection(('localhost', letter['port'])) as stranger:
+            with socket.create_connection(('localhost', letters[0]['port'])) as stranger:
                 stranger.sendall(text)
-    return letter
-watch._from_first = from_first
+    return letters
+watch.gather = gather
 """
 # Who answers hangs up at once, like a proxy with nobody behind it.
 PROXY = """

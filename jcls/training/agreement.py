@@ -46,7 +46,7 @@ def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], work
         'code': {'jcls': _code(), **{name: importlib.metadata.version(name) for name in LIBRARIES}},
         'data': data(),
     }
-    first, *others = _gather(mine)
+    first, *others = gather(mine)
     problems = []
     for index, other in enumerate(others, 1):
         for what in ('code', 'config', 'data'):
@@ -65,13 +65,13 @@ def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], work
 def _share(workdir: Path) -> None:
     """Make sure that every process sees what the first one writes."""
     primary, existed = jax.process_index() == 0, False
-    mark = workdir / f'.{_gather(uuid.uuid4().hex)[0]}'  # named by the first
+    mark = workdir / f'.{gather(uuid.uuid4().hex)[0]}'  # named by the first
     if primary:
         existed = workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
         mark.touch()
-    _gather(0)  # all wait for that
-    seen = _gather((socket.gethostname(), str(workdir), _appears(mark)))
+    gather(0)  # all wait for that
+    seen = gather((socket.gethostname(), str(workdir), _appears(mark)))
     if primary:
         mark.unlink()
     blind = [
@@ -103,7 +103,7 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _gather(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """This value of every process, in their order."""
     text = np.frombuffer(json.dumps(value, default=list).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(text)]))

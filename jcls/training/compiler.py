@@ -13,7 +13,7 @@ from jcls.training import mesh as meshes
 
 # libtpu 0.0.42 overflows its stack, for chips with matrix units of 256, where the gradient of a 3x3
 # convolution with stride 2 and 128 channels goes straight into what follows: 128 images of 44 x 44
-# a chip are enough. The other chips do without: a step of a v5e would take 2.5 % longer.
+# a chip are enough. The other chips do without: a step of a v5e would take 1.5 % longer.
 STORES = ('TPU v6 lite', 'TPU v6e', 'TPU7x')
 
 

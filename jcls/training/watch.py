@@ -19,16 +19,14 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
+from jcls.training.agreement import gather
 from jcls.training.launch import GRACE, SILENCE
 
 WELCOME, DONE, FAILED = 'welcome', 'done', 'failed'  # the first and last words on a connection
 DIED = 'has died: killed, out of memory, or its host is gone'
 FAILING = 'has failed, and says why'
 PATIENCE = 5.0  # seconds for a connection
-LETTER = 512  # bytes in which the first process tells where it listens
 ALIVE = 30  # seconds after which an idle connection shows routers that it is in use
 
 
@@ -63,12 +61,12 @@ class _Watch:
         self.all_here = threading.Event()
         self.over = threading.Lock()  # held from the first end on, whosever it is
         if self.index:
-            self._connect(_from_first({}))
+            self._connect(gather({})[0])
             return
         server = _server(self.count)
         port, token = server.getsockname()[1], secrets.token_hex()
         letter = {'host': socket.gethostname(), 'port': port, 'token': token}
-        _start(self._accept, server, _from_first(letter)['token'])
+        _start(self._accept, server, gather(letter)[0]['token'])
         self.all_here.wait(PATIENCE)
 
     def leave(self, word: str) -> None:
@@ -150,12 +148,6 @@ class _Watch:
 
     def _name(self, index: int, host: str) -> str:
         return f'process {index} of {self.count}, on {host}'
-
-
-def _from_first(letter: dict[str, Any]) -> dict[str, Any]:
-    """The first process's letter, in all."""
-    padded = np.frombuffer(json.dumps(letter).encode().ljust(LETTER), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
 def _server(backlog: int) -> socket.socket:
