@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jcls import models as models
     from jcls.assembly import build as build
     from jcls.assembly import load_config as load_config
+    from jcls.tools.config.explain import explain as explain
     from jcls.tools.evaluate import evaluate as evaluate
-    from jcls.tools.explain import explain as explain
     from jcls.tools.export import export as export
     from jcls.tools.import_ import import_weights as import_weights
     from jcls.tools.plan import plan as plan
@@ -35,7 +35,7 @@ _HOMES = {
     'build': 'jcls.assembly',
     'load_config': 'jcls.assembly',
     'evaluate': 'jcls.tools.evaluate',
-    'explain': 'jcls.tools.explain',
+    'explain': 'jcls.tools.config.explain',
     'export': 'jcls.tools.export',
     'import_weights': 'jcls.tools.import_',
     'load': 'jcls.training.load',

@@ -13,7 +13,8 @@ from PIL import Image
 
 import jcls
 from jcls.main import main
-from jcls.tools import bench, peers
+from jcls.tools.bench import input as bench
+from jcls.tools.bench import peers
 
 
 def test_input(tiny: dict[str, Any]) -> None:

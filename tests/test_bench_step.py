@@ -10,9 +10,9 @@ import pytest
 
 import jcls
 from jcls.data import disk
-from jcls.machines.chips import CHIPS
 from jcls.main import main
-from jcls.tools import bench_step, measured
+from jcls.tools.plan import chips, input_rate, measure
+from jcls.tools.plan.chips import CHIPS
 
 
 def test_a_step_is_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_a_step_is_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
             return step(*args)
 
     object.__setattr__(experiment, 'train_step', Counted())
-    found = bench_step.bench_step(experiment, steps=4, rounds=2, trace=str(tmp_path))
-    assert len(calls) == bench_step.WARM_UP + 2 * 4 + bench_step.WARM_UP
+    found = measure.bench_step(experiment, steps=4, rounds=2, trace=str(tmp_path))
+    assert len(calls) == measure.WARM_UP + 2 * 4 + measure.WARM_UP
     assert found['step_seconds'] == min(found['step_seconds_by_round']) > 0
     assert found['images_per_second'] == pytest.approx(8 / found['step_seconds'])
     roofline = max(
@@ -46,26 +46,26 @@ def test_a_step_is_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_bad_input(tiny: dict[str, Any], field: str, value: int) -> None:
     """Nothing can be measured in no steps."""
     with pytest.raises(ValueError, match=rf'--{field}={value}: must be at least 1'):
-        bench_step.bench_step(jcls.build(tiny), **{field: value})
+        measure.bench_step(jcls.build(tiny), **{field: value})
 
 
 def test_chips_are_recognised_by_the_names_that_jax_has_for_them() -> None:
     """TPUs by their kind, GPUs by the name of the product; others are measured."""
-    assert bench_step._chip('TPU v5 lite') is CHIPS['v5e']
-    assert bench_step._chip('NVIDIA H100 80GB HBM3') is CHIPS['h100']
-    assert bench_step._chip('NVIDIA A100-SXM4-80GB') is CHIPS['a100']
-    assert bench_step._chip('cpu') is None
-    assert bench_step._chip('NVIDIA H100 PCIe') is None  # slower than the table's
-    assert bench_step._chip('NVIDIA A100-SXM4-40GB') is None
+    assert chips.chip_of('TPU v5 lite') is CHIPS['v5e']
+    assert chips.chip_of('NVIDIA H100 80GB HBM3') is CHIPS['h100']
+    assert chips.chip_of('NVIDIA A100-SXM4-80GB') is CHIPS['a100']
+    assert chips.chip_of('cpu') is None
+    assert chips.chip_of('NVIDIA H100 PCIe') is None  # slower than the table's
+    assert chips.chip_of('NVIDIA A100-SXM4-40GB') is None
 
 
 def test_measurements_of_the_input_are_remembered(tiny: dict[str, Any]) -> None:
     """For the same data and augmentation, wherever the data lie; not for others."""
     config = jcls.build(tiny).config
-    assert measured.recall(config) is None
-    measured.remember(config, {'images_per_second_per_core': 123.0})
-    assert measured.recall({**config, 'batch_size': 64}) == {'images_per_second_per_core': 123.0}
-    assert measured.recall({**config, 'augment': ()}) is None
+    assert input_rate.recall(config) is None
+    input_rate.remember(config, {'images_per_second_per_core': 123.0})
+    assert input_rate.recall({**config, 'batch_size': 64}) == {'images_per_second_per_core': 123.0}
+    assert input_rate.recall({**config, 'augment': ()}) is None
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +77,9 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'of the roofline' in out
     assert json.loads(out.strip().split('\n')[-1])['step_seconds'] > 0
     config = jcls.load_config('configs/quickstart.py')
-    assert measured.per_core(config) is None
+    assert input_rate.per_core(config) is None
     assert main(['bench', 'input', *small, '--seconds=0.1']) == 0
-    assert measured.per_core(config) > 0
+    assert input_rate.per_core(config) > 0
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_measurement_is_of_its_machine(
 ) -> None:
     """Homes are shared: what one kind of CPU measured is not told on another."""
     config = jcls.build(tiny).config
-    measured.remember(config, {'images_per_second_per_core': 9.0})
-    assert measured.per_core(config) == 9
+    input_rate.remember(config, {'images_per_second_per_core': 9.0})
+    assert input_rate.per_core(config) == 9
     monkeypatch.setattr(disk, 'processor', lambda: 'another')
-    assert measured.per_core(config) is None
+    assert input_rate.per_core(config) is None

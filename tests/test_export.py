@@ -17,7 +17,8 @@ from jcls import models
 from jcls.data.runtime import tensorflow
 from jcls.main import main
 from jcls.optim.groups import flat
-from jcls.tools import export, program
+from jcls.tools import export
+from jcls.tools.export import program
 from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, convert, foreign, layouts, source
 

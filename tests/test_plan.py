@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 import jcls
-from jcls.machines import chips, predict, program, topology
-from jcls.tools import compile, fit, measured, plan, plan_table
+from jcls.tools import plan
+from jcls.tools.plan import chips, compile, fit, hlo, input_rate, roofline, table, topology
 
 HAS_LIBTPU = importlib.util.find_spec('libtpu') is not None
 HAS_CUDA = importlib.util.find_spec('jax_cuda12_plugin') is not None
@@ -66,14 +66,14 @@ ENTRY %main (a: bf16[16,8], b: f32[8,4]) -> f32[8,4] {
 
 def test_a_program_is_read() -> None:
     """Cycles and collectives of the program and of its loops, as often as they run."""
-    assert program.cycles(PROGRAM) == 1000 + 5 * 100
-    assert program.cycles('ENTRY %main () -> f32[] {\n}') is None
-    assert program.collectives(PROGRAM) == {
+    assert hlo.cycles(PROGRAM) == 1000 + 5 * 100
+    assert hlo.cycles('ENTRY %main () -> f32[] {\n}') is None
+    assert hlo.collectives(PROGRAM) == {
         'all-reduce': {'count': 2, 'bytes': 8 * 4 * 4 + 2 * 8 * 4 * 4}
     }
-    assert program.kernels(PROGRAM)['fusion'] == 1 + 5
-    assert program.kernels(PROGRAM)['__cublas$gemm'] == 1
-    assert [row['scope'] for row in program.costliest(PROGRAM, 2)] == ['jit(step)/first', 'in/loop']
+    assert hlo.kernels(PROGRAM)['fusion'] == 1 + 5
+    assert hlo.kernels(PROGRAM)['__cublas$gemm'] == 1
+    assert [row['scope'] for row in hlo.costliest(PROGRAM, 2)] == ['jit(step)/first', 'in/loop']
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_program_is_read() -> None:
 )
 def test_sizes_of_shapes(shape: str, expected: int) -> None:
     """Bytes by hand; layouts and memory spaces do not count."""
-    assert program.size(shape) == expected
+    assert hlo.size(shape) == expected
 
 
 def test_operations_by_hand() -> None:
@@ -117,24 +117,24 @@ ENTRY %main (x: f32[2,8,8,3], w: f32[5,3,3,3], y: f32[2,4,4,5]) -> f32[] {
 }
 """  # noqa: E501
     convolution = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
-    assert program.flops(text) == 7 * 2 * 8 * 3 * 4 + 3 * convolution + 2 * 8 * 3 * 3
+    assert hlo.flops(text) == 7 * 2 * 8 * 3 * 4 + 3 * convolution + 2 * 8 * 3 * 3
 
 
 def test_traffic_counts_operands_and_results_of_kernels() -> None:
     """By hand: a fusion, five turns of a loop and a library call; collectives are told apart."""
     a, b = 16 * 8 * 2, 8 * 4 * 4
-    assert program.traffic(PROGRAM) == (a + b + 32 + a) + 5 * 2 * b + (a + b + b)
-    assert program.traffic(PROGRAM, loops=False) == (a + b + 32 + a) + 2 * b + (a + b + b)
+    assert hlo.traffic(PROGRAM) == (a + b + 32 + a) + 5 * 2 * b + (a + b + b)
+    assert hlo.traffic(PROGRAM, loops=False) == (a + b + 32 + a) + 2 * b + (a + b + b)
 
 
 def test_loops_of_tpus_are_counted_by_their_condition() -> None:
     """Their programs do not say how often a loop runs: the bound stands in its condition."""
     text = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"5"}}', '')
-    assert program.cycles(text) == 1000 + 100  # not known
+    assert hlo.cycles(text) == 1000 + 100  # not known
     bound = '%bound = s32[]{:T(128)} constant(4)'
     less = f'{bound}\n  ROOT %less = pred[] compare(%t.1, %bound), direction=LT'
     text = text.replace('ROOT %less = pred[] constant(true)', less)
-    assert program.cycles(text) == 1000 + 4 * 100
+    assert hlo.cycles(text) == 1000 + 4 * 100
 
 
 def test_bytes_of_collectives() -> None:
@@ -149,11 +149,11 @@ ENTRY %main (a: f32[8], b: f32[32]) -> f32[8] {
   %reduce-scatter.1 = f32[8]{0} reduce-scatter(%b), dimensions={0}
 }
 """
-    assert program.collectives(text) == {
+    assert hlo.collectives(text) == {
         'all-gather': {'count': 2, 'bytes': 2 * 32 * 4},
         'reduce-scatter': {'count': 1, 'bytes': 32 * 4},
     }
-    assert program.traffic(text) == 0
+    assert hlo.traffic(text) == 0
 
 
 @pytest.mark.parametrize(
@@ -213,19 +213,19 @@ def test_time_by_hand() -> None:
         'estimated_cycles': 30_000_000,
     }
     on = topology.parse('v5e:2x2')
-    times = predict.seconds(found, on)
+    times = roofline.seconds(found, on)
     # Of a chip's four links, two lead to chips of 2 x 2.
     collective = 2 * 3 / 4 * 10**8 / 100e9 + 3 * 2 * 2e-6
     assert times['collective_seconds'] == pytest.approx(collective)
     assert times['roofline_seconds'] == pytest.approx(0.020 + collective)
     assert times['roofline_bound'] == 'memory'
     assert times['step_seconds'] == pytest.approx(30e6 / 1.503e9 + collective, rel=1e-3)
-    one = predict.seconds(found, topology.parse('gpu:h100'))
+    one = roofline.seconds(found, topology.parse('gpu:h100'))
     assert (one['collective_seconds'], one['time_from']) == (0.0, 'roofline')
     # Of 16x16 both axes are rings: all links. Two hosts of 8 GPUs: each an eighth of the whole.
-    pod = predict.seconds(found, topology.parse('v5e:16x16'))['collective_seconds']
+    pod = roofline.seconds(found, topology.parse('v5e:16x16'))['collective_seconds']
     assert pod == pytest.approx(2 * 255 / 256 * 10**8 / 200e9 + 3 * 2 * 16e-6)
-    hosts = predict.seconds(found, topology.parse('gpu:2xh100x8'))['collective_seconds']
+    hosts = roofline.seconds(found, topology.parse('gpu:2xh100x8'))['collective_seconds']
     inside, between = 7 / 8 * 10**8 / 450e9, 1 / 2 * 10**8 / 8 / 50e9
     assert hosts == pytest.approx(2 * (inside + between) + 3 * 2 * 10e-6)
 
@@ -529,7 +529,7 @@ def test_what_is_kept_is_told_only_of_the_same(
 ) -> None:
     """Other flags of the compiler, in the environment or the config, make another result."""
     monkeypatch.setattr(compile, 'devices', lambda _: jax.devices())
-    monkeypatch.setattr(program, 'analysis', lambda *_: {'n': len(list(tmp_path.iterdir()))})
+    monkeypatch.setattr(hlo, 'analysis', lambda *_: {'n': len(list(tmp_path.iterdir()))})
 
     def answer(**changes: Any) -> int:
         config = {**jcls.build(tiny).config, **changes}
@@ -576,7 +576,7 @@ def test_plans_side_by_side(width: int, tables: int, tiny: dict[str, Any]) -> No
     plans = [{**planned, 'topology': f'v5e:{i}x{i}'} for i in range(4)]
     for terminal in (True, False):
         console = Console(width=width, force_terminal=terminal, record=True, file=io.StringIO())
-        plan_table.show(plans, console)
+        table.show(plans, console)
         text = console.export_text()
         assert text.count('for each chip') == (tables if terminal else 1)
         assert all(f'v5e:{i}x{i}' in text for i in range(4))
@@ -586,13 +586,13 @@ def test_this_machine_is_measured(tiny: dict[str, Any], capsys: pytest.CaptureFi
     """A CPU has the same facts, told by the clock; and a column of the table like the others."""
     tiny['augment'] = (*tiny['augment'], {'name': 'flip'})
     config = jcls.build(tiny).config
-    measured.remember(config, {'images_per_second_per_core': 321.0})
+    input_rate.remember(config, {'images_per_second_per_core': 321.0})
     found = jcls.plan(config, 'cpu', per_chip_batch=16)
     assert found['input_images_per_second_per_core'] == 321
     assert (found['time_from'], found['per_chip_batch']) == ('measured', 16)
     assert found['images_per_second'] == pytest.approx(16 / found['step_seconds'])
     assert found['hours'] > 12 * found['step_seconds'] / 3600  # and evaluations
-    plan_table.show([found], Console(width=100))
+    table.show([found], Console(width=100))
     out = capsys.readouterr().out
     assert 'measured' in out
     assert '321' in out

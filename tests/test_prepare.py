@@ -26,10 +26,9 @@ from PIL import Image
 from jcls import main as command
 from jcls.data import decode
 from jcls.data.folder import folder
-from jcls.data.prepare import encode, inspect, job, plan, write
-from jcls.data.prepare.listing import File
 from jcls.data.runtime import tensorflow
-from jcls.tools.prepare import prepare
+from jcls.tools.prepare import divide, encode, inspect, job, prepare, write
+from jcls.tools.prepare.listing import File
 
 RANDOM = np.random.default_rng(0)
 
@@ -642,7 +641,7 @@ def test_refused_tars(tmp_path: Path, kind: str, message: str) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jcls.data.prepare import inspect, write
+from jcls.tools.prepare import inspect, write
 from jcls.tools.prepare import prepare
 
 calls, (source, out, stage, limit) = [], sys.argv[1:]
@@ -940,13 +939,13 @@ def test_the_journal_knows_a_file_by_size_and_time(tmp_path: Path) -> None:
 def test_shards_are_cut_evenly() -> None:
     """Sizes are near what was asked for and no shard is empty."""
     images = [
-        plan.Inspected(
+        divide.Inspected(
             File(str(i), f'a/{i}', 0, 1000, 0, '', 0, ''), inspect.Facts(str(i), 'JPEG', 9, 9)
         )
         for i in range(103)
     ]
-    parts = plan.shards({'train': images, 'validation': images[:2]}, 20_000, 0)
+    parts = divide.shards({'train': images, 'validation': images[:2]}, 20_000, 0)
     lengths = [len(part.images) for part in parts if part.split == 'train']
     assert (sum(lengths), len(lengths), max(lengths) - min(lengths)) == (103, 7, 1)
     assert [part.of for part in parts if part.split == 'validation'] == [1]
-    assert len(plan.shards({'train': images[:3]}, 1, 0)) == 3
+    assert len(divide.shards({'train': images[:3]}, 1, 0)) == 3

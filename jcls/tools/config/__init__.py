@@ -11,7 +11,7 @@ from typing import Any
 from jcls import config as configs
 from jcls.assembly import SECTIONS, build_or_assume, load_config
 from jcls.schema import complete, plain
-from jcls.tools import explain, facts
+from jcls.tools.config import explain, facts
 from jcls.training import workdir as folder
 
 

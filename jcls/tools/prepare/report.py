@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jcls.data.prepare.encode import change
-from jcls.data.prepare.inspect import Facts
-from jcls.data.prepare.listing import Listing, is_image_name
-from jcls.data.prepare.plan import Inspected, copies
+from jcls.tools.prepare.divide import Inspected, copies
+from jcls.tools.prepare.encode import change
+from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.listing import Listing, is_image_name
 
 GREY = ('1', 'L', 'LA', 'I', 'I;16', 'I;16B', 'I;16L', 'F')
 TINY = 8  # pixels: smaller on both sides is tiny

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jcls.machines.topology import Topology
+from jcls.tools.plan.topology import Topology
 
 HOP = 1e-6  # seconds from a chip to the next, assumed
 LAUNCH = 10e-6  # seconds of a collective over GPUs, assumed

@@ -1,4 +1,4 @@
-"""``jcls config explain FILE``: the facts of `jcls.tools.facts`, to read and as a picture.
+"""``jcls config explain FILE``: the facts of `jcls.tools.config.facts`, to read and as a picture.
 
 In Python: ``jcls.explain(config)``.
 """
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build_or_assume
-from jcls.tools import facts
+from jcls.tools.config import facts
 
 Facts = Mapping[str, Any]
 

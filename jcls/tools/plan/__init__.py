@@ -1,7 +1,13 @@
 """Plan a run: ``jcls plan --config FILE --topology v5e:4x4 [MORE ...]``.
 
 The training and evaluation steps that the run itself would use are compiled on this machine for
-others, and what comes out of the compiler is told for each chip. See `jcls.machines`.
+others, and what comes out of the compiler is told for each chip:
+
+    topology (with what its chips can do) -> compile, in a process of its own -> hlo (what the
+    compiled program says) -> fit (does it fit, and what would) -> roofline (its time) -> table
+
+`measure` measures a step on the devices that are here, `input_rate` remembers what the input
+pipeline delivered.
 """
 
 from __future__ import annotations
@@ -21,11 +27,10 @@ from jcls.assembly import build_or_assume, load_config
 from jcls.data import disk
 from jcls.data.runtime import cores
 from jcls.experiment import Experiment
-from jcls.machines import predict
-from jcls.machines.topology import Topology, parse
 from jcls.schema import plain
-from jcls.tools import bench_step, fit, measured, plan_table
-from jcls.tools.compile import compiled, whole_run, with_batch
+from jcls.tools.plan import fit, input_rate, measure, roofline, table
+from jcls.tools.plan.compile import compiled, whole_run, with_batch
+from jcls.tools.plan.topology import Topology, parse
 
 CURES = 'config.model.remat=True, a larger config.accumulate or a smaller image saves memory'
 
@@ -42,7 +47,7 @@ def plan(
 
     Args:
       config: as `jcls.load_config` returns it.
-      topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.machines.topology.parse`; 'cpu' measures
+      topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.tools.plan.topology.parse`; 'cpu' measures
         this machine.
       per_chip_batch: instead of the config's global batch over the chips.
       search: also look for the largest batch that fits, by compiling more programs.
@@ -50,8 +55,8 @@ def plan(
         keeps none.
 
     Returns:
-      topology, chips, hosts, per_chip_batch; of the training step and for each chip the facts of
-      `jcls.tools.compile.compiled`, and of its time those of `jcls.machines.predict.seconds`;
+      topology, chips, hosts, per_chip_batch; what `jcls.tools.plan.compile.compiled` returns of the
+      training step, for each chip, and of its time what `jcls.tools.plan.roofline.seconds` returns;
       images_per_second (of all chips), hours (of the recipe, with its evaluations), host_cores,
       host_images_per_second_per_core (that the input pipeline must deliver),
       input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
@@ -98,7 +103,7 @@ def plan(
         raise ValueError(
             fit.too_large(machines, size, evaluation, 'an evaluation step', f'{text}batch_size')
         )
-    times = predict.seconds(train, machines)
+    times = roofline.seconds(train, machines)
     rate = run['batch_size'] / times['step_seconds']
     return {
         'topology': topology,
@@ -120,7 +125,7 @@ def plan(
         'hours': _hours(found, machines),
         'host_cores': machines.host_cores,
         'host_images_per_second_per_core': rate / machines.hosts / machines.host_cores,
-        'input_images_per_second_per_core': measured.per_core(tree),
+        'input_images_per_second_per_core': input_rate.per_core(tree),
         'eval': evaluation,
         'assumptions': _assumptions(tree, machines),
     }
@@ -132,7 +137,7 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         {**tree, **(with_batch(tree, batch * jax.device_count()) if batch else {})}
     )
     devices, run = experiment.mesh.size, experiment.horizon
-    found = bench_step.bench_step(experiment, steps=3, rounds=2)
+    found = measure.bench_step(experiment, steps=3, rounds=2)
     every = found.pop('collectives')
     return {
         'topology': 'cpu',
@@ -157,7 +162,7 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'hours': (run.total * found['step_seconds'] + _evaluating(experiment)) / 3600,
         'host_cores': cores(),
         'host_images_per_second_per_core': found['images_per_second'] / cores(),
-        'input_images_per_second_per_core': measured.per_core(tree),
+        'input_images_per_second_per_core': input_rate.per_core(tree),
         'eval': None,
         'assumptions': (
             *(('every step takes as long as the first',) if tree['sizes'] else ()),
@@ -170,22 +175,22 @@ def _evaluating(experiment: Experiment) -> float:
     """Seconds of all evaluations of a run, of what one batch takes here."""
     count = whole_run(experiment, experiment.image_shape)['eval_batches']
     variables = experiment.init().variables
-    batch = bench_step.noise(experiment, experiment.eval_shapes())
-    return count * bench_step.fastest(experiment.eval_step, variables, batch, calls=3)
+    batch = measure.noise(experiment, experiment.eval_shapes())
+    return count * measure.fastest(experiment.eval_step, variables, batch, calls=3)
 
 
 def _hours(found: Mapping[str, Any], on: Topology) -> float:
     """Of the whole recipe: training images of every size, and evaluations."""
     run = found['run']
     seconds = [
-        phase['steps'] * predict.seconds(phase, on)['step_seconds'] for phase in found['phases']
+        phase['steps'] * roofline.seconds(phase, on)['step_seconds'] for phase in found['phases']
     ]
-    seconds.append(run['eval_batches'] * predict.seconds(found['eval'], on)['step_seconds'])
+    seconds.append(run['eval_batches'] * roofline.seconds(found['eval'], on)['step_seconds'])
     return sum(seconds) / 3600
 
 
 def _assumptions(tree: Mapping[str, Any], on: Topology) -> tuple[str, ...]:
-    told = [*predict.ASSUMED[on.platform]]
+    told = [*roofline.ASSUMED[on.platform]]
     if on.platform == 'gpu' and tree['model']['dtype'] != 'bfloat16':
         told.append(
             f'the peak rate is that of bfloat16, though model.dtype is {tree["model"]["dtype"]}'
@@ -222,5 +227,5 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str
             took = time.perf_counter() - began
             console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
     finally:  # one that fails does not take the others with it
-        plan_table.show(plans, console)
+        table.show(plans, console)
     return plans

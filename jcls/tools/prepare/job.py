@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from jcls.data.prepare.inspect import Facts
-from jcls.data.prepare.listing import File, Listing
+from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.listing import File, Listing
 
 VERSION = '1.0.0'
 REPORT = 'report.json'

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jcls.data.examples import stratified_split
-from jcls.data.prepare.encode import estimate
-from jcls.data.prepare.inspect import Facts
-from jcls.data.prepare.listing import TRAIN, VALIDATION, File
+from jcls.tools.prepare.encode import estimate
+from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.listing import TRAIN, VALIDATION, File
 
 SEED = 0
 

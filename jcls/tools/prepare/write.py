@@ -16,11 +16,11 @@ from concurrent.futures import (
 from pathlib import Path
 from typing import Any
 
-from jcls.data.prepare.encode import encode
-from jcls.data.prepare.inspect import digest
-from jcls.data.prepare.job import VERSION
-from jcls.data.prepare.plan import Inspected, Shard
 from jcls.data.runtime import tensorflow
+from jcls.tools.prepare.divide import Inspected, Shard
+from jcls.tools.prepare.encode import encode
+from jcls.tools.prepare.inspect import digest
+from jcls.tools.prepare.job import VERSION
 
 WRITERS = 8  # shards at a time, at most: each compresses on one core
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jcls.machines.topology import Topology
-from jcls.tools.compile import compiled
+from jcls.tools.plan.compile import compiled
+from jcls.tools.plan.topology import Topology
 
 BATCHES = 16  # the largest batch is found among multiples of this, where it is as large
 TRIES = 4  # programs compiled at most in search of it
@@ -17,7 +17,7 @@ PIXELS = 32  # smaller images have a multiple of it as their side: what the stag
 
 
 def needed(found: Mapping[str, Any]) -> int:
-    """Bytes of a chip while a program runs, as `jcls.tools.compile` tells of it."""
+    """Bytes of a chip while a program runs, as `jcls.tools.plan.compile` tells of it."""
     return found['peak_bytes'] + found['beside_bytes']
 
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from jcls.data import decode
-from jcls.data.prepare.listing import File
 from jcls.data.runtime import tensorflow
+from jcls.tools.prepare.listing import File
 
 READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # what training reads; MPO is a JPEG and more
 FORMATS = (*READABLE, 'WEBP', 'TIFF', 'JPEG2000', 'AVIF', 'PPM')

@@ -22,8 +22,8 @@ import jax
 
 from jcls.assembly import build_or_assume
 from jcls.experiment import AHEAD, Experiment
-from jcls.machines import program
-from jcls.machines.topology import Topology, devices, parse
+from jcls.tools.plan import hlo
+from jcls.tools.plan.topology import Topology, devices, parse
 
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',  # what is computed while tracing
@@ -47,14 +47,14 @@ def compiled(
 
     Args:
       config: complete, of plain values.
-      topology: see `jcls.machines.topology.parse`.
+      topology: see `jcls.tools.plan.topology.parse`.
       per_chip_batch: instead of the config's batch.
       steps: of 'train' (with the largest images), 'phases' (with those of every size) and 'eval'.
       keep: the folder of earlier results; None keeps none.
 
     Returns:
       {'train': {...}, 'phases': [{'steps': N, ...}, ...], 'eval': {...}}: of each the facts of
-      `jcls.machines.program.analysis`, or {'error': ...} where the program does not fit into the
+      `jcls.tools.plan.hlo.analysis`, or {'error': ...} where the program does not fit into the
       chip's memory; and beside_bytes, of what a chip holds while it runs and that is not its own:
       batches on their way and, of an evaluation, the optimizer's state and the averages. And
       'run', facts of the whole run.
@@ -70,7 +70,7 @@ def compiled(
         'keep': None if keep is None else str(keep),
     }
     done = subprocess.run(
-        [sys.executable, '-m', 'jcls.tools.compile'],
+        [sys.executable, '-m', 'jcls.tools.plan.compile'],
         input=json.dumps(request),
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -180,14 +180,14 @@ def _analysed(
     versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
     # All that the result depends on: program, machine, options, libraries, and how it is read.
     options = [f'{name}={os.environ.get(name, "")}' for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')]
-    sources = [file.read_text() for file in sorted(Path(program.__file__).parent.glob('*.py'))]
+    sources = [file.read_text() for file in sorted(Path(hlo.__file__).parent.glob('*.py'))]
     known = [topology.name, key, *options, *versions, *sources]
     text = '\n'.join([lowered.as_text(), *known])
     file = Path(keep or '.') / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
     if keep and file.exists():
         return json.loads(file.read_text())
     try:
-        found = program.analysis(lowered, count, topology.chips)
+        found = hlo.analysis(lowered, count, topology.chips)
     except Exception as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

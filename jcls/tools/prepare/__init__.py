@@ -1,7 +1,12 @@
 """From a folder or tar of images to a TFDS dataset: ``jcls prepare SRC OUT``.
 
-List the files, look at every one, report, decide, write. The result is in OUT/NAME/1.0.0, complete
-or not there at all; the same command goes on after a kill. Nothing is left out without being named.
+The result is in OUT/NAME/1.0.0, complete or not there at all; the same command goes on after a
+kill. Nothing is left out without being named. The steps, each a file:
+
+    find -> listing, archive (what there is) -> inspect (what each image is) -> report, divide (what
+    goes where) -> encode, write (the dataset)
+
+`job` is the folder in which all of this can be interrupted.
 """
 
 from __future__ import annotations
@@ -20,16 +25,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jcls.data.prepare import write
-from jcls.data.prepare.encode import change
-from jcls.data.prepare.find import find, name_dataset
-from jcls.data.prepare.inspect import Inspector
-from jcls.data.prepare.job import REPORT, Job, dump, identify
-from jcls.data.prepare.listing import TRAIN, VALIDATION, Listing
-from jcls.data.prepare.plan import Inspected, Shard, divide, fingerprint, shards, split_rows
-from jcls.data.prepare.report import compose, printable, rows, sort_out
 from jcls.data.progress import progress
 from jcls.data.runtime import cores
+from jcls.tools.prepare import write
+from jcls.tools.prepare.divide import Inspected, Shard, divide, fingerprint, shards, split_rows
+from jcls.tools.prepare.encode import change
+from jcls.tools.prepare.find import find, name_dataset
+from jcls.tools.prepare.inspect import Inspector
+from jcls.tools.prepare.job import REPORT, Job, dump, identify
+from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
+from jcls.tools.prepare.report import compose, printable, rows, sort_out
 
 SHARD_BYTES = 256 << 20
 NAMED = 10  # damaged files in an error message
@@ -67,7 +72,7 @@ def prepare(
       shard_bytes: size of a file of the dataset, about.
 
     Returns:
-      the report, see `jcls.data.prepare.report.compose`; in report.json, too.
+      the report, see `jcls.tools.prepare.report.compose`; in report.json, too.
     """
     source, target = Path(src).expanduser(), Path(out).expanduser()
     validation = None if val is None else Path(val).expanduser()

@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from jcls.machines.chips import CHIPS, Chip, target_config
 from jcls.schema import suggest
+from jcls.tools.plan.chips import CHIPS, Chip, target_config
 
 
 class Topology(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jcls.data.prepare.inspect import ORIENTATION, READABLE, Facts, pillow_formats
+from jcls.tools.prepare.inspect import ORIENTATION, READABLE, Facts, pillow_formats
 
 LOSSY = ('WEBP', 'AVIF', 'JPEG2000')  # the formats of photos: what is converted becomes JPEG, too
 MAX_EXIF = 65_533  # bytes that a JPEG has room for

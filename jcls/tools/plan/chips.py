@@ -70,6 +70,13 @@ CHIPS: dict[str, Chip] = {
 }
 # fmt: on
 
+KINDS = {  # what JAX calls the chips of the table
+    'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
+    'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
+}  # fmt: skip
+
+OTHERS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')  # GPUs whose peaks are not the table's
+
 # What XLA:GPU must know of a chip it cannot ask: streaming multiprocessors, MHz, L2 cache, shared
 # memory of a block and of a multiprocessor in KiB, compute capability.
 GPUS: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
@@ -109,3 +116,11 @@ platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{chip.name}"
 """
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip that JAX calls `kind`; None for one that is not in the table."""
+    names = [KINDS[kind]] if kind in KINDS else [n for n in CHIPS if n in kind.lower()]
+    if any(other in kind for other in OTHERS):
+        return None
+    return CHIPS[names[0]] if names else None

@@ -1,37 +1,25 @@
-"""Measure: ``jcls bench input`` tells how fast images come in, and what bounds it.
+"""Measure the data pipeline, stage by stage: ``jcls bench input``.
 
-``jcls bench step`` is in `jcls.tools.bench_step`.
-
-Every figure comes out of rounds in which all that is compared takes turns, because machines are
-noisy; the best round of each counts.
+Every figure comes out of rounds in which everything that is compared takes turns, because machines
+are noisy; the best round of each counts.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
-from jcls.assembly import build, load_config
 from jcls.data import augment, order, pipeline
 from jcls.data.chain import Chain
 from jcls.data.operation import Operation
 from jcls.data.runtime import cores, tensorflow
 from jcls.experiment import Experiment
-from jcls.tools import bench_step, measured, peers
+from jcls.tools.bench import peers
 
 WARM_UP = 2  # batches, in which programs are compiled
 SECONDS = 5.0
-ONLY = {  # what the other would ignore
-    'input': ('seconds', 'step_seconds', 'compare', 'peer_python'),
-    'step': ('steps', 'trace', 'topology'),
-}
 
 
 class Speed(NamedTuple):
@@ -189,75 +177,6 @@ def memory_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == 'darwin' else 1024 * peak
-
-
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The verb: measure, print tables and return the figures for --json."""
-    for what, names in ONLY.items():
-        for name in names:
-            if what != args.what and getattr(args, name) not in (None, False):
-                raise ValueError(f'--{name} is of `bench {what}`; `bench {args.what}` has none')
-    if args.cores:
-        _pin(args.cores)
-    if args.what == 'step':
-        return bench_step.run(args, overrides)
-    config = load_config(args.config, overrides)
-    result = bench_input(
-        build(config),
-        seconds=SECONDS if args.seconds is None else args.seconds,
-        rounds=args.rounds,
-        step_seconds=args.step_seconds,
-        compare=args.compare,
-        peer_python=args.peer_python or sys.executable,
-    )
-    measured.remember(config, result)
-    _show(result)
-    return result
-
-
-def _pin(count: int) -> None:
-    """Use only so many cores, from now on and in every process that is started."""
-    if not hasattr(os, 'sched_setaffinity'):
-        raise ValueError('--cores needs Linux: this system cannot bind a process to cores')
-    allowed = sorted(os.sched_getaffinity(0))
-    if not 1 <= count <= len(allowed):
-        raise ValueError(f'--cores={count}: this process may use 1 to {len(allowed)}')
-    os.sched_setaffinity(0, allowed[-count:])
-
-
-def _show(result: Mapping[str, Any]) -> None:
-    table = Table('stage', 'CPU ms per image', 'share', title='what each stage takes')
-    total = sum(result['stages'].values())
-    for name, cost in result['stages'].items():
-        table.add_row(name, f'{cost:.3f}', f'{cost / total:.0%}')
-    _print(table)
-    _say(
-        f'{result["images_per_second"]:,.0f} images/s on {result["cores"]} core(s): '
-        f'{result["images_per_second_per_core"]:,.0f} a core, '
-        f'{result["cpu_ms_per_image"]:.3f} CPU ms an image; '
-        f'{result["memory_bytes"] / 2**20:,.0f} MiB at most'
-    )
-    if 'input_bound' in result:
-        verdict = 'input-bound' if result['input_bound'] else 'not input-bound'
-        _say(
-            f'{verdict}: the steps take {result["images_per_second_needed"]:,.0f} images/s, which '
-            f'needs {result["cores_needed"]:.1f} cores like these'
-        )
-    if 'peers' in result:
-        table = Table(
-            'peer', 'images/s', 'CPU ms per image', 'jcls is faster by', 'in CPU time by',
-            title='the same work elsewhere',
-        )  # fmt: skip
-        for name, peer in result['peers'].items():
-            speed, cost = f'{peer["images_per_second"]:,.0f}', f'{peer["cpu_ms_per_image"]:.3f}'
-            table.add_row(name, speed, cost, f'{peer["ratio"]:.2f}', f'{peer["cpu_ratio"]:.2f}')
-        _print(table)
-        if 'DALI' in result['peers']:
-            _say('DALI is measured without random erasing and mixing: it has less to do')
-
-
-def _print(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 def _say(text: str) -> None:

@@ -5,33 +5,21 @@ The step is the loop's own. Its batch lies on the devices already, so that no in
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from jcls.assembly import build_or_assume, load_config
 from jcls.experiment import Experiment
-from jcls.machines.chips import CHIPS, Chip
-from jcls.machines.program import analysis
-from jcls.machines.topology import parse
+from jcls.tools.plan.chips import chip_of
+from jcls.tools.plan.hlo import analysis
 from jcls.training import mesh as meshes
 
 WARM_UP, STEPS = 3, 20  # steps
-KINDS = {  # what JAX calls the chips of the table
-    'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
-    'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
-}  # fmt: skip
-
-OTHERS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')  # GPUs whose peaks are not the table's
 
 
 def bench_step(
@@ -47,7 +35,7 @@ def bench_step(
 
     Returns:
       step_seconds (the median of the best round), step_seconds_by_round, images_per_second,
-      compile_seconds, devices, the facts of `jcls.machines.program.analysis` (of a step, for each
+      compile_seconds, devices, the facts of `jcls.tools.plan.hlo.analysis` (of a step, for each
       device), peak_flops and peak_bandwidth (of each device: published, or of a CPU measured here),
       roofline_seconds and roofline_share (roofline over step).
     """
@@ -113,7 +101,7 @@ def noise(
 
 def _peaks(device: Any) -> tuple[float, float]:
     """Operations and bytes a second that a device can do at most."""
-    chip = _chip(device.device_kind)
+    chip = chip_of(device.device_kind)
     if chip is not None:
         return chip.flops / chip.devices, chip.bandwidth / chip.devices
     side, bytes_moved = 2048, 2**28
@@ -124,13 +112,6 @@ def _peaks(device: Any) -> tuple[float, float]:
     return 2 * side**3 / product, 2 * bytes_moved / copy
 
 
-def _chip(kind: str) -> Chip | None:
-    names = [KINDS[kind]] if kind in KINDS else [n for n in CHIPS if n in kind.lower()]
-    if any(other in kind for other in OTHERS):
-        return None
-    return CHIPS[names[0]] if names else None
-
-
 def fastest(function: Callable[..., Any], *arguments: Any, calls: int = 6) -> float:
     """Seconds of the fastest of a few calls."""
     times = []
@@ -139,44 +120,3 @@ def fastest(function: Callable[..., Any], *arguments: Any, calls: int = 6) -> fl
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-@contextlib.contextmanager
-def _waiting(text: str) -> Iterator[None]:
-    with Console(stderr=True).status(text):
-        yield
-
-
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The verb: measure, print a table, and return the figures for --json."""
-    config = load_config(args.config, overrides)
-    experiment, _ = build_or_assume(config)
-    steps = STEPS if args.steps is None else args.steps
-    if args.topology:
-        parse(args.topology)  # before anything is measured
-    with _waiting(f'measuring {args.rounds} x {steps} steps'):
-        found = bench_step(experiment, steps=steps, rounds=args.rounds, trace=args.trace)
-    rows = {
-        'devices': found['devices'],
-        'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
-        'step': f'{1e3 * found["step_seconds"]:.1f} ms',
-        'images a second': f'{found["images_per_second"]:,.1f}',
-        'of the roofline': f'{found["roofline_share"]:.0%}',
-        'compiling': f'{found["compile_seconds"]:.1f} s',
-    }
-    if args.topology:
-        from jcls.tools.plan import plan  # which measures CPUs with this file
-
-        with _waiting(f'compiling for {args.topology}'):
-            planned = plan(config, args.topology, search=False)
-        found['plan'] = planned
-        rows[f'planned for {args.topology}'] = (
-            f'{1e3 * planned["step_seconds"]:.1f} ms, from {planned["time_from"]}'
-        )
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, text in rows.items():
-        table.add_row(name, text)
-    Console(soft_wrap=True, markup=False).print(table)
-    if args.trace:
-        print(f'profile of {WARM_UP} steps: tensorboard --logdir {args.trace}')
-    return found

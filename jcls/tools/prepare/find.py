@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jcls.data.prepare import archive, listing
-from jcls.data.prepare.listing import TRAIN, VALIDATION, Listing
+from jcls.tools.prepare import archive, listing
+from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 
 
 def find(source: Path, validation: Path | None, work: Path) -> Listing:

@@ -124,13 +124,13 @@ def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stablehlo(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
-    from jcls.tools import program
+    from jcls.tools.export import program
 
     (folder / 'model.stablehlo').write_bytes(program.stablehlo(model, variables, card))
 
 
 def _saved_model(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
-    from jcls.tools import program
+    from jcls.tools.export import program
 
     program.saved_model(folder, model, variables, card)
 

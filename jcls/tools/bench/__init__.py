@@ -1,0 +1,139 @@
+"""Measure the data pipeline, ``jcls bench input``, or a training step, ``jcls bench step``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jcls.assembly import build, build_or_assume, load_config
+from jcls.tools.bench.input import SECONDS, bench_input
+from jcls.tools.plan import input_rate, plan
+from jcls.tools.plan.measure import STEPS, WARM_UP, bench_step
+from jcls.tools.plan.topology import parse
+
+ONLY = {  # what the other would ignore
+    'input': ('seconds', 'step_seconds', 'compare', 'peer_python'),
+    'step': ('steps', 'trace', 'topology'),
+}
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The verb: measure, print tables and return the figures for --json."""
+    for what, names in ONLY.items():
+        for name in names:
+            if what != args.what and getattr(args, name) not in (None, False):
+                raise ValueError(f'--{name} is of `bench {what}`; `bench {args.what}` has none')
+    if args.cores:
+        _pin(args.cores)
+    if args.what == 'step':
+        return _step(args, overrides)
+    return _input(args, overrides)
+
+
+def _input(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    result = bench_input(
+        build(config),
+        seconds=SECONDS if args.seconds is None else args.seconds,
+        rounds=args.rounds,
+        step_seconds=args.step_seconds,
+        compare=args.compare,
+        peer_python=args.peer_python or sys.executable,
+    )
+    input_rate.remember(config, result)
+    _show(result)
+    return result
+
+
+def _pin(count: int) -> None:
+    """Use only so many cores, from now on and in every process that is started."""
+    if not hasattr(os, 'sched_setaffinity'):
+        raise ValueError('--cores needs Linux: this system cannot bind a process to cores')
+    allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= count <= len(allowed):
+        raise ValueError(f'--cores={count}: this process may use 1 to {len(allowed)}')
+    os.sched_setaffinity(0, allowed[-count:])
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    table = Table('stage', 'CPU ms per image', 'share', title='what each stage takes')
+    total = sum(result['stages'].values())
+    for name, cost in result['stages'].items():
+        table.add_row(name, f'{cost:.3f}', f'{cost / total:.0%}')
+    _print(table)
+    _say(
+        f'{result["images_per_second"]:,.0f} images/s on {result["cores"]} core(s): '
+        f'{result["images_per_second_per_core"]:,.0f} a core, '
+        f'{result["cpu_ms_per_image"]:.3f} CPU ms an image; '
+        f'{result["memory_bytes"] / 2**20:,.0f} MiB at most'
+    )
+    if 'input_bound' in result:
+        verdict = 'input-bound' if result['input_bound'] else 'not input-bound'
+        _say(
+            f'{verdict}: the steps take {result["images_per_second_needed"]:,.0f} images/s, which '
+            f'needs {result["cores_needed"]:.1f} cores like these'
+        )
+    if 'peers' in result:
+        table = Table(
+            'peer', 'images/s', 'CPU ms per image', 'jcls is faster by', 'in CPU time by',
+            title='the same work elsewhere',
+        )  # fmt: skip
+        for name, peer in result['peers'].items():
+            speed, cost = f'{peer["images_per_second"]:,.0f}', f'{peer["cpu_ms_per_image"]:.3f}'
+            table.add_row(name, speed, cost, f'{peer["ratio"]:.2f}', f'{peer["cpu_ratio"]:.2f}')
+        _print(table)
+        if 'DALI' in result['peers']:
+            _say('DALI is measured without random erasing and mixing: it has less to do')
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def _waiting(text: str) -> Iterator[None]:
+    with Console(stderr=True).status(text):
+        yield
+
+
+def _step(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    experiment, _ = build_or_assume(config)
+    steps = STEPS if args.steps is None else args.steps
+    if args.topology:
+        parse(args.topology)  # before anything is measured
+    with _waiting(f'measuring {args.rounds} x {steps} steps'):
+        found = bench_step(experiment, steps=steps, rounds=args.rounds, trace=args.trace)
+    rows = {
+        'devices': found['devices'],
+        'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
+        'step': f'{1e3 * found["step_seconds"]:.1f} ms',
+        'images a second': f'{found["images_per_second"]:,.1f}',
+        'of the roofline': f'{found["roofline_share"]:.0%}',
+        'compiling': f'{found["compile_seconds"]:.1f} s',
+    }
+    if args.topology:
+        with _waiting(f'compiling for {args.topology}'):
+            planned = plan(config, args.topology, search=False)
+        found['plan'] = planned
+        rows[f'planned for {args.topology}'] = (
+            f'{1e3 * planned["step_seconds"]:.1f} ms, from {planned["time_from"]}'
+        )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    Console(soft_wrap=True, markup=False).print(table)
+    if args.trace:
+        print(f'profile of {WARM_UP} steps: tensorboard --logdir {args.trace}')
+    return found
