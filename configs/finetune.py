@@ -21,7 +21,7 @@ higher one: --config.optimizer.lr=0.05 (for a batch of 256).
 from ml_collections import ConfigDict
 
 from jcls.config import inherit, parse_arg
-from jcls.weights.source import sections
+from jcls.weights.imported import sections
 
 
 def get_config(arg: str = '') -> ConfigDict:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
     from jcls import models as models
     from jcls.assembly import build as build
     from jcls.assembly import load_config as load_config
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from jcls.tools.predict import predict as predict
     from jcls.tools.preview import preview as preview
     from jcls.tools.train import train as train
-    from jcls.training.load import load as load
-
-__version__ = '0.1.0'
+    from jcls.weights.load import load as load
 
 _HOMES = {
     'build': 'jcls.assembly',
@@ -38,29 +36,20 @@ _HOMES = {
     'explain': 'jcls.tools.config.explain',
     'export': 'jcls.tools.export',
     'import_weights': 'jcls.tools.import_',
-    'load': 'jcls.training.load',
+    'load': 'jcls.weights.load',
     'plan': 'jcls.tools.plan',
     'predict': 'jcls.tools.predict',
     'preview': 'jcls.tools.preview',
     'train': 'jcls.tools.train',
 }
-__all__ = [
-    'build',
-    'evaluate',
-    'explain',
-    'export',
-    'import_weights',
-    'load',
-    'load_config',
-    'models',
-    'plan',
-    'predict',
-    'preview',
-    'train',
-]
+__all__ = ['models', *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == '__version__':
+        from importlib.metadata import version
+
+        return version('jcls')
     if name == 'models':
         return importlib.import_module('jcls.models')
     if name in _HOMES:

@@ -13,35 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jcls import config as configs
-from jcls import models, schema
-from jcls.data import augment as operations
-from jcls.data import mix as mixing
-from jcls.data import pipeline
-from jcls.data import source as sources
-from jcls.data.chain import Chain
-from jcls.experiment import Experiment, share_of
-from jcls.models import norm as norms
-from jcls.optim import ema as emas
-from jcls.optim import optimizer, schedule
-from jcls.optim.directions import OPTIMIZERS
-from jcls.training import (
-    checkpoint,
-    compiler,
-    distill,
-    evaluate,
-    freezing,
-    horizon,
-    log,
-    losses,
-    step,
-)
-from jcls.training import mesh as meshes
-from jcls.training import reference as references
-from jcls.weights import init as starting
-
-# fields of the data section that every source has, but for what is there
-SHARED = ('mean', 'std', 'repeats', 'balanced', 'folds', 'fold', 'subset', 'subset_seed')
+from jcls import models
+from jcls.config import as_config_dict, load
+from jcls.config.horizon import Horizon, create_horizon
+from jcls.config.schema import Section, complete, fields, plain
+from jcls.data import mix, pipeline, sources
+from jcls.data.augment import OPERATIONS, compose
+from jcls.data.augment.chain import Chain
+from jcls.distributed import compiler
+from jcls.distributed.mesh import create_mesh, make_deterministic
+from jcls.models.batch_norm import batch_norm, group_count
+from jcls.optim import ema, optimizer, schedule
+from jcls.optim.update_rules import OPTIMIZERS
+from jcls.training import distill, freezing, losses, step
+from jcls.training.evaluate import EvaluateSettings
+from jcls.training.experiment import Experiment, share_of
+from jcls.training.reference import Reference
+from jcls.weights.init import InitSettings
+from jcls.workdir.checkpoint import CheckpointSettings
+from jcls.workdir.log import LogSettings
 
 
 def assemble(
@@ -80,128 +70,143 @@ def assemble(
     if not 0 <= seed < 2**32:
         raise ValueError(f'config.seed={seed}: must be in 0..{2**32 - 1}')
     if deterministic:
-        meshes.make_deterministic()
-    mesh = meshes.create(platform, batch_size, devices)
-    share = batch_size // mesh.size
-    if accumulate < 1 or share % accumulate:
-        divisors = ', '.join(str(n) for n in range(1, share + 1) if share % n == 0)
-        raise ValueError(
-            f'config.accumulate={accumulate} does not divide the {share} examples that each of '
-            f'{mesh.size} device(s) has of config.batch_size={batch_size}: use one of {divisors}'
-        )
+        make_deterministic()
+    mesh = create_mesh(platform, batch_size, devices)
+    _check_accumulate(accumulate, batch_size, mesh.size)
     data = sources.create(**sections['data'])
-    length = horizon.create(duration, batch_size, len(data.train))
-    start = starting.create(**sections['init'])
-    model, frozen = _model(sections, data, start)
+    horizon = create_horizon(duration, batch_size, len(data.train))
+    init_from = InitSettings(**sections['init'])
+    model, frozen = _model(sections, data, init_from)
     model = model.clone(store=compiler.must_store(mesh))
-    norms.group_count(batch_size // accumulate, sections['norm']['batch_size'])
-    update = optimizer.create(
+    group_count(batch_size // accumulate, sections['norm']['batch_size'])
+    updates = optimizer.create(
         batch_size,
-        functools.partial(starting.trained, freeze=start.freeze),
+        functools.partial(freezing.trained, freeze=init_from.freeze),
         len(data.train),
         **sections['optimizer'],
     )
-    lr = schedule.create(update.peak, length.total, length.steps, **sections['schedule'])
-    warmup = length.steps(sections['schedule']['warmup'])
-    average = emas.create(
-        emas.Run(batch_size, length.steps_per_epoch, length.total, warmup), **sections['ema']
+    rate = schedule.create(updates.peak, horizon.total, horizon.steps, **sections['schedule'])
+    warmup = horizon.steps(sections['schedule']['warmup'])
+    average = ema.create(
+        ema.Run(batch_size, horizon.steps_per_epoch, horizon.total, warmup), **sections['ema']
     )
-    evaluating = evaluate.create(**sections['evaluate'])
-    saving = checkpoint.create(average is not None, **sections['checkpoint'])
-    if (saving.best or '').startswith('eval_train/') and not evaluating.train_examples:
+    evaluation = EvaluateSettings(**sections['evaluate'])
+    checkpoint = CheckpointSettings(**sections['checkpoint'])
+    log = LogSettings(**sections['log'])
+    _check_best(checkpoint.best, evaluation, averaged=average is not None)
+    if evaluation.batch_size and evaluation.batch_size % mesh.size:
         raise ValueError(
-            f'config.checkpoint.best={saving.best!r} needs config.evaluate.train_examples > 0'
+            f'config.evaluate.batch_size={evaluation.batch_size} does not divide over {mesh.size} '
+            'devices'
         )
-    logging = log.create(**sections['log'])
-    intervals = {'evaluate': evaluating.every, 'checkpoint': saving.every, 'log': logging.every}
-    eval_batch = evaluating.batch_size
-    if eval_batch and eval_batch % mesh.size:
-        raise ValueError(
-            f'config.evaluate.batch_size={eval_batch} does not divide over {mesh.size} devices'
-        )
-    options = compiler.create(mesh, **sections['compiler'])
+    intervals = {'evaluate': evaluation.every, 'checkpoint': checkpoint.every, 'log': log.every}
     common: dict[str, Any] = {
         'mean': data.mean,
         'std': data.std,
-        'compiler_options': options,
+        'compiler_options': compiler.create(mesh, **sections['compiler']),
     }
     loss = losses.create(
         lambda: np.bincount(data.train.labels, minlength=len(data.train.classes)),
         **sections['loss'],
     )
     distillation = distill.create(**sections['distill'])
-    mix = mixing.create(batch_size, seed, length.steps, **sections['mix'])
-    if mix is not None:
-        mix.within(share_of(batch_size).rows())
+    mixing = mix.create(batch_size, seed, horizon.steps, **sections['mix'])
+    if mixing is not None:
+        mixing.within(share_of(batch_size).rows())
     return Experiment(
         config={},
-        complete=functools.partial(schema.complete, sections=SECTIONS),
+        sections=SECTIONS,
         model=model,
         data=data,
         mesh=mesh,
-        horizon=length,
-        optimizer=update,
-        schedule=lr,
+        horizon=horizon,
+        optimizer=updates,
+        schedule=rate,
         train_step=step.create_train_step(
             model,
             loss,
-            update,
-            lr,
+            updates,
+            rate,
             mesh,
             seed=seed,
             accumulate=accumulate,
-            unit=_unit(batch_size // accumulate, sections['norm']['batch_size'], mix),
+            unit=_unit(batch_size // accumulate, sections['norm']['batch_size'], mixing),
             ema=average,
             distillation=distillation,
             **common,
         ),
         eval_step=step.create_eval_step(model, mesh, **common),
-        phases=_phases(augment, sizes, length),
-        mix=mix,
+        augmentation_by_step=_augmentation_by_step(augment, sizes, horizon),
+        mix=mixing,
         ema=average,
-        start=start,
+        init_from=init_from,
         frozen=frozen,
         distillation=distillation,
-        eval_operation=operations.compose(evaluating.preprocess, 'evaluate.preprocess'),
-        evaluate=evaluating,
-        checkpoint=saving,
-        log=logging,
-        reference=references.create(**sections['reference']),
-        every={key: length.every(text, f'{key}.every') for key, text in intervals.items()},
+        eval_operation=compose(evaluation.preprocess, 'evaluate.preprocess'),
+        evaluate=evaluation,
+        checkpoint=checkpoint,
+        log=log,
+        reference=Reference(**sections['reference']),
+        every={key: horizon.every(text, f'{key}.every') for key, text in intervals.items()},
         damage=pipeline.Damage(data.max_damaged),
     )
 
 
+def _check_accumulate(accumulate: int, batch_size: int, devices: int) -> None:
+    share = batch_size // devices
+    if accumulate < 1 or share % accumulate:
+        divisors = ', '.join(str(n) for n in range(1, share + 1) if share % n == 0)
+        raise ValueError(
+            f'config.accumulate={accumulate} does not divide the {share} examples that each of '
+            f'{devices} device(s) has of config.batch_size={batch_size}: use one of {divisors}'
+        )
+
+
+def _check_best(best: str | None, evaluation: EvaluateSettings, *, averaged: bool) -> None:
+    """Refuse to keep the best by what is not evaluated."""
+    prefix = (best or '').split('/')[0]
+    if prefix == 'eval_ema' and not averaged:
+        raise ValueError(
+            f"config.checkpoint.best={best!r}, but config.ema.name='none': there are no averaged "
+            'weights'
+        )
+    if prefix == 'eval_train' and not evaluation.train_examples:
+        raise ValueError(
+            f'config.checkpoint.best={best!r} needs config.evaluate.train_examples > 0'
+        )
+
+
 def _model(
-    sections: Mapping[str, Any], data: sources.Data, start: starting.Settings
+    sections: Mapping[str, Any], data: sources.Data, init_from: InitSettings
 ) -> tuple[models.ResNet, freezing.Frozen]:
     """The model, and what of it never changes."""
     section = {**sections['model'], 'num_classes': _classes(sections['model'], data)}
-    model = models.create(**section, norm=norms.batch_norm(**sections['norm']))
-    if start.freeze in (-1, ()) and not start.norm_eval:
+    model = models.create(**section, norm=batch_norm(**sections['norm']))
+    freeze, norm_eval = init_from.freeze, init_from.norm_eval
+    if freeze in (-1, ()) and not norm_eval:
         return model, freezing.Frozen()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, data.channels)))
-    still = starting.still_norms(shapes['params'], shapes['batch_stats'], start)
-    trained = starting.trained(shapes['params'], start.freeze)
-    model = models.create(**section, norm=norms.batch_norm(still, **sections['norm']))
+    still = freezing.still_norms(shapes['params'], shapes['batch_stats'], freeze, norm_eval)
+    trained = freezing.trained(shapes['params'], freeze)
+    model = models.create(**section, norm=batch_norm(still, **sections['norm']))
     return model, freezing.Frozen(freezing.paths(trained), still)
 
 
-def _unit(part: int, ghost: int, mix: mixing.Mix | None) -> int:
+def _unit(part: int, ghost: int, mixing: mix.Mix | None) -> int:
     """Rows that stay together in micro-batches of `part`: those normalised or mixed together.
 
     The copies of an image (`data.repeats`) are in different ones of these, and so remain apart.
     """
     if ghost:
         return ghost
-    return mix.size if mix is not None and part % mix.size == 0 else 1
+    return mixing.size if mixing is not None and part % mixing.size == 0 else 1
 
 
-def _phases(
-    augment: tuple, sizes: tuple[tuple[str, int], ...], length: horizon.Horizon
+def _augmentation_by_step(
+    augment: tuple, sizes: tuple[tuple[str, int], ...], horizon: Horizon
 ) -> tuple[tuple[int, Chain], ...]:
     """(first step, augmentation) of each part of the run."""
-    phases = [(0, operations.compose(augment, 'augment'))]
+    phases = [(0, compose(augment, 'augment'))]
     crops = [i for i, section in enumerate(augment) if section['name'] == 'random_resized_crop']
     if sizes and len(crops) != 1:
         raise ValueError(
@@ -211,15 +216,15 @@ def _phases(
     for i, (when, size) in enumerate(sizes):
         if size < 1:
             raise ValueError(f'config.sizes[{i}]: {size} pixels; at least 1')
-        begin = length.every(when, f'sizes[{i}]')
-        if not phases[-1][0] < begin < length.total:
+        begin = horizon.every(when, f'sizes[{i}]')
+        if not phases[-1][0] < begin < horizon.total:
             raise ValueError(
                 f'config.sizes[{i}]: {when!r} is step {begin}; times must increase, and lie before '
-                f'the end of the run, step {length.total}'
+                f'the end of the run, step {horizon.total}'
             )
         changed = [dict(section) for section in augment]
         changed[crops[0]]['size'] = size
-        phases.append((begin, operations.compose(tuple(changed), 'augment')))
+        phases.append((begin, compose(tuple(changed), 'augment')))
     return tuple(phases)
 
 
@@ -236,25 +241,27 @@ def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
     return found
 
 
-SECTIONS: dict[str, schema.Section] = {
-    '': schema.Section(assemble),
-    'augment[]': schema.Section(None, operations.OPERATIONS),
-    'checkpoint': schema.Section(checkpoint.create),
-    'compiler': schema.Section(compiler.create),
-    'data': schema.Section(sources.create, sources.SOURCES),
-    'distill': schema.Section(distill.create, distill.DISTILLATIONS),
-    'ema': schema.Section(emas.create, emas.EMAS),
-    'evaluate': schema.Section(evaluate.create),
-    'evaluate.preprocess[]': schema.Section(None, operations.OPERATIONS),
-    'init': schema.Section(starting.create),
-    'log': schema.Section(log.create),
-    'loss': schema.Section(losses.create, losses.LOSSES),
-    'mix': schema.Section(mixing.create),
-    'model': schema.Section(models.create, models.MODELS),
-    'norm': schema.Section(norms.batch_norm),
-    'optimizer': schema.Section(optimizer.create, OPTIMIZERS),
-    'reference': schema.Section(references.create),
-    'schedule': schema.Section(schedule.create, schedule.SCHEDULES),
+SECTIONS: dict[str, Section] = {
+    '': Section(assemble, free=('platform',), host_specific=('recipe',)),
+    'augment[]': Section(None, OPERATIONS),
+    'checkpoint': Section(CheckpointSettings, free=('*',)),
+    'compiler': Section(compiler.create, free=('*',)),
+    'data': Section(
+        sources.create, sources.SOURCES, free=('max_damaged',), host_specific=sources.HOST_SPECIFIC
+    ),
+    'distill': Section(distill.create, distill.DISTILLATIONS),
+    'ema': Section(ema.create, ema.EMAS),
+    'evaluate': Section(EvaluateSettings, free=('*',)),
+    'evaluate.preprocess[]': Section(None, OPERATIONS),
+    'init': Section(InitSettings),
+    'log': Section(LogSettings, free=('*',)),
+    'loss': Section(losses.create, losses.LOSSES),
+    'mix': Section(mix.create),
+    'model': Section(models.create, models.MODELS),
+    'norm': Section(batch_norm),
+    'optimizer': Section(optimizer.create, OPTIMIZERS),
+    'reference': Section(Reference, free=('*',)),
+    'schedule': Section(schedule.create, schedule.SCHEDULES),
 }
 
 
@@ -263,9 +270,9 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
 
     >>> load_config('configs/quickstart.py', {'batch_size': 128, 'optimizer.lr': 0.2})
     """
-    tree = configs.load(path, overrides, sections=SECTIONS)
+    tree = load(path, overrides, sections=SECTIONS)
     tree['recipe'] = tree['recipe'] or path
-    return configs.as_config_dict(tree)
+    return as_config_dict(tree)
 
 
 def build(
@@ -278,8 +285,8 @@ def build(
     Raises:
       ValueError: for anything in the config that cannot be, with its place and the cure.
     """
-    tree = schema.complete(config, sections=SECTIONS)
-    top = {key: tree[key] for key in schema.fields(SECTIONS[''])}
+    tree = complete(config, sections=SECTIONS)
+    top = {key: tree[key] for key in fields(SECTIONS[''])}
     experiment = dataclasses.replace(assemble(tree, devices, **top), config=tree)
     experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
     pipeline.output_extent(experiment.data.val, experiment.eval_operation)
@@ -290,7 +297,7 @@ def build_or_assume(
     config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> tuple[Experiment, str]:
     """The experiment, with made-up images if its folder is not there; and which it has."""
-    tree = schema.plain(config)
+    tree = plain(config)
     known, data = tree['reference'], tree['data']
     folder = data.get('dir')
     if folder is None or not known['examples'] or Path(folder).expanduser().exists():
@@ -301,6 +308,7 @@ def build_or_assume(
         'num_classes': known['classes'],
         'channels': len(data['mean']),
     }
-    kept = {key: data[key] for key in SHARED}
+    of_every_source = fields(SECTIONS['data']._replace(table=None))
+    kept = {key: data[key] for key in of_every_source if key not in ('name', 'cache', 'exif')}
     said = f'{folder} is not there; counted as the published run had them'
     return build({**tree, 'data': {**kept, **made_up}}, devices), said

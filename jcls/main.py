@@ -80,11 +80,11 @@ def _split_overrides(
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
-    from jcls.training import launch
+    from jcls.distributed import launch
 
     launch.initialize(args.distributed, wait=args.distributed_wait)
+    from jcls.distributed import watch
     from jcls.tools import train
-    from jcls.training import watch
 
     if args.dry_run:
         return 0, _dry_run(args, overrides)
@@ -128,7 +128,7 @@ def _has_peers() -> bool:
 def _leave(code: int) -> int:
     if not _has_peers():
         return code
-    from jcls.training import launch
+    from jcls.distributed import launch
 
     launch.leave(code)
 

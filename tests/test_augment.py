@@ -12,10 +12,10 @@ from PIL import Image
 from scipy import stats
 
 import jcls
-from jcls.data import augment, crop
-from jcls.data.augment import OPERATIONS
-from jcls.data.operation import Draw, Operation
-from jcls.data.runtime import tensorflow
+from jcls.data import augment
+from jcls.data.augment import OPERATIONS, crop
+from jcls.data.augment.operation import Draw, Operation
+from jcls.host.tensorflow import tf
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ALPHA = 1e-3  # of a statistical test; every draw here is fixed, so none fails by chance later
@@ -54,7 +54,7 @@ def composed(name: str, **fields: Any) -> Operation:
 
 def draw(index: int, word: int = 7) -> Draw:
     """The random numbers that the pipeline gives an example."""
-    return Draw(tensorflow().constant([word, 64 * index], tensorflow().int64))
+    return Draw(tf.constant([word, 64 * index], tf.int64))
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -70,7 +70,6 @@ def coordinates(height: int, width: int) -> np.ndarray:
 
 def collect(function: Any, count: int) -> Any:
     """`function` of a Draw, for as many examples, in one pass."""
-    tf = tensorflow()
     examples = tf.data.Dataset.range(count).map(
         lambda index: function(Draw(tf.stack([tf.constant(7, tf.int64), 64 * index]))),
         num_parallel_calls=2,
@@ -135,12 +134,12 @@ def test_boxes_in_closed_form() -> None:
 def test_random_resized_crop_is_pillows(golden: Any, kind: str) -> None:
     """The pixels are Pillow's crop and resize of the drawn box, within a grey level."""
     image = Image.fromarray(golden('transforms.npz')['eval_source'])
-    tensor = tensorflow().constant(np.asarray(image))
+    tensor = tf.constant(np.asarray(image))
     if kind != 'pixels':
         file = io.BytesIO()
         how = {} if kind == 'png' else {'quality': 92, 'subsampling': kind.removeprefix('jpeg ')}
         image.save(file, kind.split()[0], **how)
-        tensor, image = tensorflow().constant(file.getvalue()), Image.open(file).convert('RGB')
+        tensor, image = tf.constant(file.getvalue()), Image.open(file).convert('RGB')
     operation = crop.random_resized_crop(size=96)
     for index in range(25):
         box = crop.random_box(375, 500, draw(index).uniform(22), SCALE, RATIO)
@@ -155,9 +154,7 @@ def test_evaluation_is_torchvisions(golden: Any) -> None:
     """resize(232) and center_crop(224) make torchvision's image within a grey level."""
     numbers = golden('transforms.npz')
     chain = ({'name': 'resize', 'size': 232}, {'name': 'center_crop', 'size': 224})
-    found = augment.compose(chain, 'x').apply(
-        tensorflow().constant(numbers['eval_source']), draw(0)
-    )
+    found = augment.compose(chain, 'x').apply(tf.constant(numbers['eval_source']), draw(0))
     assert found.shape == (224, 224, 3)
     assert np.abs(found.numpy() - numbers['eval_image'].astype(int)).max() <= 1
 
@@ -166,7 +163,7 @@ def test_resize_makes_torchvisions_sizes(golden: Any) -> None:
     """Resizing gives, and foretells, the height and width that torchvision's does."""
     for height, width, size, *wanted in golden('transforms.npz')['resize_table'].tolist():
         operation = composed('resize', size=size)
-        image = tensorflow().zeros([height, width, 1], tensorflow().uint8)
+        image = tf.zeros([height, width, 1], tf.uint8)
         assert operation.apply(image, draw(0)).shape[:2] == wanted, (height, width, size)
         assert operation.extent((height, width)) == tuple(wanted), (height, width, size)
 
@@ -175,7 +172,7 @@ def test_center_crop_is_placed_as_torchvisions(golden: Any) -> None:
     """The central crop's corner is torchvision's for every margin."""
     for height, width, size, top, left in golden('transforms.npz')['center_crop_table'].tolist():
         image = coordinates(height, width)
-        found = composed('center_crop', size=size).apply(tensorflow().constant(image), draw(0))
+        found = composed('center_crop', size=size).apply(tf.constant(image), draw(0))
         np.testing.assert_array_equal(found, image[top : top + size, left : left + size])
 
 
@@ -194,7 +191,7 @@ def test_center_crop_pads(
     wanted[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
     file = io.BytesIO()
     Image.fromarray(image).save(file, 'PNG')
-    tensor = tensorflow().constant(file.getvalue() if is_file else image)
+    tensor = tf.constant(file.getvalue() if is_file else image)
     found = composed('center_crop', size=8).apply(tensor, draw(0))
     np.testing.assert_array_equal(found, wanted)
 
@@ -211,7 +208,7 @@ def test_pad_and_crop(height: int, width: int, size: int, padding: int) -> None:
     ]
     assert len(set(places)) == len(places)
     operation = composed('pad_and_crop', size=size, padding=padding)
-    found = collect(lambda d: operation.apply(tensorflow().constant(image), d), 200 * len(places))
+    found = collect(lambda d: operation.apply(tf.constant(image), d), 200 * len(places))
     counts = collections.Counter(crop.tobytes() for crop in found)
     assert set(counts) == set(places)
     assert stats.chisquare([counts[place] for place in places]).pvalue > ALPHA
@@ -222,7 +219,7 @@ def test_flip() -> None:
     image = coordinates(6, 6)
     chain = ({'name': 'pad_and_crop', 'size': 6, 'padding': 1}, {'name': 'flip'})
     both, crop_only = augment.compose(chain, 'x'), augment.compose(chain[:1], 'x')
-    tensor = tensorflow().constant(image)
+    tensor = tf.constant(image)
     found = collect(lambda d: both.apply(tensor, d), 4000)
     crops = collect(lambda d: crop_only.apply(tensor, d), 4000)  # the same crops as in `both`
     kept = (found == crops).all(axis=(1, 2, 3))
@@ -247,20 +244,20 @@ def test_fast_decoding_is_for_jpegs() -> None:
     for kind in ('JPEG', 'PNG'):
         file = io.BytesIO()
         image.save(file, kind, **({'quality': 98, 'subsampling': 0} if kind == 'JPEG' else {}))
-        data = tensorflow().constant(file.getvalue())
+        data = tf.constant(file.getvalue())
         for index in range(5):
             one, other = (o.apply(data, draw(index)).numpy().astype(int) for o in (exact, fast))
             difference = np.abs(one - other)
             assert one.shape == other.shape == (48, 48, 3)
             assert difference.any() == (kind == 'JPEG')
             assert difference[..., :2].mean() < 3  # the coordinates of a pixel of the image
-    pixels = tensorflow().constant(noise(200, 210))
+    pixels = tf.constant(noise(200, 210))
     np.testing.assert_array_equal(exact.apply(pixels, draw(1)), fast.apply(pixels, draw(1)))
 
 
 def test_interpolation_of_a_crop() -> None:
     """'random' is bilinear or bicubic, each half of the time, in the very same box."""
-    image = tensorflow().constant(noise(40, 44))
+    image = tf.constant(noise(40, 44))
     bilinear, bicubic, either = (
         collect(lambda d, o=operation: o.apply(image, d), 400)
         for operation in (
@@ -288,7 +285,7 @@ def test_a_crop_larger_than_the_image() -> None:
 def test_a_fill_of_other_channels(fill: tuple[int, ...]) -> None:
     """A colour needs a level for each channel of the image."""
     with pytest.raises(ValueError, match=r'fill=.*the images have 3 channel'):
-        composed('cutout', fill=fill).apply(tensorflow().constant(noise(20, 20)), draw(0))
+        composed('cutout', fill=fill).apply(tf.constant(noise(20, 20)), draw(0))
 
 
 def foretold(operation: Operation, extent: Any) -> Any:
@@ -304,7 +301,7 @@ def test_every_operation(name: str) -> None:
     """Each operation changes an image, the same way for the same draw, and foretells its size."""
     operation = composed(name, **EACH[name])
     for height, width in ((40, 56), (57, 40), (35, 35)):
-        image = tensorflow().constant(noise(height, width))
+        image = tf.constant(noise(height, width))
         found = operation.apply(image, draw(4)).numpy()
         assert found.dtype == np.uint8
         assert not np.array_equal(found, image)
@@ -318,7 +315,7 @@ def test_every_operation(name: str) -> None:
 def test_nothing_to_do_decodes() -> None:
     """An empty list of operations gives the pixels as they are and keeps the size."""
     image, nothing = noise(5, 7), augment.compose((), 'augment')
-    np.testing.assert_array_equal(nothing.apply(tensorflow().constant(image), draw(0)), image)
+    np.testing.assert_array_equal(nothing.apply(tf.constant(image), draw(0)), image)
     assert nothing.extent((5, 7)) == (5, 7)
     assert nothing.extent(None) is None
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcls.data import augment, cache, decode, pipeline, source
-from jcls.data.cache import cached
-from jcls.data.examples import Source
-from jcls.data.order import Share, train_rows
+from jcls.data import augment, decode, pipeline, sources
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.runtime import tensorflow
+from jcls.data.sampler import Share, train_rows
+from jcls.data.sources import cache
+from jcls.data.sources.cache import cached
+from jcls.data.sources.source import Source
+from jcls.host.machine import available_memory
+from jcls.host.tensorflow import tf
 
 KINDS = ('encoded', 'decoded')
 CHAIN = ({'name': 'random_resized_crop', 'size': 8}, {'name': 'flip'})
@@ -37,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 def folder(root: Path, kind: str = 'none') -> tuple[Source, Source]:
     """The two sources of the folder."""
-    data = source.create(name='folder', dir=str(root), cache=kind)
+    data = sources.create(name='folder', dir=str(root), cache=kind)
     return data.train, data.val
 
 
@@ -66,7 +68,6 @@ def test_a_cache_changes_nothing(root: Path, kind: str) -> None:
     chain = ({'name': 'center_crop', 'size': 16},)
     wanted = batches(plain, chain=chain)
     train, val = folder(root, kind)
-    tf = tensorflow()
     for i in (23, 0, 11):
         image, label = train.read(tf.constant(i, tf.int64))
         original = plain.read(tf.constant(i))[0]
@@ -97,20 +98,20 @@ def test_nothing_is_read_before_the_first_use(root: Path, monkeypatch: pytest.Mo
     assert not loads
     batches(train)
     batches(train)
-    train.read(tensorflow().constant(0))
+    train.read(tf.constant(0))
     assert len(loads) == 1
-    val.read(tensorflow().constant(0))
+    val.read(tf.constant(0))
     assert len(loads) == 2
 
 
 def test_what_is_in_memory_stays_there(caplog: pytest.LogCaptureFixture) -> None:
     """Sources in memory, and 'none', are returned as they are."""
-    data = source.create(name='digits', cache='decoded', subset=0.5)
+    data = sources.create(name='digits', cache='decoded', subset=0.5)
     assert 'memory' not in caplog.text
     assert data.train.in_memory
-    sources = (data.train, data.val)
-    assert cached(sources, 'encoded') is sources
-    assert cached(sources, 'none') is sources
+    pair = (data.train, data.val)
+    assert cached(pair, 'encoded') is pair
+    assert cached(pair, 'none') is pair
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -161,18 +162,18 @@ def test_too_much_for_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch, ca
     need = {'encoded': rf'{encoded:.1f} MB', 'decoded': rf'{decoded:.1f} MB'}
     free = 1.3 * min(encoded, decoded)
     small, large = sorted(need, key=lambda kind: {'encoded': encoded, 'decoded': decoded}[kind])
-    monkeypatch.setattr(cache, 'available', lambda: free * 1e6)
+    monkeypatch.setattr(cache, 'available_memory', lambda: free * 1e6)
     with caplog.at_level(logging.INFO, logger='jcls'):
         cached(plain, small)
     assert f'cache={small!r} will take about {need[small]} of the {free:.1f} MB' in caplog.text
     fits = "'encoded' would fit" if small == 'encoded' else "only 'none' fits"
     with pytest.raises(ValueError, match=rf'{need[large]}, more than 80% .*{free:.1f} MB.*{fits}'):
         cached(plain, large)
-    monkeypatch.setattr(cache, 'available', lambda: 100.0)
+    monkeypatch.setattr(cache, 'available_memory', lambda: 100.0)
     for kind in KINDS:
         with pytest.raises(ValueError, match=rf"cache='{kind}' takes .*only 'none' fits"):
             cached(plain, kind)
-    monkeypatch.setattr(cache, 'available', lambda: None)
+    monkeypatch.setattr(cache, 'available_memory', lambda: None)
     with caplog.at_level(logging.INFO, logger='jcls'):
         cached(plain, 'decoded')
     assert 'of the unknown amount of memory' in caplog.text
@@ -181,7 +182,7 @@ def test_too_much_for_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch, ca
 def test_large_pixels_suggest_the_files(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     """Where the pixels do not fit but the files would, the error says so."""
     monkeypatch.setattr(cache, 'needed', lambda _, kind: {'encoded': 1e9, 'decoded': 9e9}[kind])
-    monkeypatch.setattr(cache, 'available', lambda: 5e9)
+    monkeypatch.setattr(cache, 'available_memory', lambda: 5e9)
     with pytest.raises(
         ValueError, match=r"18\.0 GB, .* of the 5\.0 GB .*'encoded' would fit.* 2\.0"
     ):
@@ -190,17 +191,17 @@ def test_large_pixels_suggest_the_files(monkeypatch: pytest.MonkeyPatch, root: P
 
 def test_the_memory_that_is_available(tmp_path: Path) -> None:
     """It is what the kernel says can be had, or what a container's limit leaves."""
-    assert cache.available() > 1e6
+    assert available_memory() > 1e6
     (tmp_path / 'proc').mkdir()
     (tmp_path / 'proc' / 'meminfo').write_text('MemTotal: 9 kB\nMemAvailable:  5000 kB\n')
-    assert cache.available(str(tmp_path)) == 5000 * 1024
+    assert available_memory(str(tmp_path)) == 5000 * 1024
     group = tmp_path / 'sys' / 'fs' / 'cgroup'
     group.mkdir(parents=True)
     (group / 'memory.stat').write_text('anon 1000\nfile 9000\n')
     (group / 'memory.max').write_text('max\n')
-    assert cache.available(str(tmp_path)) == 5000 * 1024
+    assert available_memory(str(tmp_path)) == 5000 * 1024
     (group / 'memory.max').write_text('21000\n')
-    assert cache.available(str(tmp_path)) == 20000
+    assert available_memory(str(tmp_path)) == 20000
 
 
 def test_an_unknown_kind(root: Path) -> None:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from test_augment import collect, draw, noise
 
-from jcls.data import augment, dataset, pipeline
-from jcls.data.examples import from_memory
-from jcls.data.operation import Draw
-from jcls.data.order import Share, train_rows
+from jcls.data import augment, graph, pipeline
+from jcls.data.augment.operation import Draw
 from jcls.data.pipeline import Damage
-from jcls.data.runtime import tensorflow
+from jcls.data.sampler import Share, train_rows
+from jcls.data.sources.source import from_memory
+from jcls.host.tensorflow import tf
 
-tf = tensorflow()
 MEAN = np.array([128, 128, 128], np.uint8)
 
 
@@ -30,9 +29,9 @@ def test_after_a_crop(first: str, encoded: bool) -> None:
         {'name': 'cutout', 'length': 8},
     )
     operation = augment.compose(chain, 'augment')
-    image: Any = tensorflow().constant(noise(40, 56))
+    image: Any = tf.constant(noise(40, 56))
     if encoded:
-        image = tensorflow().io.encode_png(image)
+        image = tf.io.encode_png(image)
     found = collect(lambda d: operation.apply(image, d), 6)
     assert found.shape == (6, 24, 24, 3)
     assert len({image.tobytes() for image in found}) == 6
@@ -50,14 +49,14 @@ def test_images_of_different_sizes_are_refused(name: str) -> None:
     operation = augment.OPERATIONS[name]()
     with pytest.raises(ValueError, match=f'{name} needs images of one size: put it after a crop'):
         operation.extent(None)
-    unknown = tensorflow().TensorSpec([None, None, 3], tensorflow().uint8)
-    apply: Callable[..., Any] = tensorflow().function(
+    unknown = tf.TensorSpec([None, None, 3], tf.uint8)
+    apply: Callable[..., Any] = tf.function(
         lambda image: operation.apply(image, draw(0)), autograph=False
     )
     with pytest.raises(ValueError, match=f'{name} needs images of one size'):
         apply.get_concrete_function(unknown)
     with pytest.raises(ValueError, match=f'{name} takes images of 1 or 3 channels, not 4'):
-        operation.apply(tensorflow().zeros([8, 8, 4], tensorflow().uint8), draw(0))
+        operation.apply(tf.zeros([8, 8, 4], tf.uint8), draw(0))
 
 
 ALL = (
@@ -75,14 +74,14 @@ def test_many_together_are_as_each_alone(
     monkeypatch: pytest.MonkeyPatch, size: int, chunk: int
 ) -> None:
     """A batch has the images that the chain makes of its examples one by one, bit for bit."""
-    monkeypatch.setattr(dataset, 'CHUNK', chunk)
+    monkeypatch.setattr(graph, 'CHUNK', chunk)
     images = np.stack([noise(20, 20)] * 30)
     source = from_memory(images, np.zeros(30, np.int32), ('a',), 'noise')
     chain, rows = augment.compose(ALL, 'augment'), train_rows(30, 3, Share(size))
     steps = 30 // size
     found = pipeline.batches(source, chain, rows, 0, steps, mean=(0.5,) * 3, damage=Damage())
     together = np.concatenate([batch['image'] for batch in found])
-    keys = [dataset.draw(tf.constant(row), MEAN) for step in range(steps) for row in rows(step)]
+    keys = [graph.draw(tf.constant(row), MEAN) for step in range(steps) for row in rows(step)]
     alone = np.stack([chain.apply(tf.constant(images[0]), key) for key in keys])
     np.testing.assert_array_equal(together, alone)
     assert len({image.tobytes() for image in alone}) == 30

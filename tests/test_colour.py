@@ -13,22 +13,22 @@ from scipy import stats
 from test_augment import ALPHA, JITTERED, collect, composed, draw, p_of_share
 from test_pixels import difference, photographs
 
-from jcls.data import pixels
-from jcls.data.colour import EIGENVALUES, EIGENVECTORS, color_jitter
-from jcls.data.runtime import tensorflow
+from jcls.data.augment import levels
+from jcls.data.augment.colour import EIGENVALUES, EIGENVECTORS, color_jitter
+from jcls.host.tensorflow import tf
 
 KERNELS = ('brightness', 'contrast', 'color', 'hue')  # of brightness, contrast, saturation, hue
 
 
 def tensor(image: Any) -> Any:
     """uint8."""
-    return tensorflow().constant(np.asarray(image, np.uint8))
+    return tf.constant(np.asarray(image, np.uint8))
 
 
 def test_jitter_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """All 24 orders of the four are equally likely."""
     for digit, kernel in enumerate(KERNELS):
-        monkeypatch.setattr(pixels, kernel, lambda image, _, d=digit: 4 * image + d)
+        monkeypatch.setattr(levels, kernel, lambda image, _, d=digit: 4 * image + d)
     operation = color_jitter(hue=0.1)
     codes = collect(lambda d: operation.apply(tensor(np.zeros((1, 1, 3))), d)[0, 0, 0], 4800)
     orders = [int(''.join(order), base=4) for order in itertools.permutations('0123')]
@@ -53,12 +53,12 @@ def test_jitter_ranges(
     """A factor is uniform in max(0, 1 - s)..1 + s, the hue in -h..h, and the others are off."""
 
     def scaled(image: Any, value: Any) -> Any:
-        place = tensorflow().floor(240 * (value - low) / (high - low))
-        return tensorflow().zeros_like(image) + tensorflow().cast(place, 'uint8')
+        place = tf.floor(240 * (value - low) / (high - low))
+        return tf.zeros_like(image) + tf.cast(place, 'uint8')
 
     for kernel in KERNELS:
-        monkeypatch.setattr(pixels, kernel, None)
-    monkeypatch.setattr(pixels, KERNELS[JITTERED.index(field)], scaled)
+        monkeypatch.setattr(levels, kernel, None)
+    monkeypatch.setattr(levels, KERNELS[JITTERED.index(field)], scaled)
     operation = color_jitter(**{**dict.fromkeys(JITTERED, 0.0), field: strength})
     found = collect(lambda d: operation.apply(tensor(np.zeros((1, 1, 1))), d)[0, 0, 0], 4800)
     assert found.max() < 240
@@ -115,9 +115,9 @@ def test_gaussian_blur(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def level(image: Any, value: Any, most: float) -> Any:
         assert most == 3
-        return tensorflow().zeros_like(image) + tensorflow().cast(50 + 60 * value, 'uint8')
+        return tf.zeros_like(image) + tf.cast(50 + 60 * value, 'uint8')
 
-    monkeypatch.setattr(pixels, 'blur', level)
+    monkeypatch.setattr(levels, 'blur', level)
     operation = composed('gaussian_blur', probability=0.3, sigma=(0.5, 3.0))
     found = collect(lambda d: operation.apply(tensor(np.zeros((1, 1, 3))), d)[0, 0, 0], 8000)
     blurred = found > 0

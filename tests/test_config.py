@@ -15,7 +15,7 @@ import pytest
 import jcls
 from jcls import config as configs
 from jcls.assembly import SECTIONS
-from jcls.schema import complete, fields, plain
+from jcls.config.schema import complete, fields, plain
 
 ROOT = Path(jcls.__file__).parent
 CONFIG = (
@@ -272,5 +272,5 @@ def test_every_setting_is_read_somewhere():
     for function in functions():
         result = function.__globals__.get(inspect.signature(function).return_annotation)
         kept[function.__module__] = set(getattr(result, '_fields', ()))
-    assert kept['jcls.training.log'] == {'every', 'tensorboard'}
+    assert kept['jcls.workdir.log'] == {'every', 'tensorboard'}
     assert {module: names - read for module, names in kept.items() if names - read} == {}

@@ -15,12 +15,13 @@ import pytest
 import jcls
 from jcls import config as configs
 from jcls import models
+from jcls.config import horizon
+from jcls.config.schema import plain
 from jcls.data import augment
 from jcls.main import main
-from jcls.models import norm as norms
+from jcls.models import batch_norm as norms
 from jcls.optim import optimizer, schedule
-from jcls.schema import plain
-from jcls.training import horizon, losses
+from jcls.training import losses
 
 ROOT = Path(jcls.__file__).parent.parent
 FILES = sorted((ROOT / 'configs').glob('*.py'))
@@ -84,7 +85,7 @@ def test_a_config_fits_together_at_full_size(file):
     assert gradient == variables['params']
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
-    length = horizon.create(config['duration'], batch, IMAGENET)
+    length = horizon.create_horizon(config['duration'], batch, IMAGENET)
     lr = schedule.create(update.peak, length.total, length.steps, **config['schedule'])
     rates = lr(jnp.linspace(0, length.total - 1, 1000).astype(int))
     assert 0 < float(rates.max()) <= update.peak * (1 + 1e-6)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jcls.data import decode
-from jcls.data.runtime import tensorflow
+from jcls.host.tensorflow import tf
 
 HEIGHT, WIDTH = 101, 147  # odd, and no multiple of a JPEG block
 
@@ -40,12 +40,12 @@ def pillow(data: bytes) -> np.ndarray:
 
 def pixels(data: bytes) -> np.ndarray:
     """The file as `decode.pixels` decodes it."""
-    return decode.pixels(tensorflow().constant(data)).numpy()
+    return decode.pixels(tf.constant(data)).numpy()
 
 
 def cropped(data: bytes, box: tuple[int, ...]) -> np.ndarray:
     """The box as `decode.crop` decodes it."""
-    return decode.crop(tensorflow().constant(data), *box).numpy()
+    return decode.crop(tf.constant(data), *box).numpy()
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> int:
@@ -104,7 +104,7 @@ def test_pixels_and_size_are_pillows(name: str) -> None:
     """A file decodes to Pillow's RGB, within a grey level if JPEG and else exactly."""
     wanted = pillow(FILES[name])
     assert apart(pixels(FILES[name]), wanted) <= (1 if name in JPEG else 0)
-    extent = decode.size(tensorflow().constant(FILES[name]))
+    extent = decode.size(tf.constant(FILES[name]))
     assert tuple(map(int, extent)) == wanted.shape[:2]
 
 
@@ -122,7 +122,7 @@ def test_no_bmp_is_silently_wrong(mode: str) -> None:
     data = encoded(PALETTE if mode == 'P' else photo().convert('1'), 'BMP')
     try:
         found = pixels(data)
-    except tensorflow().errors.InvalidArgumentError:
+    except tf.errors.InvalidArgumentError:
         return
     assert apart(found, pillow(data)) == 0
 
@@ -211,7 +211,7 @@ def test_a_fast_crop_is_shrunk_by_the_decoder(ratio: int) -> None:
     data = encoded(photo(403, 517), 'JPEG', quality=95, subsampling=0)
     top, left, height, width = 16, 32, 36 * 8, 40 * 8
     target = height // ratio - 3  # a pixel more than fits at the next ratio
-    tensor = tensorflow().constant(data)
+    tensor = tf.constant(data)
     found = decode.fast_crop(tensor, top, left, height, width, target=target).numpy()
     assert found.shape == (height // ratio, width // ratio, 3)
     box = pillow(data)[top : top + height, left : left + width]
@@ -224,7 +224,7 @@ def test_resized_crop_is_torchvisions(golden: Any) -> None:
     """A resized box of a PNG is torchvision's resized_crop of it within a grey level."""
     numbers = golden('transforms.npz')
     data = encoded(Image.fromarray(numbers['eval_source']), 'PNG')
-    box = decode.crop(tensorflow().constant(data), *numbers['crop_box'].tolist())
+    box = decode.crop(tf.constant(data), *numbers['crop_box'].tolist())
     assert apart(decode.resize(box, 176, 176).numpy(), numbers['crop_image']) <= 1
 
 
@@ -255,10 +255,10 @@ DAMAGED = {
 @pytest.mark.parametrize('name', DAMAGED)
 def test_a_damaged_file_is_an_error(name: str) -> None:
     """A damaged file is an error; one that is cut off also where a crop lies above the damage."""
-    with pytest.raises(tensorflow().errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError):
         pixels(DAMAGED[name])
     if name != 'jpeg 4:2:0, marker in the middle':  # the only one that a crop may not reach
-        with pytest.raises(tensorflow().errors.InvalidArgumentError):
+        with pytest.raises(tf.errors.InvalidArgumentError):
             cropped(DAMAGED[name], (0, 0, 8, 8))
 
 
@@ -266,14 +266,14 @@ def test_a_damaged_file_is_an_error(name: str) -> None:
 def test_a_damaged_file_is_an_error_to_a_fast_crop(name: str) -> None:
     """What is damaged for an exact crop is damaged for a fast one."""
     if name != 'jpeg 4:2:0, marker in the middle':  # the only one that a crop may not reach
-        with pytest.raises(tensorflow().errors.InvalidArgumentError):
-            decode.fast_crop(tensorflow().constant(DAMAGED[name]), 0, 0, 16, 16, target=8)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode.fast_crop(tf.constant(DAMAGED[name]), 0, 0, 16, 16, target=8)
 
 
 def test_arrays_pass_through() -> None:
     """Pixels in place of a file are neither decoded nor changed, whatever their channels."""
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 2), np.uint8)
-    tensor = tensorflow().constant(image)
+    tensor = tf.constant(image)
     assert not decode.is_encoded(tensor)
     assert tuple(map(int, decode.size(tensor))) == (6, 9)
     np.testing.assert_array_equal(decode.pixels(tensor), image)

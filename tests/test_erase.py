@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage, stats
 from test_augment import ALPHA, collect, composed, draw, p_of_share
 
-from jcls.data import erase
-from jcls.data.runtime import tensorflow
+from jcls.data.augment import erase
+from jcls.host.tensorflow import tf
 
 FILL = (250, 7, 130)  # in no image here
 SCALE, RATIO = (0.02, 0.33), (0.3, 3.3)
@@ -18,7 +18,7 @@ SCALE, RATIO = (0.02, 0.33), (0.3, 3.3)
 
 def plain(height: int, width: int, channels: int = 3) -> Any:
     """A grey image."""
-    return tensorflow().fill([height, width, channels], tensorflow().constant(60, 'uint8'))
+    return tf.fill([height, width, channels], tf.constant(60, 'uint8'))
 
 
 def masks(examples: int, height: int, width: int, name: str, **fields: Any) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_noise_of_pixels() -> None:
     """Each painted pixel and channel is N(mean, 255 std), rounded and clipped, on its own."""
     operation = composed('random_erasing', probability=1.0, scale=(0.2, 0.4), mode='pixel')
     mean, std = np.array([124, 116, 104]), 255 * np.array([0.229, 0.224, 0.225])
-    image = tensorflow().fill([60, 80, 3], tensorflow().constant(0, 'uint8'))
+    image = tf.fill([60, 80, 3], tf.constant(0, 'uint8'))
     found = collect(lambda d: operation.apply(image, d), 40)
     boxes = collect(
         lambda d: erase.random_boxes(60, 80, d.uniform(23, stream=1), (0.2, 0.4), RATIO)[0], 40
@@ -149,7 +149,7 @@ def test_noise_of_pixels_in_several_boxes() -> None:
     """Boxes of one image do not repeat each other's noise."""
     fields = {'scale': (0.1, 0.1), 'ratio': (1.0, 1.0), 'count': 2, 'mode': 'pixel'}
     operation = composed('random_erasing', probability=1.0, **fields, fill=128)
-    image = tensorflow().fill([90, 90, 3], tensorflow().constant(0, 'uint8'))
+    image = tf.fill([90, 90, 3], tf.constant(0, 'uint8'))
     compared = 0
     for index in range(40):
         u = draw(index).uniform(45, stream=1)

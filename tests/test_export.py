@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import jcls
 from jcls import models
-from jcls.data.runtime import tensorflow
+from jcls.host.tensorflow import tf
 from jcls.main import main
-from jcls.optim.groups import flat
 from jcls.tools import export
 from jcls.tools.export import program
 from jcls.tools.import_ import import_weights
-from jcls.weights import artifact, convert, foreign, layouts, source
+from jcls.weights import artifact, imported
+from jcls.weights.foreign import convert, files, layouts
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
@@ -55,7 +56,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_the_peers_tensors_come_back_bit_for_bit(file: str, layout: layouts.Layout) -> None:
     """Import and export give every tensor of the source with its name, shape and bits."""
-    raw = foreign.read(GOLDEN / file).tensors
+    raw = files.read(GOLDEN / file).tensors
     model, variables = jcls.load(GOLDEN / file)
     found = convert.state_dict(model, variables, layout)
     kept = {name for name in raw if not name.endswith('num_batches_tracked')}
@@ -106,13 +107,13 @@ def test_timms_folder(tmp_path: Path) -> None:
     assert settings['interpolation'] == 'bicubic'
     assert int(224 / settings['crop_pct']) == 235
     (tmp_path / 'out' / 'model.json').unlink()
-    from jcls.training import load
+    from jcls.weights import load
 
     again, found = load.read(tmp_path / 'out')
     assert {key: again[key] for key in ('mean', 'std', 'classes', 'preprocess')} == {
         key: card[key] for key in ('mean', 'std', 'classes', 'preprocess')
     }
-    assert set(flat(found)) == set(flat(variables))
+    assert set(flatten_dict(found, sep='/')) == set(flatten_dict(variables, sep='/'))
 
 
 def small_card(**changes: Any) -> dict[str, Any]:
@@ -154,18 +155,18 @@ def test_model_json_beside_others_tensors_is_the_card(
     card = small_card()
     artifact.write(tmp_path / 'in', card, zeros)
     jcls.export(tmp_path / 'in', tmp_path / 'out', format=format)
-    found = source.read(tmp_path / 'out').card
+    found = imported.read(tmp_path / 'out').card
     assert {key: found[key] for key in card} == card
     import_weights(tmp_path / 'out', tmp_path / 'again', classes=['a', 'b'])
     found, _ = artifact.read(tmp_path / 'again')
     assert {key: found[key] for key in card} == {**card, 'classes': ['a', 'b']}
-    assert source.sections(tmp_path / 'out')['model']['name'] == 'resnet18'
+    assert imported.sections(tmp_path / 'out')['model']['name'] == 'resnet18'
     other = {**card, 'architecture': {**card['architecture'], 'blocks': [1, 1, 1, 1]}}
     (tmp_path / 'out' / 'model.json').write_text(json.dumps(other))
     with pytest.raises(
         ValueError, match=r'another network .* blocks is \(2, 2, 2, 2\), not \(1, 1'
     ):
-        source.read(tmp_path / 'out')
+        imported.read(tmp_path / 'out')
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,6 @@ def test_stablehlo_predicts(weights: Path, tmp_path: Path) -> None:
 
 def test_a_saved_model_predicts(weights: Path, tmp_path: Path) -> None:
     """TensorFlow alone: from JPEG and PNG files, or from pixels, to the same probabilities."""
-    tf = tensorflow()
     jcls.export(weights, tmp_path / 'out', format='savedmodel')
     assert (tmp_path / 'out' / 'model.json').exists()
     signatures = tf.saved_model.load(str(tmp_path / 'out')).signatures

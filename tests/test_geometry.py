@@ -11,9 +11,10 @@ from scipy import stats
 from test_augment import ALPHA, collect, coordinates, draw, p_of_share
 from test_pixels import difference, photographs, transformed
 
-from jcls.data import augment, crop, geometry
-from jcls.data.kernels import GEOMETRIC
-from jcls.data.runtime import tensorflow
+from jcls.data import augment
+from jcls.data.augment import crop, geometry
+from jcls.data.augment.policy_ops import GEOMETRIC
+from jcls.host.tensorflow import tf
 
 KINDS = {
     'nearest': Image.Resampling.NEAREST,
@@ -83,7 +84,6 @@ def test_whole_pixels_are_exact(kind: str) -> None:
 
 def test_random_interpolation() -> None:
     """'random' is bicubic where the step says so, else bilinear."""
-    tf = tensorflow()
     image = tf.constant(photographs(97, 120)[2])
     matrix = tf.stack(geometry.rotated(tf.constant(20.0), 97, 120))
     fill = tf.constant(FILL, tf.uint8)
@@ -106,7 +106,7 @@ def test_rotation(kind: str) -> None:
     for index in range(8):
         image = photographs(97, 120)[index % 4]
         angle = 40 * (2 * float(draw(index).uniform(2)[0]) - 1)
-        found = operation.apply(tensorflow().constant(image), draw(index))
+        found = operation.apply(tf.constant(image), draw(index))
         wanted = pillow('rotate', Image.fromarray(image), angle, kind, FILL)
         assert (difference(found, wanted) > 2).mean() <= 0.005, angle
 
@@ -116,11 +116,11 @@ def test_angles_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def seen(*args: Any) -> Any:
         _, matrix, _, _, cubic = args
-        return tensorflow().concat([matrix, [tensorflow().cast(cubic, 'float32')]], axis=0)
+        return tf.concat([matrix, [tf.cast(cubic, 'float32')]], axis=0)
 
     monkeypatch.setattr(geometry, 'affine', seen)
     operation = geometry.rotation(degrees=30.0, interpolation='random', fill=0)
-    image = tensorflow().zeros([8, 8, 3], tensorflow().uint8)
+    image = tf.zeros([8, 8, 3], tf.uint8)
     found = collect(lambda d: operation.apply(image, d), 4000)
     angles = np.rad2deg(np.arctan2(found[:, 3], found[:, 0]))
     assert stats.kstest(angles, stats.uniform(-30, 60).cdf).pvalue > ALPHA
@@ -130,7 +130,7 @@ def test_angles_are_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flip_vertical() -> None:
     """An image is turned upside down, exactly, with the given probability."""
     image = coordinates(6, 5)
-    tensor = tensorflow().constant(image)
+    tensor = tf.constant(image)
     for probability in (0.0, 0.3, 1.0):
         operation = crop.flip_vertical(probability=probability)
         found = collect(lambda d, o=operation: o.apply(tensor, d), 1000)

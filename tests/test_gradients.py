@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jcls.models import gradients
+from jcls.models import cpu_gradients
 
 
 def derived(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
@@ -64,13 +64,13 @@ def test_convolutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of whatever shape, and of whatever rows of it at a time."""
-    monkeypatch.setattr(gradients, 'PATCHES', patches)
+    monkeypatch.setattr(cpu_gradients, 'PATCHES', patches)
     with jax.enable_x64(True):
         sides = side if isinstance(side, tuple) else (side, side)
         x = normal(examples, *sides, channels)
         kernel = normal(size, size, channels // groups, features)
         found = both(
-            lambda x, w: gradients.convolve(x, w, stride, groups),
+            lambda x, w: cpu_gradients.convolve(x, w, stride, groups),
             lambda x, w: derived(x, w, stride, groups),
             x,
             kernel,
@@ -84,7 +84,7 @@ def test_gradients_are_stored_where_asked(stride: int, barriers: int) -> None:
     x, kernel = normal(2, 8, 8, 3), normal(3, 3, 3, 4)
 
     def backward(store: bool) -> Callable[..., Any]:
-        function = functools.partial(gradients.convolve, stride=stride, groups=1, store=store)
+        function = functools.partial(cpu_gradients.convolve, stride=stride, groups=1, store=store)
         return jax.grad(lambda x: function(x, kernel).sum())
 
     for store in (False, True):
@@ -96,10 +96,10 @@ def test_gradients_are_stored_where_asked(stride: int, barriers: int) -> None:
 @pytest.mark.parametrize('rows', [1, 2048])
 def test_products(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """1x1 convolutions, in one lane and in several."""
-    monkeypatch.setattr(gradients, 'ROWS', rows)
+    monkeypatch.setattr(cpu_gradients, 'ROWS', rows)
     with jax.enable_x64(True):
         x, kernel = normal(6, 5, 3, 7), normal(7, 4)
-        assert both(gradients.multiply, jnp.matmul, x, kernel) < 1e-14
+        assert both(cpu_gradients.multiply, jnp.matmul, x, kernel) < 1e-14
 
 
 def flax_max_pool(x: jax.Array) -> jax.Array:
@@ -116,12 +116,12 @@ def test_max_pooling(sides: tuple[int, int], ties: bool) -> None:
     with jax.enable_x64(True):
         x = normal(2, *sides, 3)
         x = jnp.maximum(jnp.round(x), 0) if ties else x
-        assert both(gradients.max_pool, flax_max_pool, x) < 1e-15
+        assert both(cpu_gradients.max_pool, flax_max_pool, x) < 1e-15
 
 
 def test_bfloat16_is_summed_in_float32() -> None:
     x, kernel = normal(8, 16, 16, 4).astype(jnp.bfloat16), normal(3, 3, 4, 4).astype(jnp.bfloat16)
-    y, backward = jax.vjp(lambda w: gradients.convolve(x, w, 1, 1), kernel)
+    y, backward = jax.vjp(lambda w: cpu_gradients.convolve(x, w, 1, 1), kernel)
     (found,) = backward(jnp.ones_like(y))
     exact = jax.vjp(lambda w: derived(x.astype('float32'), w, 1, 1), kernel.astype('float32'))[1]
     (wanted,) = exact(jnp.ones(y.shape, jnp.float32))
@@ -135,7 +135,7 @@ def test_every_platform_gets_its_own_program() -> None:
 
     def step(x: jax.Array, kernel: jax.Array) -> Any:
         def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return gradients.max_pool(gradients.convolve(x, kernel, 1, 1)).sum()
+            return cpu_gradients.max_pool(cpu_gradients.convolve(x, kernel, 1, 1)).sum()
 
         return jax.grad(loss, argnums=(0, 1))(x, kernel)
 

@@ -11,9 +11,9 @@ from scipy import stats
 from test_augment import ALPHA, p_of_share
 from test_erase import FILL, masks, plain
 
-from jcls.data.grids import grid_mask
-from jcls.data.operation import Draw
-from jcls.data.runtime import tensorflow
+from jcls.data.augment.grids import grid_mask
+from jcls.data.augment.operation import Draw
+from jcls.host.tensorflow import tf
 
 
 def given(*numbers: float) -> Draw:
@@ -22,9 +22,9 @@ def given(*numbers: float) -> Draw:
     class Given(Draw):
         def uniform(self, *shape: int, stream: int = 0) -> Any:
             del stream
-            return tensorflow().constant(numbers if shape else 0.0, 'float32')
+            return tf.constant(numbers if shape else 0.0, 'float32')
 
-    return Given(tensorflow().zeros([2], 'int64'))
+    return Given(tf.zeros([2], 'int64'))
 
 
 def paddle_grid(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jcls.training import horizon
-from jcls.training.horizon import Horizon
+from jcls.config import horizon
+from jcls.config.horizon import Horizon
 
-IMAGENET = horizon.create('90 epochs', 1024, 1_281_167)  # 1251 steps an epoch
+IMAGENET = horizon.create_horizon('90 epochs', 1024, 1_281_167)  # 1251 steps an epoch
 SHORT = Horizon(total=70, steps_per_epoch=7, batch_size=10)
 
 
@@ -26,7 +26,7 @@ SHORT = Horizon(total=70, steps_per_epoch=7, batch_size=10)
 )
 def test_an_epoch_is_floor_examples_over_batch(duration, batch, examples, total, per_epoch):
     """The run's length is an exact number of steps, whatever the unit of its duration."""
-    assert horizon.create(duration, batch, examples) == (total, per_epoch, batch)
+    assert horizon.create_horizon(duration, batch, examples) == (total, per_epoch, batch)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_bad_text_is_an_error_that_shows_how_to_write_it(text):
     with pytest.raises(ValueError, match=message):
         SHORT.steps(text)
     with pytest.raises(ValueError, match=f'^config.duration.*{message}'):
-        horizon.create(text, 10, 70)
+        horizon.create_horizon(text, 10, 70)
     if text != 'never':
         with pytest.raises(ValueError, match=f'^config.log.every.*{message}'):
             SHORT.every(text, 'log.every')
@@ -98,7 +98,7 @@ def test_steps_are_whole():
 def test_a_duration_is_no_fraction_of_itself():
     """'0.5 run' as the duration is an error that offers the other units only."""
     with pytest.raises(ValueError, match=r'^config\.duration') as caught:
-        horizon.create('0.5 run', 10, 70)
+        horizon.create_horizon('0.5 run', 10, 70)
     assert 'epochs' in str(caught.value)
     assert '0.02 run' not in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_a_duration_is_no_fraction_of_itself():
 def test_a_run_has_a_step(duration):
     """A duration that rounds to nothing is an error, not an empty run."""
     with pytest.raises(ValueError, match=f"^config.duration='{duration}' is 0 steps; at least 1"):
-        horizon.create(duration, 10, 70)
+        horizon.create_horizon(duration, 10, 70)
 
 
 def test_an_interval_is_at_least_a_step_or_never():
@@ -127,11 +127,11 @@ def test_an_epoch_needs_a_batch():
     with pytest.raises(
         ValueError, match=r'^config.batch_size=256, but there are only 255 training'
     ):
-        horizon.create('1 epoch', 256, 255)
-    assert horizon.create('1 epoch', 256, 256).total == 1
+        horizon.create_horizon('1 epoch', 256, 255)
+    assert horizon.create_horizon('1 epoch', 256, 256).total == 1
     for batch in (0, -1):
         with pytest.raises(ValueError, match=f'^config.batch_size={batch}: at least 1'):
-            horizon.create('1 epoch', batch, 255)
+            horizon.create_horizon('1 epoch', batch, 255)
 
 
 def test_epochs_are_counted_in_fractions():

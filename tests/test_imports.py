@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -17,30 +18,31 @@ import jcls
 ROOT = Path(jcls.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
 
-ROOMS = {'machines', 'models', 'data', 'optim', 'training', 'tools', 'weights'}
-PARTS = {'models', 'data', 'optim', 'weights'}
-BELOW_EXPERIMENT = PARTS | {'training', 'config', 'schema'}
-ALLOWED = {  # what a room may import of jcls ('jcls' is the package itself, for its version)
-    'schema': set(),
-    'config': {'schema'},
-    'models': {'models', 'schema'},
-    'data': {'data', 'schema'},
-    'optim': {'optim', 'schema'},
-    'weights': {'weights', 'models', 'optim', 'schema', 'jcls'},
-    'training': BELOW_EXPERIMENT,
-    'experiment': BELOW_EXPERIMENT | {'jcls'},
-    'assembly': BELOW_EXPERIMENT | {'experiment'},
-    'machines': {'machines', 'schema'},
-    'tools': BELOW_EXPERIMENT | {'experiment', 'assembly', 'machines', 'tools'},
+# What each room may import of jcls, beside itself: what stands below it.
+CORE = {'config', 'host'}
+PARTS = CORE | {'models', 'optim', 'data', 'distributed', 'workdir'}
+TRAINER = PARTS | {'weights', 'training', 'assembly'}
+ALLOWED: dict[str, set[str]] = {
+    'config': set(),
+    'host': set(),
+    'models': {'config'},
+    'optim': {'config'},
+    'data': CORE,
+    'distributed': CORE,
+    'workdir': CORE,
+    'weights': CORE | {'models', 'workdir'},
+    'training': PARTS | {'weights'},
+    'assembly': PARTS | {'weights', 'training'},
+    'tools': TRAINER,
     'arguments': set(),
-    'main': {'arguments', 'tools', 'training'},  # all but the first inside functions only
-    'jcls': set(),  # names are looked up late
+    'main': {'arguments', 'distributed', 'tools'},
+    'jcls': {'models', 'assembly', 'weights', 'tools'},  # for type checkers only; see below
 }
 SLOW = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'clu'}
 
 
 def name_of(path: Path) -> str:
-    """jcls/data/source.py -> 'data/source.py'."""
+    """jcls/data/sources/__init__.py -> 'data/sources/__init__.py'."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -64,6 +66,37 @@ def statements(path: Path) -> Iterator[tuple[ast.AST, bool]]:
     return walk(ast.parse(path.read_text()), False)
 
 
+def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(module, name in it) of every import, of those for type checkers and late ones, too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, '') for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def full_name(pair: tuple[str, str]) -> str:
+    """('jcls', 'models') -> 'jcls.models'."""
+    return '.'.join(filter(None, pair))
+
+
+def module_of(path: Path) -> str:
+    """jcls/data/augment/__init__.py -> 'jcls.data.augment'."""
+    return '.'.join(('jcls', *path.relative_to(ROOT).with_suffix('').parts)).removesuffix(
+        '.__init__'
+    )
+
+
+def modules_of(path: Path) -> set[str]:
+    """The modules of jcls that a file imports, its own package left out."""
+    known = {module_of(file) for file in FILES}
+    found = set()
+    for pair in imported(ast.parse(path.read_text())):
+        name = full_name(pair)
+        found |= {name if name in known else pair[0]} & known
+    return found - {module_of(path)}
+
+
 def imports(path: Path) -> set[tuple[str, bool]]:
     """(full module name, inside a function) of all imports; relative ones do not occur."""
     found = set()
@@ -80,21 +113,33 @@ def imports(path: Path) -> set[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_imports_run_one_way(path):
-    """A file imports of jcls only what lies below its room."""
-    room = room_of(path)
-    mine = {name for name, _ in imports(path) if name.split('.')[0] == 'jcls'}
-    assert {(f'{name}.'.split('.')[1] or 'jcls') for name in mine} <= ALLOWED[room]
+def rooms_of(path: Path) -> set[str]:
+    """The rooms that a file imports something of, also for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    return {
+        name.split('.')[1] for name in map(full_name, imported(tree)) if name.startswith('jcls.')
+    }
 
 
-def test_every_room_has_its_arrows():
-    """No folder or file of jcls is without a rule, and no rule without its files."""
+def test_imports_run_one_way() -> None:
+    """A file imports of jcls only what stands below its room, for type checkers, too."""
+    wrong = {
+        name_of(path): upward
+        for path in FILES
+        if (upward := rooms_of(path) - ALLOWED[room_of(path)] - {room_of(path)})
+    }
+    assert wrong == {}
     assert {room_of(path) for path in FILES} == set(ALLOWED)
-    assert {path.name for path in ROOT.iterdir() if (path / '__init__.py').exists()} == ROOMS
 
 
-def test_the_command_line_imports_late():
+def test_no_circles_inside_a_room() -> None:
+    """Within a room, too, imports have a direction: what is imported never imports back."""
+    graph = {module_of(path): modules_of(path) for path in FILES if path != ROOT / '__init__.py'}
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # raises CycleError, which names the modules of a circle
+
+
+def test_the_command_line_imports_late() -> None:
     """main.py and the package itself import only the standard library on import."""
     for name in ('main.py', '__init__.py'):
         now = {module for module, inside in imports(ROOT / name) if not inside}
@@ -102,24 +147,28 @@ def test_the_command_line_imports_late():
         assert others <= {'jcls.arguments'}
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_tensorflow_stays_in_functions_of_data(path):
-    """TensorFlow is imported inside functions of data/, clu inside one of training/log.py."""
-    found = {(name.split('.')[0], inside) for name, inside in imports(path)}
-    found = {
-        (name, inside) for name, inside in found if name.startswith('tensorflow') or name == 'clu'
+def test_slow_libraries_are_imported_late() -> None:
+    """TensorFlow, TFDS and clu are imported inside functions, where they are needed."""
+    allowed = {
+        'tensorflow': {'host/tensorflow.py'},
+        'tensorflow_datasets': {'data/sources/tfds.py', 'tools/prepare/write.py'},
+        'clu': {'workdir/log.py'},
     }
-    if room_of(path) == 'data':
-        assert found <= {('tensorflow', True), ('tensorflow_datasets', True)}
-    else:
-        assert found <= ({('clu', True)} if name_of(path) == 'training/log.py' else set())
+    for path in FILES:
+        for name, inside in imports(path):
+            if (library := name.split('.')[0]) in allowed:
+                assert name_of(path) in allowed[library], library
+                assert inside, f'{name_of(path)}: {library} on import'
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_only_the_config_law_knows_config_dicts(path):
-    """Below the experiment nothing knows ml_collections: functions take plain arguments."""
-    knows = any(name.split('.')[0] == 'ml_collections' for name, _ in imports(path))
-    assert not knows or room_of(path) in {'schema', 'config', 'assembly', 'tools'}
+def test_only_the_config_law_knows_config_dicts() -> None:
+    """Below the assembly nothing knows ml_collections: functions take plain arguments."""
+    knowing = {
+        room_of(path)
+        for path in FILES
+        if any(name.split('.')[0] == 'ml_collections' for name, _ in imports(path))
+    }
+    assert knowing <= {'config', 'assembly', 'tools'}
 
 
 # Calls that a module may make on import: they build a constant and touch nothing else.
@@ -128,7 +177,8 @@ CONSTRUCTORS = {
     'tuple',
     'logging.getLogger',
     'nn.initializers.variance_scaling',
-    'schema.Section',
+    'Section',
+    '_TensorFlow',
     '_preset',
     '_resnet_d',
     '_cifar',
@@ -142,50 +192,59 @@ CONSTRUCTORS = {
 CHANGING = {'append', 'extend', 'add', 'update', 'insert', 'pop', 'remove', 'clear', 'setdefault'}
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_importing_does_nothing(path):
+def test_importing_does_nothing() -> None:
     """A module's top level is definitions, imports and constants: no call with an effect."""
+    for path in FILES:
+        check_top_level(path)
+
+
+def check_top_level(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
+        line = f'{name_of(path)}, line {node.lineno}'
         if isinstance(node, ast.If):
-            assert ast.unparse(node.test) in ('TYPE_CHECKING', "__name__ == '__main__'")
+            assert ast.unparse(node.test) in ('TYPE_CHECKING', "__name__ == '__main__'"), line
         elif isinstance(node, ast.Expr):
             rule = ast.unparse(node.value).partition('(')[0].endswith('.defvjp')  # of a function
-            assert rule or isinstance(node.value, ast.Constant), f'line {node.lineno}'
+            assert rule or isinstance(node.value, ast.Constant), line
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             calls = [n for n in ast.walk(node) if isinstance(n, ast.Call)]
-            assert {ast.unparse(call.func) for call in calls} <= CONSTRUCTORS, f'line {node.lineno}'
+            assert {ast.unparse(call.func) for call in calls} <= CONSTRUCTORS, line
         else:
             allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
-            assert isinstance(node, allowed), f'line {node.lineno}'
+            assert isinstance(node, allowed), line
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_no_module_has_state(path):
+def test_no_module_has_state() -> None:
     """No table of a module is empty at first or changed later, and nothing is declared global."""
+    for path in FILES:
+        check_state(path)
+
+
+def check_state(path: Path) -> None:
     tree = ast.parse(path.read_text())
     tables = set()
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             value = node.value
             if isinstance(value, ast.Dict | ast.List | ast.Set):
-                assert ast.unparse(value) not in ('{}', '[]'), f'line {node.lineno}'
+                assert ast.unparse(value) not in ('{}', '[]'), f'{name_of(path)}, {node.lineno}'
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 tables |= {ast.unparse(target) for target in targets}
     for node, _ in statements(path):
         assert not isinstance(node, ast.Global)
         if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            assert ast.unparse(node.value) not in tables, f'line {node.lineno}'
+            assert ast.unparse(node.value) not in tables, f'{name_of(path)}, line {node.lineno}'
         if isinstance(node, ast.Attribute) and node.attr in CHANGING:
-            assert ast.unparse(node.value) not in tables, f'line {node.lineno}'
+            assert ast.unparse(node.value) not in tables, f'{name_of(path)}, line {node.lineno}'
         if isinstance(node, ast.AugAssign):
-            assert ast.unparse(node.target) not in tables, f'line {node.lineno}'
+            assert ast.unparse(node.target) not in tables, f'{name_of(path)}, line {node.lineno}'
     cached = [
         function.name
         for function in tree.body
         if isinstance(function, ast.FunctionDef)
         and any('cache' in ast.unparse(decorator) for decorator in function.decorator_list)
     ]
-    assert cached == (['tensorflow'] if name_of(path) == 'data/runtime.py' else [])
+    assert cached == (['load'] if name_of(path) == 'host/tensorflow.py' else []), name_of(path)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -215,7 +274,7 @@ for verb in ([], *([verb] for verb in jcls.arguments.VERBS)):
 
 def test_the_config_law_loads_neither_jax_nor_tensorflow():
     """A config file, which imports jcls.config, costs no start-up of JAX."""
-    assert loaded_by('import jcls.config, jcls.schema') & SLOW == set()
+    assert loaded_by('import jcls.config, jcls.config.schema') & SLOW == set()
 
 
 def test_experiments_are_built_without_tensorflow():

@@ -405,7 +405,7 @@ def test_hosts_start_from_the_same_weights_and_teacher(
     """2 processes train frozen and distilled as one does: the same loss, what is frozen intact."""
     code = """
 import sys, json
-from jcls.training import launch
+from jcls.distributed import launch
 launch.initialize()
 import jax, jcls
 config, source, workdir = json.loads(sys.argv[1]), *sys.argv[2:]

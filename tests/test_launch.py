@@ -17,8 +17,8 @@ from conftest import environment
 from PIL import Image
 from test_processes import start
 
-from jcls.data import examples, source
-from jcls.training import agreement, launch
+from jcls.data import sources
+from jcls.distributed import agree, launch
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ AGREE = """
 import json, sys, tempfile
 from pathlib import Path
 import jax
-from jcls.training import agreement, launch
+from jcls.distributed import agree, launch
 launch.initialize()
 index = jax.process_index()
 if index == 1 and sys.argv[1] == 'code':
-    agreement._code = lambda: 'another'
+    agree._code = lambda: 'another'
 data = lambda: {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
 workdir = Path(sys.argv[2]) / ('other' if index == 1 and sys.argv[1] == 'workdir' else 'run')
 config = {'seed': 0, 'data': {'dir': f'/host{index}'}}
 try:
-    agreement.agree(config, data, workdir)
+    agree.agree(config, data, workdir)
     print(json.dumps(''))
 except ValueError as error:
     print(json.dumps(str(error)))
@@ -134,7 +134,7 @@ def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
     labels = np.arange(50) % 2
 
     def checksum(images: np.ndarray, labels: np.ndarray) -> int:
-        return examples.from_memory(images, labels, ('a', 'b'), 'image').checksum()
+        return sources.from_memory(images, labels, ('a', 'b'), 'image').checksum()
 
     assert checksum(images, labels) == checksum(images.copy(), labels.copy())
     assert checksum(images, labels) != checksum(images, 1 - labels)
@@ -146,7 +146,7 @@ def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name in ('train/a/0.png', 'train/b/0.png', 'val/a/0.png', 'val/b/0.png'):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new('RGB', (4, 4)).save(tmp_path / name)
-    train, _ = source.folder(dir=str(tmp_path))
+    train, _ = sources.folder(dir=str(tmp_path))
     assert train.checksum() == train.checksum()
     missing = Path(train.name(0))
     missing.unlink()
@@ -203,7 +203,7 @@ def test_a_process_alone_on_its_host_uses_all_of_its_gpus(env: dict[str, str], e
 def test_joining_without_an_address_says_what_is_missing(run_python: Any) -> None:
     """--distributed=on where nothing tells who the others are."""
     script = """
-from jcls.training import agreement, launch
+from jcls.distributed import agree, launch
 try:
     launch.initialize('on')
 except ValueError as error:
@@ -217,8 +217,8 @@ def test_the_hash_of_the_code_changes_with_it(tmp_path: Path, monkeypatch) -> No
     folder = tmp_path / 'jcls' / 'training'
     folder.mkdir(parents=True)
     (folder / 'launch.py').write_text('a = 1')
-    monkeypatch.setattr(agreement, '__file__', os.fspath(folder / 'agreement.py'))
-    before = agreement._code()
-    assert before == agreement._code()
+    monkeypatch.setattr(agree, '__file__', os.fspath(folder / 'agree.py'))
+    before = agree._code()
+    assert before == agree._code()
     (folder / 'launch.py').write_text('a = 2')
-    assert agreement._code() != before
+    assert agree._code() != before

@@ -19,10 +19,10 @@ import pytest
 from conftest import TINY, environment
 
 import jcls
-from jcls.experiment import Experiment
-from jcls.training import log as logs
 from jcls.training import loop
-from jcls.training.checkpoint import FOLDER, Checkpoints
+from jcls.training.experiment import Experiment
+from jcls.workdir import log as logs
+from jcls.workdir.checkpoint import FOLDER, Checkpoints
 
 
 @pytest.fixture(scope='module')
@@ -367,7 +367,7 @@ def test_a_full_disk_is_told_before_the_first_step(
 ) -> None:
     """Without room for one checkpoint the run does not start: bytes needed and left are named."""
     usage = type('Usage', (), {'free': 1000})
-    monkeypatch.setattr('jcls.training.checkpoint.shutil.disk_usage', lambda _: usage)
+    monkeypatch.setattr('jcls.workdir.checkpoint.shutil.disk_usage', lambda _: usage)
     with pytest.raises(OSError, match=r'takes [\d,]+ bytes, the disk has 1,000 left'):
         loop.train(experiment, tmp_path)
     assert not (tmp_path / logs.FILE).exists()
@@ -417,7 +417,7 @@ def test_a_checkpoint_with_another_value_in_it_is_not_taken(
     state = experiment.init()
     checkpoints = Checkpoints(tmp_path)
     with monkeypatch.context() as patch:  # save as if one bit had been another
-        patch.setattr('jcls.training.checkpoint._digests', lambda _: {'params': 1})
+        patch.setattr('jcls.workdir.checkpoint._digests', lambda _: {'params': 1})
         checkpoints.save(state)
         checkpoints.close()
     checkpoints = Checkpoints(tmp_path, write=False)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 import jcls
+from jcls.training.report import describe
 
 
 @pytest.mark.parametrize('platform', ['tpu', 'gpu'])
@@ -18,7 +19,7 @@ def test_a_platform_that_is_not_there_is_refused(platform: str, tiny: dict[str, 
     with pytest.raises(ValueError, match=rf"platform='{platform}', but JAX found 1 CPU device"):
         jcls.build({**tiny, 'platform': platform})
     assert jcls.build({**tiny, 'platform': 'cpu'}).mesh.size == 1
-    assert 'devices: 1 CPU device' in jcls.build(tiny).describe()
+    assert 'devices: 1 CPU device' in describe(jcls.build(tiny))
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(

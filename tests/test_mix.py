@@ -17,17 +17,18 @@ from scipy import stats
 from test_loop import assert_same_run, crashing, lines
 
 import jcls
-from jcls.data import augment, mix, pipeline, source
-from jcls.data.examples import Source, from_memory
+from jcls.config import horizon
+from jcls.data import augment, mix, pipeline, sources
 from jcls.data.mix import Mix
-from jcls.data.order import Share, train_rows
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.runtime import tensorflow
-from jcls.experiment import Experiment
-from jcls.training import horizon, loop, losses, step
+from jcls.data.sampler import Share, train_rows
+from jcls.data.sources.source import Source, from_memory
+from jcls.host.tensorflow import tf
+from jcls.training import loop, losses, step
+from jcls.training.experiment import Experiment
 
 Golden = Callable[[str], Any]
-HORIZON = horizon.create('12 epochs', 8, 80)  # ten steps an epoch
+HORIZON = horizon.create_horizon('12 epochs', 8, 80)  # ten steps an epoch
 BOTH = {'mixup': 0.2, 'cutmix': 1.0}
 CENTRAL = ({'name': 'center_crop', 'size': 12},)
 RANDOM = ({'name': 'random_resized_crop', 'size': 8}, {'name': 'flip'})
@@ -85,7 +86,6 @@ def applied(mix: Mix, drawn: dict[str, np.ndarray], **batch: np.ndarray) -> Batc
     """The compiled program on NumPy arrays; mask is 1 unless given."""
     labels = batch['label'].astype(np.int32)
     batch = {'mask': np.ones(len(labels), np.float32), **batch, 'label': labels}
-    tf = tensorflow()
     given = [{k: tf.constant(v) for k, v in part.items()} for part in (batch, drawn)]
     return {key: value.numpy() for key, value in mix.program(*given).items()}
 
@@ -437,7 +437,7 @@ def test_start_processes_and_threads_do_not_change_a_batch(
         ]
         assert_same(joined, whole)
     for threads in (1, 16):
-        monkeypatch.setattr(tensorflow().data, 'AUTOTUNE', threads)
+        monkeypatch.setattr(tf.data, 'AUTOTUNE', threads)
         assert_same(read(memory(), own, range(12), groups=own.groups), whole)
 
 
@@ -450,7 +450,7 @@ def test_damage_leaves_its_partner_alone(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (12, 12, 3), np.uint8)).save(folder / f'{i:02}.png')
     (tmp_path / 'val').symlink_to(tmp_path / 'train')
-    files = source.folder(dir=str(tmp_path))[0]
+    files = sources.folder(dir=str(tmp_path))[0]
     own = create(8, mixup=1.0, batch_size=4)
     sound = read(files, own, range(6), chain=CENTRAL)
     plain = read(files, None, range(6), chain=CENTRAL)

@@ -14,8 +14,8 @@ import optax
 import pytest
 
 from jcls import models
+from jcls.models import batch_norm as norms
 from jcls.models import layers
-from jcls.models import norm as norms
 
 COUNTS = json.loads((Path(__file__).parent / 'golden' / 'parameter_counts.json').read_text())
 GOLDEN = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jcls.models import norm as norms
+from jcls.distributed import mesh as meshes
+from jcls.models import batch_norm as norms
 from jcls.models.layers import Conv, relu
-from jcls.training import mesh as meshes
 
 EXAMPLES, SIDE, CHANNELS, FEATURES = 8, 6, 5, 12
 
@@ -116,7 +116,7 @@ def test_over_devices_it_is_the_same_function(batch_size: int) -> None:
         rows, kernel = inputs(jnp.float64)
         scale = jnp.linspace(0.5, 2, FEATURES)
         settings = {'batch_size': batch_size, 'lazy': True}
-        mesh = meshes.create('any', EXAMPLES, jax.devices()[:8])
+        mesh = meshes.create_mesh('any', EXAMPLES, jax.devices()[:8])
         everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
 
         def both(*args: jax.Array) -> Any:

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from jcls.data import augment, pipeline
-from jcls.data.examples import from_memory
-from jcls.data.order import Share, epoch_order, epoch_word, eval_rows, train_rows
+from jcls.data.sampler import Share, epoch_order, epoch_word, eval_rows, train_rows
+from jcls.data.sources.source import from_memory
 
 
 def philox(seed: int, epoch: int, count: int) -> list[int]:

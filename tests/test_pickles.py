@@ -21,8 +21,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from jcls.weights.pickles import LEGACY_MAGIC, read_pickle
-from jcls.weights.unpickle import STORAGES
+from jcls.weights.foreign.pickles import LEGACY_MAGIC, read_pickle
+from jcls.weights.foreign.unpickle import STORAGES
 
 PROTO = b'\x80\x02'
 BASE = np.arange(24, dtype=np.float32)
@@ -404,7 +404,7 @@ BOMBS = {
 CHILD = """
 import resource, sys, tracemalloc
 from pathlib import Path
-from jcls.weights.pickles import read_pickle
+from jcls.weights.foreign.pickles import read_pickle
 resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 tracemalloc.start()
 try:

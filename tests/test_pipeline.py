@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from jcls.data import augment, pipeline
-from jcls.data.chain import Chain
-from jcls.data.examples import Source, from_memory
-from jcls.data.operation import Draw, Operation
-from jcls.data.order import Share, epoch_order, eval_rows, train_rows
+from jcls.data.augment.chain import Chain
+from jcls.data.augment.operation import Draw, Operation
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.runtime import tensorflow
-from jcls.data.source import folder
+from jcls.data.sampler import Share, epoch_order, eval_rows, train_rows
+from jcls.data.sources import folder
+from jcls.data.sources.source import Source, from_memory
+from jcls.host.tensorflow import tf
 
 MEAN = (0.2, 0.5, 0.8)
 MEAN_COLOUR = (51, 128, 204)  # round(255 * MEAN), half to even: 127.5 -> 128
@@ -147,11 +147,10 @@ def test_every_example_has_its_own_random_numbers() -> None:
 
     def show(image: Any, draw: Draw) -> Any:
         del image
-        tf = tensorflow()
         return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
 
     chain, rows = Chain([Operation(show, lambda _: (1, 16))]), train_rows(8, 0, FOUR)
-    grey = Source(lambda _: (tensorflow().zeros([1, 1, 1]), 0), 8, ('a',), None, str, 1, (1, 1))
+    grey = Source(lambda _: (tf.zeros([1, 1, 1]), 0), 8, ('a',), None, str, 1, (1, 1))
     shown = pipeline.batches(grey, chain, rows, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()
     places = range(64)  # a chain adds its place in the list to an operation's key
@@ -286,10 +285,10 @@ def test_a_program_may_end_with_a_pipeline_open() -> None:
     """A script that stops in the middle of its batches ends, and says nothing about it."""
     script = """
 import numpy as np
-from jcls.data import augment, order, pipeline
-from jcls.data.examples import from_memory
+from jcls.data import augment, pipeline, sampler
+from jcls.data.sources.source import from_memory
 source = from_memory(np.zeros([64, 8, 8, 3], np.uint8), np.zeros(64, np.int32), ('a',), 'zeros')
-rows = order.train_rows(64, 0, order.Share(8))
+rows = sampler.train_rows(64, 0, sampler.Share(8))
 chain = augment.compose(({'name': 'flip'},), 'augment')
 batches = pipeline.batches(
     source, chain, rows, 0, 10**9, mean=(0, 0, 0), damage=pipeline.Damage()

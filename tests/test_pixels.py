@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
-from jcls.data import kernels, pixels
-from jcls.data.kernels import INDEX, Step
-from jcls.data.pixels import PIXEL
-from jcls.data.runtime import tensorflow
+from jcls.data.augment import levels, policy_ops
+from jcls.data.augment.levels import PIXEL
+from jcls.data.augment.policy_ops import INDEX, Step
+from jcls.host.tensorflow import tf
 
 
 @functools.cache
@@ -64,13 +64,12 @@ def transformed(kind: str = 'bilinear') -> Callable[..., Any]:
     """`kernels.transform` of one operation: a compiled function of image, number, value, fill."""
 
     def run(image: Any, which: Any, value: Any, fill: Any) -> Any:
-        steps = Step(which[None], value[None], tensorflow().constant([True]))
-        return kernels.transform(image, steps, fill, kind)
+        steps = Step(which[None], value[None], tf.constant([True]))
+        return policy_ops.transform(image, steps, fill, kind)
 
-    program = tensorflow().function(run, jit_compile=True, autograph=False)
+    program = tf.function(run, jit_compile=True, autograph=False)
 
     def call(image: np.ndarray, name: str, value: float, fill: tuple[int, ...] = (0, 0, 0)) -> Any:
-        tf = tensorflow()
         colour = tf.constant(fill[: image.shape[2]], tf.uint8)
         which = tf.constant(INDEX[name])
         return program(tf.constant(image), which, tf.constant(value, tf.float32), colour)
@@ -146,11 +145,11 @@ def odd_images(channels: int) -> list[np.ndarray]:
 @pytest.mark.parametrize('name', PIXEL)
 def test_odd_images(name: str) -> None:
     """Images of one level, of two, or of a single pixel are treated as by Pillow, too."""
-    program = tensorflow().function(PIXEL[name], jit_compile=True, autograph=False)
+    program = tf.function(PIXEL[name], jit_compile=True, autograph=False)
     value = {**STRONG, **dict.fromkeys(BLENDS, 1.7)}[name]
     for image in (*odd_images(1), *odd_images(3)):
         opened = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-        found = program(tensorflow().constant(image), tensorflow().constant(value, 'float32'))
+        found = program(tf.constant(image), tf.constant(value, 'float32'))
         assert difference(found, pillow(name, opened, value)).max() <= 1, image.shape
 
 
@@ -164,38 +163,38 @@ def every_colour() -> np.ndarray:
 @pytest.mark.parametrize('turn', [-0.5, -0.37, -0.1, -0.001, 0.0, 0.004, 0.05, 0.25, 0.5])
 def test_hue_is_pillows(turn: float) -> None:
     """Turning the hue goes through Pillow's 8-bit HSV and differs by at most a grey level."""
-    program = tensorflow().function(pixels.hue, jit_compile=True, autograph=False)
+    program = tf.function(levels.hue, jit_compile=True, autograph=False)
     for image in (every_colour(), *photographs(96, 112)):
         hue, saturation, value = Image.fromarray(image).convert('HSV').split()
         turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
         bands = (Image.fromarray(turned), saturation, value)
         wanted = Image.merge('HSV', bands).convert('RGB')
-        found = program(tensorflow().constant(image), tensorflow().constant(turn, 'float32'))
+        found = program(tf.constant(image), tf.constant(turn, 'float32'))
         assert difference(found, wanted).max() <= 1
-    grey = tensorflow().constant(photographs(96, 112)[0][..., :1])
-    np.testing.assert_array_equal(program(grey, tensorflow().constant(turn, 'float32')), grey)
+    grey = tf.constant(photographs(96, 112)[0][..., :1])
+    np.testing.assert_array_equal(program(grey, tf.constant(turn, 'float32')), grey)
 
 
 @pytest.mark.parametrize('channels', [3, 1])
 @pytest.mark.parametrize('most', [0.3, 2.0, 7.0])
 def test_blur_is_pillows(most: float, channels: int) -> None:
     """A Gaussian blur of any width is Pillow's, whatever the widest one that is provided for."""
-    program = tensorflow().function(
-        lambda image, value: pixels.blur(image, value, most), jit_compile=True, autograph=False
+    program = tf.function(
+        lambda image, value: levels.blur(image, value, most), jit_compile=True, autograph=False
     )
     for image in photographs(61, 50):
         image = image[..., :channels]
         for sigma in (0.0, 0.1, *np.linspace(0.2 * most, most, 6)):
             wanted = Image.fromarray(image.squeeze()).filter(ImageFilter.GaussianBlur(float(sigma)))
-            found = program(tensorflow().constant(image), tensorflow().constant(sigma, 'float32'))
+            found = program(tf.constant(image), tf.constant(sigma, 'float32'))
             assert difference(found, wanted).max() <= 1, sigma
-    tiny = tensorflow().constant(image[:2, :3])  # a box is wider than the image
+    tiny = tf.constant(image[:2, :3])  # a box is wider than the image
     wanted = Image.fromarray(image[:2, :3].squeeze()).filter(ImageFilter.GaussianBlur(most))
-    assert difference(program(tiny, tensorflow().constant(most)), wanted).max() <= 1
+    assert difference(program(tiny, tf.constant(most)), wanted).max() <= 1
 
 
 def test_grey_is_pillows() -> None:
     """Grey is Pillow's 'L' in each channel."""
     for image in photographs(96, 112):
         wanted = np.asarray(Image.fromarray(image).convert('L'))[..., None].repeat(3, axis=2)
-        np.testing.assert_array_equal(pixels.grey(tensorflow().constant(image)), wanted)
+        np.testing.assert_array_equal(levels.grey(tf.constant(image)), wanted)

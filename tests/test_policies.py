@@ -17,12 +17,13 @@ from test_geometry import pillow as moved
 from test_pixels import difference, photographs
 from test_pixels import pillow as levelled
 
-from jcls.data import augment, kernels, policies
-from jcls.data.autoaugment import auto_augment
-from jcls.data.kernels import GEOMETRIC, NAMES
-from jcls.data.operation import Draw, Operation
-from jcls.data.policies import TORCHVISION, rand_augment, rand_augment_timm, trivial_augment
-from jcls.data.runtime import tensorflow
+from jcls.data import augment
+from jcls.data.augment import policies, policy_ops
+from jcls.data.augment.autoaugment import auto_augment
+from jcls.data.augment.operation import Draw, Operation
+from jcls.data.augment.policies import TORCHVISION, rand_augment, rand_augment_timm, trivial_augment
+from jcls.data.augment.policy_ops import GEOMETRIC, NAMES
+from jcls.host.tensorflow import tf
 
 GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'policies.json').read_text())
 SIZES = tuple(GOLDEN['rand_augment'])
@@ -31,7 +32,7 @@ Outcome = tuple[tuple[str, float], ...]  # the operations and their values, in o
 
 def drawn(operation: Operation, size: str, count: int) -> Any:
     """What an operation, made under `recorded`, draws: (which, value, cubic), each [count, n]."""
-    image = tensorflow().zeros([*map(int, size.split('x')), 3], tensorflow().uint8)
+    image = tf.zeros([*map(int, size.split('x')), 3], tf.uint8)
     found = collect(lambda d: operation.apply(image, d), count)
     return found[..., 0].astype(int), found[..., 1], found[..., 2].astype(bool)
 
@@ -42,10 +43,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def steps(image: Any, steps: Any, fill: Any, kind: str) -> Any:
         del image, fill, kind
-        tf = tensorflow()
         return tf.stack([tf.cast(part, tf.float32) for part in steps], axis=-1)
 
-    monkeypatch.setattr(kernels, 'transform', steps)
+    monkeypatch.setattr(policy_ops, 'transform', steps)
 
 
 def outcomes(which: np.ndarray, value: np.ndarray) -> collections.Counter[Outcome]:
@@ -123,11 +123,11 @@ def test_trivial_augment(size: str) -> None:
     assert_distributed(outcomes(which, value), chances_of(GOLDEN['trivial_augment']))
     counts = np.bincount(which[:, 0], minlength=len(NAMES))
     assert stats.chisquare(counts[counts > 0]).pvalue > ALPHA
-    turned = value[which == kernels.INDEX['rotate']]
+    turned = value[which == policy_ops.INDEX['rotate']]
     bins = np.round(np.abs(turned) / 4.5).astype(int)
     assert stats.chisquare(np.bincount(bins, minlength=31)).pvalue > ALPHA
-    neutral = np.isin(which, [kernels.INDEX[name] for name in policies.BLENDS]).astype(float)
-    signed = np.isin(which, [kernels.INDEX[name] for name in policies.SIGNED])
+    neutral = np.isin(which, [policy_ops.INDEX[name] for name in policies.BLENDS]).astype(float)
+    signed = np.isin(which, [policy_ops.INDEX[name] for name in policies.SIGNED])
     towards = (value > neutral)[signed & (value != neutral)]
     assert p_of_share(int(towards.sum()), towards.size, 0.5) > ALPHA
     assert p_of_share(int(cubic.sum()), cubic.size, 0.5) > ALPHA
@@ -151,7 +151,7 @@ def test_rand_augment_repeats() -> None:
     """`num_ops` operations are drawn; `bins` says what a magnitude is a part of."""
     which, value, _ = drawn(rand_augment(num_ops=3, magnitude=6, bins=7), '33x331', 3000)
     assert which.shape == (3000, 3)
-    assert np.unique(np.abs(value[which == kernels.INDEX['rotate']])) == pytest.approx([30])
+    assert np.unique(np.abs(value[which == policy_ops.INDEX['rotate']])) == pytest.approx([30])
 
 
 @pytest.mark.usefixtures('recorded')
@@ -174,7 +174,7 @@ def test_rand_augment_timm_levels(size: str, level: int) -> None:
 def test_rand_augment_timm_noise() -> None:
     """Half of the operations are applied; levels are N(9, 0.5), clipped at 10, each on its own."""
     which, value, cubic = drawn(rand_augment_timm(), '33x331', 30_000)
-    applied = which != kernels.INDEX['identity']
+    applied = which != policy_ops.INDEX['identity']
     both = collections.Counter(map(tuple, applied.tolist()))
     pairs = itertools.product((False, True), repeat=2)
     assert stats.chisquare([both[pair] for pair in pairs]).pvalue > ALPHA
@@ -184,7 +184,7 @@ def test_rand_augment_timm_noise() -> None:
     assert p_of_share(int(cubic.sum()), cubic.size, 0.5) > ALPHA
     levels = []
     for name, full in (('rotate', 3), ('shear_x', 0.03), ('translate_x', 0.045 * 331)):
-        found = value[which == kernels.INDEX[name]] / full
+        found = value[which == policy_ops.INDEX[name]] / full
         assert p_of_share(int((found > 0).sum()), found.size, 0.5) > ALPHA
         levels.append(np.abs(found))
     level = np.concatenate(levels)
@@ -193,7 +193,7 @@ def test_rand_augment_timm_noise() -> None:
     assert p_of_share(int(clipped.sum()), level.size, stats.norm(9, 0.5).sf(10)) > ALPHA
     below = stats.truncnorm(-np.inf, 2, 9, 0.5)
     assert stats.kstest(level[~clipped], below.cdf).pvalue > ALPHA
-    both_rotate = (which == kernels.INDEX['rotate']).all(axis=1)
+    both_rotate = (which == policy_ops.INDEX['rotate']).all(axis=1)
     pair = np.abs(value[both_rotate])
     assert (pair[:, 0] != pair[:, 1]).mean() > 0.9
 
@@ -236,15 +236,15 @@ def test_images_are_pillows(monkeypatch: pytest.MonkeyPatch, name: str, channels
     With nearest interpolation, which is exact: of values a level apart posterizing makes others.
     """
     fields = {**FIELDS[name], 'interpolation': 'nearest', 'fill': 90}
-    tensors = [tensorflow().constant(image[..., :channels]) for image in photographs(97, 120)]
+    tensors = [tf.constant(image[..., :channels]) for image in photographs(97, 120)]
     real = composed(name, **fields)
     images = [real.apply(tensors[i % len(tensors)], draw(i)).numpy() for i in range(40)]
 
     def steps(image: Any, steps: Any, fill: Any, kind: str) -> Any:
         del image, fill, kind
-        return [tensorflow().cast(part, 'float32') for part in steps]
+        return [tf.cast(part, 'float32') for part in steps]
 
-    monkeypatch.setattr(kernels, 'transform', steps)
+    monkeypatch.setattr(policy_ops, 'transform', steps)
     spy = augment.OPERATIONS[name](**fields)
     seen = collections.Counter()
     for i, found in enumerate(images):
@@ -272,8 +272,8 @@ def test_fill_and_interpolation(monkeypatch: pytest.MonkeyPatch, name: str) -> N
         kinds.append(kind)
         return fill
 
-    monkeypatch.setattr(kernels, 'transform', colour)
-    image = tensorflow().zeros([8, 8, 3], tensorflow().uint8)
+    monkeypatch.setattr(policy_ops, 'transform', colour)
+    image = tf.zeros([8, 8, 3], tf.uint8)
     fills = {(1, 2, 3): [1, 2, 3], 7: [7, 7, 7], 'mean': [5, 6, 4]}
     for kind, (fill, wanted) in zip(('nearest', 'bicubic', 'random'), fills.items(), strict=True):
         operation = augment.OPERATIONS[name](fill=fill, interpolation=kind)
@@ -285,15 +285,14 @@ def test_fill_and_interpolation(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 @pytest.mark.usefixtures('recorded')
 def test_draws_are_independent() -> None:
     """Two policies in a list, two examples and two epochs draw on their own."""
-    image = tensorflow().zeros([8, 8, 3], tensorflow().uint8)
+    image = tf.zeros([8, 8, 3], tf.uint8)
     first, second = (trivial_augment() for _ in range(2))
 
     def both(d: Draw) -> Any:
-        key = tensorflow().add(d.key, [0, 1])  # as `augment.compose` gives it
+        key = tf.add(d.key, [0, 1])  # as `augment.compose` gives it
         steps = first.apply(image, d), second.apply(image, d._replace(key=key))
-        return tensorflow().stack([step[0, 0] for step in steps])
+        return tf.stack([step[0, 0] for step in steps])
 
-    tf = tensorflow()
     here = collect(both, 6000).astype(int)
     other_epoch = collect(lambda d: both(d._replace(key=tf.add(d.key, [1, 0]))), 6000).astype(int)
     for a, b in (

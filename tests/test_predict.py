@@ -184,7 +184,7 @@ def test_the_size_in_model_json_is_that_of_evaluation(tiny: Any) -> None:
     """Training crops may be smaller."""
     crop = {'name': 'center_crop', 'size': 12}
     tiny['evaluate'] |= {'preprocess': (crop,)}
-    assert jcls.build(tiny).card()['image_shape'] == (12, 12, 3)
+    assert jcls.build(tiny).metadata()['image_shape'] == (12, 12, 3)
 
 
 @pytest.mark.parametrize(

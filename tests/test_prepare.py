@@ -25,8 +25,8 @@ from PIL import Image
 
 from jcls import main as command
 from jcls.data import decode
-from jcls.data.folder import folder
-from jcls.data.runtime import tensorflow
+from jcls.data.sources.folder import folder
+from jcls.host.tensorflow import tf
 from jcls.tools.prepare import divide, encode, inspect, job, prepare, write
 from jcls.tools.prepare.listing import File
 
@@ -367,7 +367,6 @@ def test_the_rest_of_the_report(report: dict[str, Any]) -> None:
 
 def test_training_reads_what_is_written(report: dict[str, Any]) -> None:
     """Every image that the report lets pass is one that jcls's own decoder takes."""
-    tf = tensorflow()
     for split in ('train', 'validation'):
         for name, content in contents(report, split).items():
             assert decode.pixels(tf.constant(content)).shape[-1] == 3, name
@@ -485,7 +484,7 @@ def test_what_is_encoded_anew_looks_to_training_as_before(zoo: Any, kind: str) -
     facts = inspect.examine(content)
     with Image.open(io.BytesIO(content)) as image:
         flat = np.asarray(encode._flat(image).convert('RGB'), np.int32)
-    seen = decode.pixels(tensorflow().constant(content)).numpy().astype(np.int32)
+    seen = decode.pixels(tf.constant(content)).numpy().astype(np.int32)
     assert np.abs(flat - seen).max() <= 1
     shrunk = encode.encode(content, facts, max_side=10, quality=95)
     assert inspect.examine(shrunk)[1:4] == ('JPEG', 10, 10)

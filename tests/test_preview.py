@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import jcls
-from jcls.data import kernels
+from jcls.data.augment import policy_ops
 from jcls.main import main
 from jcls.tools import preview
 
@@ -47,7 +47,7 @@ def test_every_operation_has_a_row(tiny: dict[str, Any]) -> None:
     augment = (*tiny['augment'], {'name': 'trivial_augment'})
     table = preview.operations(built(tiny, augment=augment))
     names = [row[1].caption.split()[0] for row in table]
-    assert names == ['pad_and_crop', 'trivial_augment', *list(kernels.NAMES)[1:]]
+    assert names == ['pad_and_crop', 'trivial_augment', *list(policy_ops.NAMES)[1:]]
     for row in table[2:]:
         if row[1].caption.split()[0] not in GREYS_STAY:
             assert any(not np.array_equal(row[0].pixels, p.pixels) for p in row[1:]), row[1]
@@ -70,7 +70,7 @@ def test_operations_before_a_crop_of_files(tiny: dict[str, Any], tmp_path: Path)
         changes = {'data': data, 'augment': augment, 'batch_size': 2}
         table = preview.operations(built({**tiny, 'evaluate': {'preprocess': crops}}, **changes))
         found = [row[1].caption.split()[0] for row in table]
-        assert found == [*names, 'trivial_augment', *list(kernels.NAMES)[1:]]
+        assert found == [*names, 'trivial_augment', *list(policy_ops.NAMES)[1:]]
 
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,10 @@ def test_a_damaged_image(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_in_python(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """`jcls.preview` writes the picture that it names, `jcls.explain` prints what it returns."""
     config = jcls.build(tiny).config
-    for name, rows in {'batch.png': 3, 'operations.png': 1 + len(list(kernels.NAMES)[1:])}.items():
+    for name, rows in {
+        'batch.png': 3,
+        'operations.png': 1 + len(list(policy_ops.NAMES)[1:]),
+    }.items():
         drawn = jcls.preview(config, tmp_path / name, images=3, by_operation=name[0] == 'o')
         assert drawn == tmp_path / name
         cell = preview.CELL + preview.GAP + preview.TEXT

@@ -18,8 +18,8 @@ import pytest
 from conftest import TINY, environment
 
 import jcls
-from jcls.training import log as logs
-from jcls.training.checkpoint import FOLDER
+from jcls.workdir import log as logs
+from jcls.workdir.checkpoint import FOLDER
 
 MAIN = ('-m', 'jcls.main')
 
@@ -27,17 +27,17 @@ MAIN = ('-m', 'jcls.main')
 FAILS = """
 import sys
 from jcls import main
-from jcls.experiment import Experiment
+from jcls.data import pipeline
 
-batches = Experiment._to_devices
+batches = pipeline.batches
 
-def failing(self, *args, **mixing):
-    for i, batch in enumerate(batches(self, *args, **mixing)):
+def failing(*args, **mixing):
+    for i, batch in enumerate(batches(*args, **mixing)):
         if i == 20:
             raise {error}('x.jpg is damaged')
         yield batch
 
-Experiment._to_devices = failing
+pipeline.batches = failing
 sys.exit(main.main())
 """
 
@@ -164,7 +164,7 @@ def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> No
 BATCHES = """
 import json, sys
 import jax, numpy as np
-from jcls.training import launch
+from jcls.distributed import launch
 launch.initialize()
 import jcls
 
@@ -201,7 +201,7 @@ def test_two_processes_mix_as_one(
 
 TRAIN = """
 import json, sys
-from jcls.training import launch
+from jcls.distributed import launch
 launch.initialize()
 import jcls
 jcls.train(json.loads(sys.argv[1]), sys.argv[2], summary=False)

@@ -14,9 +14,9 @@ import pytest
 
 import jcls
 from jcls import models
+from jcls.config import horizon
+from jcls.config.schema import plain
 from jcls.optim import ema, groups, optimizer, schedule
-from jcls.schema import plain
-from jcls.training import horizon
 
 Golden = Callable[[str], Any]
 
@@ -177,7 +177,7 @@ def test_rates_are_the_peer_s(case: str, data: dict[str, np.ndarray]) -> None:
     torch and timm have for the epoch: in float32 to 1e-6 of itself, in float64 to 1e-12."""
     peak, section = SCHEDULES[case]
     expected = data[f'schedule_{case}']
-    length = horizon.create(f'{len(expected)} epochs', 8, 8 * 7)
+    length = horizon.create_horizon(f'{len(expected)} epochs', 8, 8 * 7)
     first = 7 * np.arange(len(expected))
     for wide in (False, True):
         with jax.enable_x64(wide):
@@ -200,7 +200,7 @@ def test_every_recipe_s_rate_is_its_source_s(data: dict[str, np.ndarray]) -> Non
     assert covered == shipped - {'base.py', 'rsb.py'} - own
     for case, expected in cases.items():
         c = plain(jcls.load_config(f'configs/{case}'))
-        length = horizon.create(c['duration'], c['batch_size'], c['reference']['examples'])
+        length = horizon.create_horizon(c['duration'], c['batch_size'], c['reference']['examples'])
         peak = optimizer.create(c['batch_size'], **c['optimizer']).peak
         made = schedule.create(peak, length.total, length.steps, **c['schedule'])
         first = np.arange(len(expected)) * length.steps_per_epoch
@@ -212,7 +212,7 @@ def test_every_recipe_s_rate_is_its_source_s(data: dict[str, np.ndarray]) -> Non
 def test_the_tutorial_s_rate_is_its_two_steps() -> None:
     """mmpretrain's MultiStepLR(milestones=[15], gamma=0.1) on 0.01, held for 200 epochs."""
     c = plain(jcls.load_config('configs/finetune_cifar10.py'))
-    length = horizon.create(c['duration'], c['batch_size'], 50_000)
+    length = horizon.create_horizon(c['duration'], c['batch_size'], 50_000)
     made = schedule.create(
         optimizer.create(c['batch_size'], **c['optimizer']).peak,
         length.total,
@@ -359,7 +359,7 @@ def test_layer_decay_is_timm_s(data: dict[str, np.ndarray]) -> None:
 )
 def test_a_shape_that_cannot_be_is_an_error(section: dict[str, Any], message: str) -> None:
     """The fields of each shape are refused at their place, with what is allowed."""
-    length = horizon.create('10 epochs', 8, 56)
+    length = horizon.create_horizon('10 epochs', 8, 56)
     with pytest.raises(ValueError, match=message):
         schedule.create(0.5, length.total, length.steps, **section)
 

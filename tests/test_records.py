@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcls.data import augment, disk, pipeline, source, tfrecord
-from jcls.data.examples import Source
-from jcls.data.order import Share, epoch_order, eval_rows, train_rows
+from jcls.data import augment, pipeline, sources
 from jcls.data.pipeline import Damage
-from jcls.data.runtime import tensorflow
+from jcls.data.sampler import Share, epoch_order, eval_rows, train_rows
+from jcls.data.sources import tfrecord
+from jcls.data.sources.source import Source
+from jcls.host import cache
+from jcls.host.tensorflow import tf
 
 SHARDS = (3, 0, 4, 2)  # records in each
 NAMES = [f'train-{i:05d}-of-00004' for i in range(4)]
@@ -40,7 +42,6 @@ def picture(number: int) -> bytes:
 
 def example(**features: Any) -> bytes:
     """A serialized Example; a feature is a list of bytes, integers or floats."""
-    tf = tensorflow()
     kinds = {
         bytes: lambda v: tf.train.Feature(bytes_list=tf.train.BytesList(value=v)),
         int: lambda v: tf.train.Feature(int64_list=tf.train.Int64List(value=v)),
@@ -58,7 +59,7 @@ def good(number: int) -> bytes:
 def write(path: Path, *records: bytes, compression: str = '') -> None:
     """A TFRECORD file, by TensorFlow's own writer."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tensorflow().io.TFRecordWriter(str(path), compression) as writer:
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
         for record in records:
             writer.write(record)
 
@@ -74,13 +75,13 @@ def imagenet(root: Path) -> Path:
 
 def read(root: Path, **fields: Any) -> tuple[Source, Source]:
     """The two sources, of three classes unless said otherwise."""
-    data = source.create(**{'name': 'records', 'dir': str(root), 'num_classes': 3, **fields})
+    data = sources.create(**{'name': 'records', 'dir': str(root), 'num_classes': 3, **fields})
     return data.train, data.val
 
 
 def everything(found: Source) -> list[tuple[bytes, int]]:
     """Every image and its label, read in a graph on several threads."""
-    dataset = tensorflow().data.Dataset.range(len(found)).map(found.read, num_parallel_calls=4)
+    dataset = tf.data.Dataset.range(len(found)).map(found.read, num_parallel_calls=4)
     return [(image, int(label)) for image, label in dataset.as_numpy_iterator()]
 
 
@@ -90,9 +91,9 @@ def test_records_are_read_in_any_order(tmp_path: Path) -> None:
     assert everything(train) == [(picture(i), i % 3) for i in range(9)]
     assert everything(val) == [(picture(i), i % 3) for i in range(100, 104)]
     for i in (8, 0, 4, 4):
-        image, label = train.read(tensorflow().constant(i, tensorflow().int64))
+        image, label = train.read(tf.constant(i, tf.int64))
         assert (image.numpy(), label.numpy()) == (picture(i), i % 3)
-        assert label.dtype == tensorflow().int32
+        assert label.dtype == tf.int32
     assert train.classes == val.classes == ('0', '1', '2')
     assert [Path(train.name(i)).name for i in (0, 2, 3, 8)] == [
         f'{NAMES[0]}[0]',
@@ -194,7 +195,7 @@ def test_the_index_against_tensorflows_reader(tmp_path: Path) -> None:
     assert table[:, 2].tolist() == list(map(len, payloads))
     assert [tfrecord.payload(shards, table, row) for row in range(60)] == payloads
     fetch = tfrecord.reader(shards, table)
-    dataset = tensorflow().data.Dataset.range(60).map(fetch)
+    dataset = tf.data.Dataset.range(60).map(fetch)
     assert list(dataset.as_numpy_iterator()) == payloads
 
 
@@ -255,7 +256,7 @@ def test_a_memory_of_no_use_is_a_warning(
     assert 'cannot remember the index' in caplog.text
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert disk.folder() == tmp_path / '.cache' / 'jcls'
+    assert cache.cache_folder() == tmp_path / '.cache' / 'jcls'
 
 
 def test_shards_that_are_not_whole(tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ def test_progress_is_shown_only_to_the_patient(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is said of what is quickly done; without a terminal, the rest is lines of the log."""
-    from jcls.data import progress
+    from jcls.host import progress
 
     with caplog.at_level(logging.INFO, logger='jcls'):
         with progress.progress('counting', 5) as advance:

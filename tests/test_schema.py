@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from jcls.schema import Section, choose, complete, suggest
+from jcls.config.schema import Section, choose, complete, suggest
 
 Rules = tuple[tuple[str, float], ...]
 

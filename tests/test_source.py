@@ -12,16 +12,16 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from jcls.data import decode, source
-from jcls.data.examples import from_files
-from jcls.data.exif import orientation, upright
-from jcls.data.runtime import tensorflow
-from jcls.data.source import SOURCES, Source
+from jcls.data import decode, sources
+from jcls.data.sources import SOURCES, Source
+from jcls.data.sources.exif import orientation, upright
+from jcls.data.sources.source import from_files
+from jcls.host.tensorflow import tf
 
 
 def everything(found: Source) -> np.ndarray:
     """All images of a source in memory."""
-    examples = tensorflow().data.Dataset.range(len(found)).map(lambda i: found.read(i)[0])
+    examples = tf.data.Dataset.range(len(found)).map(lambda i: found.read(i)[0])
     return next(examples.batch(len(found)).as_numpy_iterator())
 
 
@@ -73,7 +73,7 @@ def labelled(found: Source) -> dict[str, str]:
 
 def test_digits_are_scikit_learns() -> None:
     """Both sets together hold each digit of scikit-learn once, on a scale of 0 to 255."""
-    train, val = source.digits()
+    train, val = sources.digits()
     bunch = load_digits()
     images = np.concatenate([everything(train), everything(val)])
     assert images.dtype == np.uint8
@@ -95,11 +95,11 @@ def test_digits_are_scikit_learns() -> None:
 @pytest.mark.parametrize('fraction', [0.2, 0.5])
 def test_digits_are_split_by_class(fraction: float) -> None:
     """Every class gives its share to the held-out set; the seed alone decides which digits."""
-    train, val = source.digits(val_fraction=fraction, split_seed=1)
+    train, val = sources.digits(val_fraction=fraction, split_seed=1)
     counts = np.bincount(load_digits().target)
     assert np.abs(np.bincount(val.labels) - fraction * counts).max() <= 1
     assert len(train) + len(val) == 1797
-    again, other = (source.digits(val_fraction=fraction, split_seed=seed)[1] for seed in (1, 2))
+    again, other = (sources.digits(val_fraction=fraction, split_seed=seed)[1] for seed in (1, 2))
     assert contents(again) == contents(val)
     assert contents(other) != contents(val)
 
@@ -109,7 +109,7 @@ def test_arrays_with_their_own_validation_set(tmp_path: Path) -> None:
     images, labels = numbers(5, 4, 5, 3), np.array([2, 0, 1, 0, 2], np.uint8)
     given = {'val_images': images, 'val_labels': labels, 'classes': ['ox', 'owl', 'eel']}
     file = stored(tmp_path, **given)
-    train, val = source.arrays(file=file)
+    train, val = sources.arrays(file=file)
     np.testing.assert_array_equal(everything(train), numbers(12, 4, 5, 3))
     np.testing.assert_array_equal(everything(val), images)
     np.testing.assert_array_equal(train.labels, np.arange(12) % 3)
@@ -123,7 +123,7 @@ def test_arrays_with_their_own_validation_set(tmp_path: Path) -> None:
 def test_grey_arrays(tmp_path: Path) -> None:
     """Images [N, H, W] become [N, H, W, 1], and `mean` and `std` then have one value."""
     file = stored(tmp_path, train_images=numbers(12, 4, 5))
-    data = source.create(name='arrays', file=file, val_fraction=0.25, mean=(0.5,), std=(0.2,))
+    data = sources.create(name='arrays', file=file, val_fraction=0.25, mean=(0.5,), std=(0.2,))
     assert data.channels == data.train.channels == 1
     assert contents(data.train) + contents(data.val) == collections.Counter(
         (image.tobytes(), i % 3) for i, image in enumerate(numbers(12, 4, 5))
@@ -157,7 +157,7 @@ def test_grey_arrays(tmp_path: Path) -> None:
 def test_what_is_wrong_with_arrays(tmp_path: Path, changes: Any, message: str) -> None:
     """A fault in a file of arrays is an error with the file, the array and the entry."""
     with pytest.raises(ValueError, match=message) as error:
-        source.create(name='arrays', file=stored(tmp_path, **changes))
+        sources.create(name='arrays', file=stored(tmp_path, **changes))
     assert 'my.npz' in str(error.value)
 
 
@@ -186,18 +186,18 @@ def test_unreadable_array_files(tmp_path: Path, kind: str) -> None:
         }
         path.write_bytes(data[kind])
     with pytest.raises(ValueError, match=r"config\.data\.file='.*my\.npz'"):
-        source.arrays(file=str(path))
+        sources.arrays(file=str(path))
 
 
 def test_synthetic() -> None:
     """Labels take turns, images come from the pool, and two calls give the same."""
     fields = {'examples': 23, 'size': 6, 'channels': 2, 'num_classes': 5, 'pool': 4}
-    train, val = source.synthetic(**fields)
+    train, val = sources.synthetic(**fields)
     np.testing.assert_array_equal(train.labels, np.arange(23) % 5)
     images = everything(train)
     assert images.shape == (23, 6, 6, 2)
     assert len({image.tobytes() for image in images}) == 4
-    np.testing.assert_array_equal(images, everything(source.synthetic(**fields)[1]))
+    np.testing.assert_array_equal(images, everything(sources.synthetic(**fields)[1]))
     assert (train.channels, train.extent, len(train.classes), len(val)) == (2, (6, 6), 5, 23)
 
 
@@ -212,7 +212,7 @@ def test_folder_with_two_sets(tmp_path: Path) -> None:
     paint(*ignored, tmp_path / 'train' / 'outside.png', tmp_path / 'train' / 'ant' / '._mac.png')
     for name in ('notes.txt', 'Thumbs.db', 'png'):
         (deep / name).write_text('no image')
-    train, val = source.folder(dir=str(tmp_path))
+    train, val = sources.folder(dir=str(tmp_path))
     assert train.classes == val.classes == ('Bee', 'ant', 'zebra')
     wanted = {str(path): 'ant' for path in kept}
     for label, file in [('ant', '000'), ('Bee', '000'), ('zebra', '000'), ('zebra', '001')]:
@@ -221,7 +221,7 @@ def test_folder_with_two_sets(tmp_path: Path) -> None:
     assert len(val) == 4
     assert all(Path(name).parts[-3] == 'val' for name in names(val))
     for i, name in enumerate(names(train)):
-        red = decode.pixels(train.read(tensorflow().constant(i))[0]).numpy()[0, 0, 0]
+        red = decode.pixels(train.read(tf.constant(i))[0]).numpy()[0, 0, 0]
         assert abs(int(red) - np.asarray(Image.open(name).convert('RGB'))[0, 0, 0]) <= 1
 
 
@@ -230,7 +230,7 @@ def test_hidden_folders_do_not_count(tmp_path: Path) -> None:
     classes_of(tmp_path, a=4, b=4)
     paint(tmp_path / 'a' / '.thumbnails' / 'x.png')
     both = [
-        name for part in source.folder(dir=str(tmp_path), val_fraction=0.5) for name in names(part)
+        name for part in sources.folder(dir=str(tmp_path), val_fraction=0.5) for name in names(part)
     ]
     assert not [name for name in both if '.thumbnails' in name]
 
@@ -241,7 +241,7 @@ def test_folder_is_split(tmp_path: Path, inside: str) -> None:
     classes_of(tmp_path / inside, a=40, b=20, c=10)
 
     def held_out(seed: int) -> set[str]:
-        train, val = source.folder(dir=str(tmp_path), val_fraction=0.2, split_seed=seed)
+        train, val = sources.folder(dir=str(tmp_path), val_fraction=0.2, split_seed=seed)
         assert np.bincount(train.labels).tolist() == [32, 16, 8]
         assert np.bincount(val.labels).tolist() == [8, 4, 2]
         assert len(set(names(train)) | set(names(val))) == 70
@@ -260,7 +260,7 @@ def test_each_class_is_in_both_parts(
     labels = np.repeat([0, 1], counts)
     file = stored(tmp_path, train_images=numbers(len(labels), 2, 2, 3), train_labels=labels)
     try:
-        sets = source.arrays(file=file, val_fraction=fraction)
+        sets = sources.arrays(file=file, val_fraction=fraction)
     except ValueError:
         return
     assert [len(set(part.labels)) for part in sets] == [2, 2]
@@ -290,7 +290,7 @@ def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
     }
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=message):
-            source.folder(dir=str(tmp_path / name))
+            sources.folder(dir=str(tmp_path / name))
 
 
 def lists(root: Path, **texts: str) -> dict[str, str]:
@@ -308,7 +308,9 @@ def test_a_list_of_numbers(tmp_path: Path) -> None:
     paint(*(tmp_path / 'pictures' / f'a {i}.png' for i in range(4)), tmp_path / 'b.png')
     text = 'pictures/a {i}.png\t{i}||  b.png 2 |./b.png 0\r'
     files = lists(tmp_path, train=text, val=f'{tmp_path}/b.png\t5\n')
-    train, val = source.listing(train_list=files['train'], val_list=files['val'], dir=str(tmp_path))
+    train, val = sources.listing(
+        train_list=files['train'], val_list=files['val'], dir=str(tmp_path)
+    )
     assert train.classes == val.classes == tuple('012345')
     assert train.labels.tolist() == [0, 1, 2, 3, 2, 0]
     assert val.labels.tolist() == [5]
@@ -316,9 +318,9 @@ def test_a_list_of_numbers(tmp_path: Path) -> None:
         str(tmp_path / 'b.png')
     ] * 2
     assert names(train) == wanted
-    image, label = train.read(tensorflow().constant(3))
+    image, label = train.read(tf.constant(3))
     assert image.numpy() == (tmp_path / 'pictures' / 'a 3.png').read_bytes()
-    assert (label.numpy(), label.dtype) == (3, tensorflow().int32)
+    assert (label.numpy(), label.dtype) == (3, tf.int32)
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
@@ -332,17 +334,17 @@ def test_a_list_of_names(tmp_path: Path) -> None:
         digits='2\n1\n0',
     )
     both = {'train_list': files['train'], 'val_list': files['train'], 'dir': str(tmp_path)}
-    train, _ = source.listing(**both)
+    train, _ = sources.listing(**both)
     assert train.classes == ('2', 'ant bear', 'zebra')
     assert train.labels.tolist() == [2] * 4 + [1, 0]
-    train, _ = source.listing(**both, classes=files['classes'])
+    train, _ = sources.listing(**both, classes=files['classes'])
     assert train.classes == ('zebra', 'bee', 'ant bear', 'wolf')
     assert train.labels.tolist() == [0] * 4 + [2, 2]
     both |= {'train_list': files['numbers'], 'val_list': files['numbers']}
-    train, _ = source.listing(**both, classes=files['classes'])
+    train, _ = sources.listing(**both, classes=files['classes'])
     assert train.labels.tolist() == [1] * 4 + [0, 1]
     (tmp_path / 'numbers').write_text('0.png 0\n1.png 2')
-    train, _ = source.listing(**both, classes=files['digits'])  # a name before a number
+    train, _ = sources.listing(**both, classes=files['digits'])  # a name before a number
     assert train.labels.tolist() == [2, 0]
 
 
@@ -352,7 +354,7 @@ def test_a_list_is_split(tmp_path: Path) -> None:
     (tmp_path / 'list').write_text('\n'.join(f'{i}.png {"ab"[i % 4 == 0]}' for i in range(40)))
 
     def held_out(seed: int) -> set[str]:
-        data = source.create(
+        data = sources.create(
             name='list',
             train_list=str(tmp_path / 'list'),
             dir=str(tmp_path),
@@ -418,7 +420,7 @@ def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
         ({'train_list': train, 'dir': ''}, r'5 of the 5 files .* missing:\n  line 1: 0\.png\n'),
     ):
         with pytest.raises(ValueError, match=message):
-            source.listing(**{'dir': str(tmp_path), **fields})
+            sources.listing(**{'dir': str(tmp_path), **fields})
 
 
 def turned(path: Path, orientation: int | None, how: str = 'exif') -> bytes:
@@ -444,13 +446,13 @@ def test_exif_orientations_are_pillows(tmp_path: Path, extension: str, orientati
     path = tmp_path / f'a.{extension}'
     content = turned(path, orientation)
     files = from_files(np.array([str(path).encode()]), np.array([0]), ('a',))
-    image, label = upright(files).read(tensorflow().constant(0))
+    image, label = upright(files).read(tf.constant(0))
     with Image.open(path) as opened:
         assert opened.getexif()[0x0112] == orientation
         wanted = np.asarray(ImageOps.exif_transpose(opened).convert('RGB'))
     found = decode.pixels(image).numpy()
     assert found.shape == wanted.shape
-    exact = decode.pixels(tensorflow().constant(content)).numpy()
+    exact = decode.pixels(tf.constant(content)).numpy()
     assert sorted(map(tuple, found.reshape(-1, 3))) == sorted(map(tuple, exact.reshape(-1, 3)))
     assert np.abs(found.astype(int) - wanted).max() <= (1 if extension == 'jpg' else 0)
     assert (image.numpy() == content) == (orientation == 1)
@@ -471,10 +473,10 @@ def test_images_without_an_orientation_pass(tmp_path: Path) -> None:
     plain = from_files(
         np.array([str(f).encode() for f in files]), np.zeros(len(files), int), ('a',)
     )
-    found = tensorflow().data.Dataset.range(len(files)).map(lambda i: upright(plain).read(i)[0])
+    found = tf.data.Dataset.range(len(files)).map(lambda i: upright(plain).read(i)[0])
     assert list(found.as_numpy_iterator()) == contents
-    data = source.create(name='digits', exif=True)
-    assert contents_of(data) == contents_of(source.create(name='digits'))
+    data = sources.create(name='digits', exif=True)
+    assert contents_of(data) == contents_of(sources.create(name='digits'))
 
 
 def test_a_quarter_turn_swaps_height_and_width() -> None:
@@ -489,10 +491,10 @@ def test_a_mistaken_number_makes_no_classes(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / 'a.png')
     (tmp_path / 'list').write_text('a.png 0\na.png 0\na.png 1\na.png 20260131\n')
     with pytest.raises(ValueError, match=r'list: the label 20260131 would make 20260132 classes'):
-        source.listing(train_list=str(tmp_path / 'list'), dir=str(tmp_path))
+        sources.listing(train_list=str(tmp_path / 'list'), dir=str(tmp_path))
 
 
-def contents_of(data: source.Data) -> list[collections.Counter]:
+def contents_of(data: sources.Data) -> list[collections.Counter]:
     return [contents(data.train), contents(data.val)]
 
 
@@ -510,12 +512,12 @@ def test_exif_is_a_field(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         content = turned(tmp_path / name, 8)
     for exif, shape in ((False, (9, 6, 3)), (True, (6, 9, 3))):
-        data = source.create(name='folder', dir=str(tmp_path), val_fraction=0.5, exif=exif)
+        data = sources.create(name='folder', dir=str(tmp_path), val_fraction=0.5, exif=exif)
         for part in (data.train, data.val):
-            assert decode.pixels(part.read(tensorflow().constant(1))[0]).shape == shape
+            assert decode.pixels(part.read(tf.constant(1))[0]).shape == shape
     Path(data.train.name(0)).write_bytes(content[:-40])
-    with pytest.raises(tensorflow().errors.OpError):
-        data.train.read(tensorflow().constant(0))
+    with pytest.raises(tf.errors.OpError):
+        data.train.read(tf.constant(0))
 
 
 @pytest.mark.parametrize(
@@ -538,7 +540,7 @@ def test_exif_is_a_field(tmp_path: Path) -> None:
 def test_impossible_fields(fields: dict[str, Any], message: str) -> None:
     """An impossible value is an error that names the field and what may stand there."""
     with pytest.raises(ValueError, match=message):
-        source.create(**{'name': 'digits', **fields})
+        sources.create(**{'name': 'digits', **fields})
 
 
 def test_the_table_is_covered() -> None:

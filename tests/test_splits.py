@@ -11,15 +11,15 @@ import pytest
 from scipy import stats
 from sklearn.model_selection import StratifiedKFold
 
-from jcls.data import source
-from jcls.data.examples import Source
-from jcls.data.order import balanced_order, epoch_order
-from jcls.data.source import Data
+from jcls.data import sources
+from jcls.data.sampler import balanced_order, epoch_order
+from jcls.data.sources import Data
+from jcls.data.sources.source import Source
 
 
 def digits(**fields: Any) -> Data:
     """The digits: 1,438 for training, 359 for validation."""
-    return source.create(name='digits', **fields)
+    return sources.create(name='digits', **fields)
 
 
 def names(found: Source) -> list[str]:

@@ -20,7 +20,7 @@ from jcls.training import step as steps
 SCRIPT = """
 import json, sys
 import jax, numpy as np
-from jcls.training import launch
+from jcls.distributed import launch
 launch.initialize()
 import jcls
 

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcls.data import arrayrecord, augment, pipeline, source
-from jcls.data import tfds as ours
-from jcls.data.examples import Source
-from jcls.data.order import Share, eval_rows, train_rows
+from jcls.data import augment, pipeline, sources
 from jcls.data.pipeline import Damage
-from jcls.data.runtime import tensorflow
+from jcls.data.sampler import Share, eval_rows, train_rows
+from jcls.data.sources import arrayrecord
+from jcls.data.sources import tfds as ours
+from jcls.data.sources.source import Source
+from jcls.host import tensorflow
+from jcls.host.tensorflow import tf
 
 FORMATS = ('array_record', 'tfrecord')
 SIZES = {'train': 30, 'validation': 7, 'test': 5}
@@ -40,7 +42,7 @@ def builder(
     sizes: dict[str, int] = SIZES,
 ) -> Any:
     """The builder of a dataset 'tiny_pictures' of our own, of three classes, not yet prepared."""
-    tensorflow()
+    tensorflow.load()
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
@@ -102,13 +104,13 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def read(folder: Path, **fields: Any) -> tuple[Source, Source]:
     """The two sources of a prepared folder."""
-    data = source.create(**{'name': 'tfds', 'dataset': str(folder), **fields})
+    data = sources.create(**{'name': 'tfds', 'dataset': str(folder), **fields})
     return data.train, data.val
 
 
 def everything(found: Source) -> list[tuple[int, int]]:
     """The number that each picture is painted with, and its label, read on several threads."""
-    dataset = tensorflow().data.Dataset.range(len(found)).map(found.read, num_parallel_calls=4)
+    dataset = tf.data.Dataset.range(len(found)).map(found.read, num_parallel_calls=4)
     return [
         (np.asarray(Image.open(io.BytesIO(image))).flat[0], int(label))
         for image, label in dataset.as_numpy_iterator()
@@ -125,9 +127,9 @@ def test_both_formats_are_read(datasets: dict[str, Path], kind: str, caplog: Any
     assert sorted(everything(val)) == [(i, i % 3) for i in range(100, 107)]
     assert train.classes == val.classes == ('ant', 'bee', 'cat')
     assert train.extent is None
-    image, label = train.read(tensorflow().constant(3, tensorflow().int64))
+    image, label = train.read(tf.constant(3, tf.int64))
     assert image.numpy()[:4] == b'\x89PNG'
-    assert label.dtype == tensorflow().int32
+    assert label.dtype == tf.int32
     assert Path(train.name(0)).name == f'tiny_pictures-train.{kind}-00000-of-00002[0]'
     assert Path(train.name(29)).name == f'tiny_pictures-train.{kind}-00001-of-00002[14]'
 

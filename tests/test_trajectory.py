@@ -13,11 +13,11 @@ from test_models import difference, nested
 from test_optim import to_steps
 
 from jcls import models
+from jcls.distributed import mesh as meshes
+from jcls.models import batch_norm as norms
 from jcls.models import layers
-from jcls.models import norm as norms
 from jcls.optim import optimizer, schedule
 from jcls.training import losses
-from jcls.training import mesh as meshes
 from jcls.training import state as states
 from jcls.training.step import create_train_step
 from jcls.weights import init
@@ -40,7 +40,10 @@ def train(
     """The metrics of every step, and the final state, of the golden file's training in jcls."""
     images, rows = golden['images'], golden['rows']
     columns = {name: golden[name] for name in ('label', 'label2', 'lam')}
-    (steps, batch_size), mesh = rows.shape, meshes.create('any', rows.shape[1], jax.devices()[:1])
+    (steps, batch_size), mesh = (
+        rows.shape,
+        meshes.create_mesh('any', rows.shape[1], jax.devices()[:1]),
+    )
     start = {
         'params': nested(golden, 'weights/', False, PARAMETERS),
         'batch_stats': nested(golden, 'weights/', False, STATISTICS),
@@ -70,7 +73,7 @@ def train(
         accumulate=accumulate,
     )
     start = jax.tree.map(lambda x: jnp.asarray(x, layers.param_dtype()), start)
-    state = jax.device_put(states.create(start, sgd.direction), meshes.replicated(mesh))
+    state = jax.device_put(states.new_state(start, sgd.direction), meshes.replicated(mesh))
     measured = []
     for i in range(steps):
         batch = {name: column[i] for name, column in columns.items()}

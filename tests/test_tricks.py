@@ -17,10 +17,10 @@ from test_loop import assert_same_run, crashing, lines
 
 import jcls
 from jcls import models
-from jcls.experiment import share_of
 from jcls.main import main
 from jcls.training import loop
 from jcls.training import step as steps
+from jcls.training.experiment import share_of
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 

@@ -14,7 +14,7 @@ from conftest import environment
 # Of three processes; each does what it is told.
 PROGRAM = """
 import os, sys, time
-from jcls.training import launch, watch
+from jcls.distributed import launch, watch
 launch.initialize()
 {before}
 deed = sys.argv[2:][int(os.environ['JAX_PROCESS_ID'])]

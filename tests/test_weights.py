@@ -13,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 import jcls
 from jcls import models
 from jcls.main import main
-from jcls.optim.groups import flat
 from jcls.tools.import_ import import_weights
-from jcls.training import load as loading
-from jcls.weights import artifact, convert, foreign, layouts, source
-from jcls.weights.card import display_names, imagenet, preprocess, torchvision_facts
-from jcls.weights.recognise import recognise
+from jcls.weights import artifact, imported
+from jcls.weights import load as loading
+from jcls.weights.foreign import convert, files, layouts
+from jcls.weights.foreign.recognise import recognise
+from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_facts
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
@@ -102,7 +103,7 @@ def test_a_training_step_is_the_peers(file: str, numbers: Any) -> None:
         variables['params']
     )
     assert loss == pytest.approx(numbers[f'{net}/loss'], rel=1e-5)
-    found = flat({'params': gradients, **changed})
+    found = flatten_dict({'params': gradients, **changed}, sep='/')
     compared = 0
     for path, name in layouts.tensors(model, layouts.TORCH).items():
         kind = 'stats' if path.startswith('batch_stats') else 'grads'
@@ -115,17 +116,19 @@ def test_a_training_step_is_the_peers(file: str, numbers: Any) -> None:
 
 def test_every_tensor_is_accounted_for() -> None:
     """Loaded, skipped and missing: every tensor of the file is in one of them."""
-    weights = source.read(GOLDEN / 'tv_basic.pth')
-    raw = foreign.read(GOLDEN / 'tv_basic.pth').tensors
+    weights = imported.read(GOLDEN / 'tv_basic.pth')
+    raw = files.read(GOLDEN / 'tv_basic.pth').tensors
     assert {row.name for row in (*weights.report.loaded, *weights.report.skipped)} == set(raw)
     assert all(row.name.endswith('num_batches_tracked') for row in weights.report.skipped)
     assert weights.report.missing == []
-    assert {row.own for row in weights.report.loaded} == set(flat(weights.variables))
+    assert {row.own for row in weights.report.loaded} == set(
+        flatten_dict(weights.variables, sep='/')
+    )
 
 
 def shapes_in(layout: layouts.Layout, model: models.ResNet) -> dict[str, tuple[int, ...]]:
     """The shapes that the model's tensors have in a layout."""
-    own = flat(convert.shapes_of(model))
+    own = flatten_dict(convert.shapes_of(model), sep='/')
     return {
         name: layouts.to_foreign(np.broadcast_to(np.float32(0), own[path].shape), layout).shape
         for path, name in layouts.tensors(model, layout).items()
@@ -163,7 +166,7 @@ def test_paddles_own_networks() -> None:
 
 def changed(**changes: Any) -> dict[str, np.ndarray]:
     """tv_basic with tensors replaced, added, or (None) removed; __ stands for a dot."""
-    tensors = dict(foreign.read(GOLDEN / 'tv_basic.pth').tensors)
+    tensors = dict(files.read(GOLDEN / 'tv_basic.pth').tensors)
     for name, value in changes.items():
         tensors[name.replace('__', '.')] = value
     return {name: value for name, value in tensors.items() if value is not None}
@@ -253,7 +256,7 @@ def test_a_file_that_merely_has_torchvisions_name_is_not_its(
 @pytest.mark.parametrize('name', models.MODELS)
 def test_every_preset_is_a_plain_name(name: str) -> None:
     """What jcls export writes for timm can be read again."""
-    assert re.fullmatch(foreign.PLAIN, name)
+    assert re.fullmatch(files.PLAIN, name)
 
 
 @pytest.mark.parametrize(
@@ -284,10 +287,10 @@ def test_what_timm_says_is_another_network_is_refused(
     config = json.loads((tmp_path / 'in' / 'config.json').read_text())
     (tmp_path / 'in' / 'config.json').write_text(json.dumps({**config, **changes}))
     if refused is None:
-        assert foreign.read(tmp_path / 'in').facts['mean'] == config['pretrained_cfg']['mean']
+        assert files.read(tmp_path / 'in').facts['mean'] == config['pretrained_cfg']['mean']
     else:
         with pytest.raises(ValueError, match=f'config.json.*{refused}'):
-            foreign.read(tmp_path / 'in')
+            files.read(tmp_path / 'in')
 
 
 def test_a_backbone_has_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,11 +298,11 @@ def test_a_backbone_has_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     error then."""
     tensors = {name: v for name, v in changed().items() if not name.startswith('fc.')}
     monkeypatch.setattr(
-        foreign, 'read', lambda *_, **__: foreign.Foreign(tensors, {'classes': ['a', 'b']})
+        files, 'read', lambda *_, **__: files.Foreign(tensors, {'classes': ['a', 'b']})
     )
-    assert source.read(GOLDEN / 'tv_basic.pth').card['classes'] == []
+    assert imported.read(GOLDEN / 'tv_basic.pth').card['classes'] == []
     with pytest.raises(ValueError, match=r'2 class names, but the classifier of .* has 0'):
-        source.read(GOLDEN / 'tv_basic.pth', facts={'classes': ['a', 'b']})
+        imported.read(GOLDEN / 'tv_basic.pth', facts={'classes': ['a', 'b']})
 
 
 def test_weights_for_grey_images_are_read(tmp_path: Path) -> None:
@@ -337,7 +340,7 @@ def test_an_imported_folder_is_the_same_model(tmp_path: Path) -> None:
     report = import_weights(GOLDEN / 'timm_d_basic', tmp_path / 'out', classes=list('abcdefg'))
     model, variables = jcls.load(tmp_path / 'out')
     wanted, theirs = jcls.load(GOLDEN / 'timm_d_basic')
-    assert len(report.loaded) == len(flat(variables))
+    assert len(report.loaded) == len(flatten_dict(variables, sep='/'))
     assert built(model) == built(wanted)
     jax.tree.map(np.testing.assert_array_equal, variables, theirs)
     card = json.loads((tmp_path / 'out' / 'model.json').read_text())
@@ -436,7 +439,7 @@ def test_where_the_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main(['import', str(GOLDEN / 'tv_basic.pth'), '~/in']) == 0
     assert main(['export', '~/in', '~/out']) == 0
     assert (tmp_path / 'out' / 'model.json').exists()
-    monkeypatch.setattr(source, 'fetch', lambda *_: pytest.fail('it was fetched'))
+    monkeypatch.setattr(imported, 'fetch', lambda *_: pytest.fail('it was fetched'))
     for refused in (import_weights, jcls.export):
         with pytest.raises(ValueError, match='out exists and is not empty'):
             refused('https://example.org/x.pth', tmp_path / 'out')
@@ -477,12 +480,12 @@ def test_a_card_that_lacks_something(tmp_path: Path, changes: Any, message: str)
     import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
     path = tmp_path / 'out' / 'model.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    for use in (loading.read, source.sections):
+    for use in (loading.read, imported.sections):
         with pytest.raises(ValueError, match=f'{path} does not describe a model: .*{message}'):
             use(tmp_path / 'out')
     path.write_text('[1, 2]')
     with pytest.raises(ValueError, match=f'{path} does not describe a model: it is no JSON object'):
-        source.sections(tmp_path / 'out')
+        imported.sections(tmp_path / 'out')
 
 
 @pytest.mark.parametrize(
@@ -516,8 +519,8 @@ def test_a_run_starts_from_them(tiny: Any) -> None:
     tiny['model'] = {'name': 'resnet18', 'width': 4, 'blocks': (2, 1, 1, 1)}
     tiny['init'] = {'source': str(GOLDEN / 'tv_basic.pth'), 'head': 'new'}
     tiny['data'] = GREY
-    found = flat(jcls.build(tiny).init().params)
-    wanted = flat(jcls.load(GOLDEN / 'tv_basic.pth')[1]['params'])
+    found = flatten_dict(jcls.build(tiny).init().params, sep='/')
+    wanted = flatten_dict(jcls.load(GOLDEN / 'tv_basic.pth')[1]['params'], sep='/')
     for path, leaf in found.items():
         if path == 'stem/conv1/kernel':
             wanted[path] = convert.adapt_channels(np.asarray(wanted[path]), 1)
@@ -572,7 +575,7 @@ def test_a_teacher_may_be_another_systems(tiny: Any, tmp_path: Path) -> None:
     """Distillation takes imported weights as it takes a workdir's."""
     digits = [str(i) for i in range(10)]
     shutil.copytree(GOLDEN / 'timm_d_basic', tmp_path / 'teacher')
-    tensors = foreign.read(tmp_path / 'teacher').tensors
+    tensors = files.read(tmp_path / 'teacher').tensors
     tensors['fc.weight'], tensors['fc.bias'] = np.ones((10, 32)), np.ones(10)
     artifact.save_tensors(tmp_path / 'teacher' / 'model.safetensors', tensors)
     import_weights(tmp_path / 'teacher', tmp_path / 'out', channels=1, classes=digits)

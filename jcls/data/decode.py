@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.data.runtime import tensorflow
+from jcls.host.tensorflow import tf
 
 Image = Any  # a tf string scalar or a tf uint8 tensor [H, W, C]
 DCT = 'INTEGER_ACCURATE'  # libjpeg's slow-integer DCT, which Pillow uses
@@ -21,12 +21,11 @@ DCT = 'INTEGER_ACCURATE'  # libjpeg's slow-integer DCT, which Pillow uses
 
 def is_encoded(image: Image) -> bool:
     """Whether the image is still a file's content."""
-    return image.dtype == tensorflow().string
+    return image.dtype == tf.string
 
 
 def size(image: Image) -> tuple[Any, Any]:
     """(height, width), int32 scalars; of a JPEG from its header alone."""
-    tf = tensorflow()
     if not is_encoded(image):
         shape = tf.shape(image)
         return shape[0], shape[1]
@@ -44,7 +43,6 @@ def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> l
     In a graph that knows the size this is found out now, as a ValueError: XLA leaves assertions
     out.
     """
-    tf = tensorflow()
     traced = not tf.executing_eagerly()
     if traced and not is_encoded(image) and image.shape.is_fully_defined():
         height, width = image.shape[:2]
@@ -58,7 +56,6 @@ def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> l
 
 def pixels(image: Image) -> Any:
     """The whole image as uint8 [H, W, C]; C is 3 for encoded ones. A damaged file is an error."""
-    tf = tensorflow()
     if not is_encoded(image):
         return image
     decoded = tf.cond(
@@ -75,7 +72,6 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
     Of a JPEG one pixel more on every side is decoded, so that the colours at the border are
     interpolated from the very neighbours that a whole decode sees.
     """
-    tf = tensorflow()
 
     def part() -> Any:
         rows, columns = size(image)
@@ -99,7 +95,6 @@ def fast_crop(image: Image, top: Any, left: Any, height: Any, width: Any, *, tar
     long as both sides of the box keep at least `target` pixels, and neighbouring pixels share their
     colour where the file keeps colours at half the resolution.
     """
-    tf = tensorflow()
 
     def at(ratio: int) -> Callable[[], Any]:
         corner = [(side + ratio // 2) // ratio for side in (top, left)]  # the nearest
@@ -120,7 +115,6 @@ def _crop(
     image: Image, top: Any, left: Any, height: Any, width: Any, part: Callable[[], Any]
 ) -> Any:
     """The box of an image, decoded by `part` if it is a JPEG that is whole."""
-    tf = tensorflow()
     if not is_encoded(image):
         return image[top : top + height, left : left + width]
     # A JPEG cut off below the crop would decode without complaint: without its end marker it is
@@ -144,7 +138,6 @@ def resize(
     column: TensorFlow then adds up whole rows at once, which takes two thirds of the time that it
     needs for both directions together.
     """
-    tf = tensorflow()
 
     def levels(scaled: Any) -> Any:
         if method != 'bilinear':
@@ -172,7 +165,6 @@ def _decode_other(image: Image) -> Any:
 
     TensorFlow's BMP takes palette indices for grey levels, and its GIF ignores transparency.
     """
-    tf = tensorflow()
 
     def by_pillow() -> Any:
         decoded = tf.py_function(_decode_by_pillow, [image], tf.uint8)

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from jcls.data.order import STREAMS
-from jcls.data.runtime import tensorflow
-from jcls.schema import choose
+from jcls.config.schema import choose
+from jcls.data.sampler import STREAMS
+from jcls.host.tensorflow import tf
 
 MODES = ('batch', 'pair', 'elem')
 PARTNERS = ('roll', 'flip')
@@ -87,7 +87,6 @@ class Mix:
 
         For use inside of a compiled function.
         """
-        tf = tensorflow()
 
         def of_partner(values: Any) -> Any:
             return tf.roll(values, 1, axis=0) if self.partner == 'roll' else values[::-1]
@@ -112,7 +111,7 @@ class Mix:
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
         """`apply`, compiled."""
-        return tensorflow().function(self.apply, jit_compile=True, autograph=False)
+        return tf.function(self.apply, jit_compile=True, autograph=False)
 
 
 def create(

@@ -1,6 +1,6 @@
 """From a source to batches: reading, augmentation, mixing, padding and masks.
 
-Which examples a step sees is `jcls.data.order`'s. There is no iterator state: a pipeline starts
+Which examples a step sees is `jcls.data.sampler`'s. There is no iterator state: a pipeline starts
 anywhere at once, so a resumed run sees exactly what an uninterrupted one would. A damaged image
 keeps its place in the batch as the mean colour with mask 0.
 """
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from jcls.data import dataset, decode
-from jcls.data.chain import Chain
-from jcls.data.examples import Source
+from jcls.data import decode, graph
+from jcls.data.augment.chain import Chain
 from jcls.data.mix import Mix
-from jcls.data.order import Rows
-from jcls.data.runtime import tensorflow
+from jcls.data.sampler import Rows
+from jcls.data.sources.source import Source
+from jcls.host.tensorflow import tf
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +78,11 @@ def batches(
     """
     colour = np.round(255 * np.array(mean)).astype(np.uint8)
     suspects = damage.suspects(source)
-    unreadable = tensorflow().errors.OpError
+    unreadable = tf.errors.OpError
     step = start
     while step < stop:
         guarded = frozenset(suspects)  # another pipeline of this source may add to them meanwhile
-        made = dataset.create(
+        made = graph.create(
             source,
             chain,
             rows,
@@ -132,12 +132,12 @@ def _failing(
         index = int(row[0])
         if index >= 0 and index not in guarded:
             try:
-                image, _ = dataset.load(source, tensorflow().constant(index))
-                head(image, dataset.draw(tensorflow().constant(row), mean))
-            except tensorflow().errors.OpError:
+                image, _ = graph.load(source, tf.constant(index))
+                head(image, graph.draw(tf.constant(row), mean))
+            except tf.errors.OpError:
                 try:
-                    decode.pixels(source.read(tensorflow().constant(index))[0])
-                except tensorflow().errors.OpError as error:
+                    decode.pixels(source.read(tf.constant(index))[0])
+                except tf.errors.OpError as error:
                     found[index] = _reason(error)
                 else:
                     whole.append(source.name(index))
@@ -155,4 +155,4 @@ def _reason(error: Any) -> str:
 
 def output_extent(source: Source, chain: Chain) -> tuple[int, int]:
     """(height, width) of what `chain` makes of `source`; a ValueError if images differ."""
-    return dataset.one_size(chain.extent(source.extent))
+    return graph.one_size(chain.extent(source.extent))

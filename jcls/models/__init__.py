@@ -10,10 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jcls.config.schema import choose
+from jcls.models import batch_norm as norms
 from jcls.models import layers
-from jcls.models import norm as norms
 from jcls.models.resnet import ResNet
-from jcls.schema import choose
 
 __all__ = ['MODELS', 'ResNet', 'create', 'layers']
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcls.models.gradients import convolve
-from jcls.models.norm import Product, param_dtype
+from jcls.models.batch_norm import Product, param_dtype
+from jcls.models.cpu_gradients import convolve
 
 # He et al. 2015, section 2.2, "backward": std = sqrt(2 / (k * k * out_channels)).
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')

@@ -19,9 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jcls.models.gradients import max_pool
+from jcls.models.batch_norm import BatchNorm, param_dtype
+from jcls.models.cpu_gradients import max_pool
 from jcls.models.layers import Conv, DropPath, Linear, relu
-from jcls.models.norm import BatchNorm, param_dtype
 
 Norm = Callable[..., BatchNorm]
 
@@ -108,6 +108,18 @@ class Block(nn.Module):
 
 EXPANSION = {'basic': 1, 'bottleneck': 4}
 
+# Fields of a `ResNet` that decide what it computes with its parameters.
+ARCHITECTURE = (
+    'block',
+    'blocks',
+    'width',
+    'stem',
+    'shortcut',
+    'groups',
+    'inner_ratio',
+    'project_first',
+)
+
 
 class ResNet(nn.Module):
     """Images [N, H, W, C], normalised -> logits [N, num_classes] in parameter precision.
@@ -131,7 +143,7 @@ class ResNet(nn.Module):
     remat: bool  # keep only the blocks' inputs for the backward pass, and compute them again
     dtype: Any  # of the activations
     norm: Norm
-    store: bool = False  # see `jcls.training.compiler.must_store`; the values are the same
+    store: bool = False  # see `jcls.distributed.compiler.must_store`; the values are the same
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jcls.schema import choose
+from jcls.config.schema import choose
 
 Share = Callable[[Any], tuple[Any, Any]]
 

@@ -12,18 +12,14 @@ import sys
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 Rules = tuple[tuple[str, float], ...]
 
 
 def path_of(keys: tuple[Any, ...]) -> str:
     """The path of a leaf from the keys that `jax.tree_util` gives for it."""
-    return '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in keys)
-
-
-def flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
-    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return jax.tree_util.keystr(keys, simple=True, separator='/')
 
 
 def assign(params: Any, rules: Rules, where: str) -> Any:
@@ -52,9 +48,10 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
     values = jax.tree_util.tree_map_with_path(value_of, params)
     idle = [rules[i][0] for i in range(len(rules)) if i not in used]
     if idle:
+        paths = [*flatten_dict(params, sep='/')]
         raise ValueError(
             f'{where}: {idle[0]!r} decides about no parameter (paths look like '
-            f'{", ".join([*flat(params)][:4])}); correct or remove it'
+            f'{", ".join(paths[:4])}); correct or remove it'
         )
     return values
 
@@ -69,7 +66,7 @@ def depths(params: Any) -> Any:
         numbers = tuple(map(int, re.findall(r'\d+', part)))  # 'stage2_block3' -> (2, 3)
         return {'stem': (0,), 'head': (sys.maxsize,)}.get(part, numbers)
 
-    parts = {path.split('/')[0] for path in flat(params)}
+    parts = {path.split('/')[0] for path in flatten_dict(params, sep='/')}
     depth = {part: i for i, part in enumerate(sorted(parts, key=place, reverse=True))}
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: depth[path_of(keys).split('/')[0]], params

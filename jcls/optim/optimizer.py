@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from jcls.config.schema import choose
 from jcls.optim import groups
-from jcls.optim.directions import OPTIMIZERS, Decay
-from jcls.schema import choose
+from jcls.optim.update_rules import OPTIMIZERS, Decay
 
 BY_DATASET_SIZE = 'by_dataset_size'
 NORM = r'.*norm\d*/(scale|bias)'  # every parameter of a normalisation layer

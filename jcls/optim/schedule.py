@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jcls.schema import choose
+from jcls.config.schema import choose
 
 Schedule = Callable[[Any], jax.Array]  # step (int) -> a scalar
 ToSteps = Callable[[str], int]  # '5 epochs' -> steps

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jcls.assembly import SECTIONS, build, load_config
-from jcls.experiment import Experiment
-from jcls.schema import complete, plain
-from jcls.training import workdir as folder
-from jcls.training.load import choose_variables, find, is_run, read, usable
+from jcls.config.schema import complete, plain
+from jcls.training.experiment import Experiment
 from jcls.weights import fetch
+from jcls.weights.load import choose_variables, find, is_run, read, usable
+from jcls.workdir.files import read_config
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
         raise ValueError(f'{workdir} is no workdir of jcls; name a config with the data: --config')
     path, number, checkpoints = find(workdir, step)
     with closing(checkpoints):
-        experiment = build(complete(folder.read_config(path), overrides, sections=SECTIONS))
+        experiment = build(complete(read_config(path), overrides, sections=SECTIONS))
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
     return {**_results(experiment, variables), 'step': number, 'ema': averaged}

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from jcls.data.augment import compose
 from jcls.weights import artifact
-from jcls.weights.card import of_channels, preprocess
-from jcls.weights.convert import Report, adapt_channels
 from jcls.weights.fetch import local
-from jcls.weights.source import Weights, read, require_classifier
+from jcls.weights.foreign.convert import Report, adapt_channels
+from jcls.weights.imported import Weights, read, require_classifier
+from jcls.weights.metadata import of_channels, preprocess
 
 
 def import_weights(

@@ -18,16 +18,16 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from jcls.data import augment, decode, order, pipeline
-from jcls.data.chain import Chain
-from jcls.data.examples import Source, from_files
-from jcls.data.exif import upright
-from jcls.data.folder import EXTENSIONS
-from jcls.data.runtime import tensorflow
-from jcls.training import load as loading
+from jcls.data import augment, decode, pipeline, sampler
+from jcls.data.augment.chain import Chain
+from jcls.data.sources.exif import upright
+from jcls.data.sources.folder import EXTENSIONS
+from jcls.data.sources.source import Source, from_files
+from jcls.host.tensorflow import tf
 from jcls.training.step import normalise
-from jcls.weights.card import display_names
-from jcls.weights.convert import shown
+from jcls.weights import load as loading
+from jcls.weights.foreign.convert import shown
+from jcls.weights.metadata import display_names
 
 Prediction = dict[str, Any]  # {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}
 
@@ -134,7 +134,7 @@ def _batches(
     chain = chain_of(card)
     if not _makes_one_size(chain):
         source = _of_size(source, *card['image_shape'][:2])
-    rows, steps = order.eval_rows(np.arange(len(files)), order.Share(size, 0, 1))
+    rows, steps = sampler.eval_rows(np.arange(len(files)), sampler.Share(size, 0, 1))
     for batch in pipeline.batches(
         source, chain, rows, 0, steps, mean=tuple(card['mean']), damage=damage
     ):
@@ -157,8 +157,8 @@ def _of_size(source: Source, height: int, width: int) -> Source:
             f'the weights take images as they are, of height and width {height} {width}, not'
         )
         check = decode.require(image, lambda h, w: (h == height) & (w == width), complaint)
-        with tensorflow().control_dependencies(check):
-            return tensorflow().identity(image), label
+        with tf.control_dependencies(check):
+            return tf.identity(image), label
 
     return dataclasses.replace(source, read=read, extent=(height, width))
 

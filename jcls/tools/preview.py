@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcls.assembly import build, load_config
-from jcls.data import augment, decode, kernels, order, pipeline
-from jcls.data.chain import Chain
-from jcls.data.runtime import tensorflow
-from jcls.experiment import Experiment
+from jcls.data import augment, decode, pipeline, sampler
+from jcls.data.augment import policy_ops
+from jcls.data.augment.chain import Chain
+from jcls.host.tensorflow import tf
+from jcls.training.experiment import Experiment
 
 CELL, GAP, TEXT = 176, 6, 15  # pixels: of a picture, between two, height of a line
 DRAWS = 4  # further draws of an example
@@ -64,11 +65,11 @@ def examples(experiment: Experiment, images: int, step: int) -> list[list[Pictur
         raise ValueError(f'--images={images}: must be in 1..{size}, the batch size')
     if not 0 <= step < experiment.horizon.total:
         raise ValueError(f'--step={step}: must be in 0..{experiment.horizon.total - 1}')
-    rows = experiment.train_rows(order.Share(size))(step)
+    rows = experiment.train_rows(sampler.Share(size))(step)
     epoch, seed = step // experiment.horizon.steps_per_epoch, experiment.config['seed']
     table = [[_original(experiment, int(index))] for index, _ in rows[:images]]
 
-    def add(operation_rows: order.Rows, number: int, caption: str, **mixing: Any) -> None:
+    def add(operation_rows: sampler.Rows, number: int, caption: str, **mixing: Any) -> None:
         batch = next(iter(_batches(experiment, operation_rows, number, **mixing)))
         for i, row in enumerate(table):
             row.append(Picture(batch['image'][i], caption or _target(batch, i, data.train.classes)))
@@ -79,7 +80,7 @@ def examples(experiment: Experiment, images: int, step: int) -> list[list[Pictur
         mixed = _always(rows[: len(groups) * experiment.mix.size])
         add(mixed, step, '', mix=experiment.mix, groups=groups)
     for later in range(epoch + 1, epoch + 1 + DRAWS):
-        words = np.full(images, order.epoch_word(seed, later))
+        words = np.full(images, sampler.epoch_word(seed, later))
         drawn = np.stack([rows[:images, 0], words], axis=1)
         add(_always(drawn), 0, f'epoch {later}')
     return table
@@ -88,7 +89,7 @@ def examples(experiment: Experiment, images: int, step: int) -> list[list[Pictur
 def operations(experiment: Experiment) -> list[list[Picture]]:
     """A row for each operation of the config by itself, and for each that a policy may draw."""
     data, sections = experiment.data, experiment.config['augment']
-    index = int(experiment.train_rows(order.Share(experiment.horizon.batch_size))(0)[0, 0])
+    index = int(experiment.train_rows(sampler.Share(experiment.horizon.batch_size))(0)[0, 0])
     cut: list[dict[str, Any]] = []  # what brings images to one size comes first, where there is one
     table = []
     for section in sections:
@@ -99,13 +100,13 @@ def operations(experiment: Experiment) -> list[list[Picture]]:
             continue
         if augment.compose(cut, 'augment').extent(data.train.extent) is None:
             cut = chain
-        words = [order.epoch_word(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
+        words = [sampler.epoch_word(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
         drawn = np.stack([np.full(LEVELS, index), words], axis=1)
         batch = next(iter(_batches(experiment, _always(drawn), 0, operation=operation)))
         row = [Picture(image, section['name']) for image in batch['image']]
         table.append([_original(experiment, index), *row])
     plain = table[0][1].pixels if table else _original(experiment, index).pixels
-    return table + [_magnitudes(plain, name) for name in kernels.NAMES if name != 'identity']
+    return table + [_magnitudes(plain, name) for name in policy_ops.NAMES if name != 'identity']
 
 
 # The weakest and the strongest that a policy draws: TrivialAugment's and timm's ranges.
@@ -126,26 +127,25 @@ RANGES = {
 
 
 def _magnitudes(image: np.ndarray, name: str) -> list[Picture]:
-    tf = tensorflow()
     values = np.linspace(*RANGES[name], LEVELS) if name in RANGES else [0.0]
     fill = tf.zeros([image.shape[-1]], tf.uint8)
     row = [Picture(image, 'before')]
     for value in values:
-        steps = kernels.Step(
-            tf.constant([kernels.INDEX[name]]), tf.constant([float(value)]), tf.constant([False])
+        steps = policy_ops.Step(
+            tf.constant([policy_ops.INDEX[name]]), tf.constant([float(value)]), tf.constant([False])
         )
-        pixels = kernels.transform(tf.constant(image), steps, fill, 'bilinear').numpy()
+        pixels = policy_ops.transform(tf.constant(image), steps, fill, 'bilinear').numpy()
         row.append(Picture(pixels, f'{name} {value:.3g}' if name in RANGES else name))
     return row
 
 
-def _always(rows: np.ndarray) -> order.Rows:
+def _always(rows: np.ndarray) -> sampler.Rows:
     return lambda _: rows
 
 
 def _batches(
     experiment: Experiment,
-    rows: order.Rows,
+    rows: sampler.Rows,
     step: int,
     operation: Chain | None = None,
     **mixing: Any,
@@ -163,7 +163,7 @@ def _batches(
 
 
 def _original(experiment: Experiment, index: int) -> Picture:
-    source, tf = experiment.data.train, tensorflow()
+    source = experiment.data.train
     try:
         image, label = source.read(tf.constant(index, tf.int64))
         return Picture(decode.pixels(image).numpy(), source.classes[int(label)])

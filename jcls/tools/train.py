@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jcls.assembly import build, load_config
-from jcls.data import runtime
+from jcls.host import tensorflow
 from jcls.models import MODELS
 from jcls.training import loop
 
@@ -24,7 +24,7 @@ def train(
     """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`."""
     experiment = build(config)
     # The import takes seconds, which pass while JAX traces and compiles.
-    threading.Thread(target=runtime.tensorflow).start()
+    threading.Thread(target=tensorflow.load).start()
     return loop.train(experiment, workdir, summary=summary)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,27 +14,11 @@ from jcls.training.step import Batch, EvalStep
 IMAGENET = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 224})
 
 
-class Settings(NamedTuple):
-    """The ``evaluate`` section, see `create`."""
-
-    every: str
-    preprocess: tuple[dict[str, Any], ...]
-    batch_size: int | None
-    train_examples: int
-    at_start: bool
-
-
-def create(
-    *,
-    every: str = '1 epoch',
-    preprocess: tuple = IMAGENET,
-    batch_size: int | None = None,
-    train_examples: int = 0,
-    at_start: bool = False,
-) -> Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
     """The ``evaluate`` section.
 
-    Args:
+    Attributes:
       every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run.
       preprocess: operations on an image, an ordered tuple like ``augment``.
       batch_size: examples in a batch, without effect on the result; None: the training batch.
@@ -42,11 +27,19 @@ def create(
         crops says little.
       at_start: evaluate before the first update, too.
     """
-    if train_examples < 0:
-        raise ValueError(f'config.evaluate.train_examples={train_examples}: must not be negative')
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f'config.evaluate.batch_size={batch_size}: at least 1')
-    return Settings(every, tuple(preprocess), batch_size, train_examples, at_start)
+
+    every: str = '1 epoch'
+    preprocess: tuple = IMAGENET
+    batch_size: int | None = None
+    train_examples: int = 0
+    at_start: bool = False
+
+    def __post_init__(self) -> None:
+        count, size = self.train_examples, self.batch_size
+        if count < 0:
+            raise ValueError(f'config.evaluate.train_examples={count}: must not be negative')
+        if size is not None and size < 1:
+            raise ValueError(f'config.evaluate.batch_size={size}: at least 1')
 
 
 def evaluate(

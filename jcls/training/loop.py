@@ -10,31 +10,23 @@ import math
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import jax
 
-from jcls.training import agreement, freezing, traps
-from jcls.training import log as logs
-from jcls.training import workdir as folder
-from jcls.training.checkpoint import FOLDER, Checkpoints
+from jcls.config import flatten
+from jcls.config.schema import is_host_specific
+from jcls.distributed import agree
+from jcls.training import freezing, report, traps
+from jcls.training.experiment import Experiment
 from jcls.training.interrupt import Interrupt
+from jcls.training.report import Result
 from jcls.training.state import State
-
-if TYPE_CHECKING:
-    from jcls.experiment import Experiment
+from jcls.workdir import files
+from jcls.workdir.checkpoint import FOLDER, Checkpoints
+from jcls.workdir.log import Log, flat
 
 CHECK_EVERY = 100  # steps: a loss that is not finite is found after so many at the latest
-
-
-class Result(NamedTuple):
-    """How a run ended: at `step` of `total`; `metrics` are the last evaluation's ('eval/top1')."""
-
-    step: int
-    total: int
-    metrics: dict[str, float]
-    workdir: Path
-    interrupted: str | None = None  # the signal that ended it early
 
 
 def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) -> Result:
@@ -50,17 +42,17 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
-    agreement.agree(experiment.config, experiment.data_facts, path)
+    agree.agree(_common_fields(experiment), experiment.data.checksums, path)
     with ExitStack() as stack:
-        card = folder.read_card(path) if (path / 'config.json').exists() else {}
-        experiment = experiment.with_teacher(card.get('teacher_step'))
+        known = files.read_metadata(path) if (path / files.CONFIG).exists() else {}
+        experiment = experiment.with_teacher(known.get('teacher_step'))
         experiment.check_sources(start=not _has_checkpoint(path))
-        folder.prepare(
+        files.prepare(
             path,
             experiment.config,
-            experiment.complete,
+            experiment.sections,
             horizon,
-            experiment.card(),
+            experiment.metadata(),
             write=primary,
         )
         checkpoints = stack.enter_context(
@@ -82,9 +74,9 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             return state is not None and line['step'] <= start - again
 
         log = stack.enter_context(
-            closing(logs.Log(path, experiment.log, horizon, start, keep, active=primary))
+            closing(Log(path, experiment.log, horizon, start, keep, active=primary))
         )
-        log.say(experiment.describe())
+        log.say(report.describe(experiment))
         for warning in traps.warnings(experiment):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
@@ -99,14 +91,12 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         if mark is not None:
             _verify_frozen(experiment, state, mark)
             log.say('what is frozen has not changed by one bit')
-        result = Result(step, horizon.total, _last_evaluation(path), path, stopped_by)
+        result = Result(step, horizon.total, report.last_evaluation(path), path, stopped_by)
         if primary:
-            folder.update_card(path, {'step': step, 'metrics': result.metrics})
-        seconds = time.perf_counter() - began
+            files.update_metadata(path, {'step': step, 'metrics': result.metrics})
         if summary:
-            same = experiment.reference.examples in (None, len(experiment.data.train))
-            published = str(experiment.reference) if same else ''
-            log.say(_summary(result, checkpoints.steps(), horizon.epoch(step), seconds, published))
+            seconds = time.perf_counter() - began
+            log.say(report.summary(experiment, result, checkpoints.steps(), seconds))
     return result
 
 
@@ -116,7 +106,7 @@ def _run(
     start: int,
     evaluated: bool,
     checkpoints: Checkpoints,
-    log: logs.Log,
+    log: Log,
     interrupt: Interrupt,
 ) -> tuple[str | None, State]:
     """The steps from `start` on: what stopped them early, if anything, and the state then.
@@ -159,10 +149,19 @@ def _run(
                     results = experiment.evaluations(state.variables, state.ema)
                     log.evaluation(step, results)
                 if saving:
-                    checkpoints.save(state, logs.flat(results))
+                    checkpoints.save(state, flat(results))
         if signal is not None and step < total:
             return signal, state
     return None, state
+
+
+def _common_fields(experiment: Experiment) -> dict[str, Any]:
+    """The fields of the config that must be the same on all hosts."""
+    return {
+        field: value
+        for field, value in flatten(experiment.config).items()
+        if not is_host_specific(experiment.sections, field)
+    }
 
 
 def _has_checkpoint(workdir: Path) -> bool:
@@ -171,7 +170,7 @@ def _has_checkpoint(workdir: Path) -> bool:
 
 
 def _frozen_mark(
-    experiment: Experiment, state: State, path: Path, log: logs.Log, *, write: bool
+    experiment: Experiment, state: State, path: Path, log: Log, *, write: bool
 ) -> int | None:
     """Report what is frozen, and return its fingerprint; None if nothing is."""
     frozen = experiment.frozen
@@ -179,12 +178,12 @@ def _frozen_mark(
         return None
     groups = experiment.optimizer.groups(state.params)
     log.console.print(freezing.report(state.variables, groups, frozen))
-    known = folder.read_card(path).get('frozen_crc32')
+    known = files.read_metadata(path).get('frozen_crc32')
     if known is not None and int(state.step):
         _verify_frozen(experiment, state, known)
     mark = freezing.fingerprint(state.variables, frozen)
     if write:
-        folder.update_card(path, {'frozen_crc32': mark})
+        files.update_metadata(path, {'frozen_crc32': mark})
     return mark
 
 
@@ -211,45 +210,3 @@ def _check_finite(steps: list[tuple[int, dict[str, jax.Array]]]) -> None:
 
 def _to_floats(metrics: dict[str, jax.Array]) -> dict[str, float]:
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
-
-
-def _last_evaluation(path: Path) -> dict[str, float]:
-    """The metrics of the newest line of metrics.jsonl that has an evaluation, by name."""
-    for line in reversed(logs.read(path / logs.FILE)):
-        found = {key: value for key, value in line.items() if key.startswith('eval')}
-        if found:
-            return found
-    return {}
-
-
-def _summary(
-    result: Result, checkpoints: list[int], epochs: float, seconds: float, published: str
-) -> str:
-    """What was reached, where everything lies and what to do next."""
-    path: Any = result.workdir
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    took = logs.duration(seconds)
-    if result.interrupted:
-        return (
-            f'\nstopped by {result.interrupted} at step {result.step} of {result.total}, after '
-            f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
-        )
-    lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
-    m = result.metrics
-    for prefix, what in (('eval', 'reached '), ('eval_ema', 'averaged')):
-        if f'{prefix}/top1' in m:
-            lines.append(
-                f'  {what}  top-1 {m[f"{prefix}/top1"]:.4f}, top-5 {m[f"{prefix}/top5"]:.4f}, loss '
-                f'{m[f"{prefix}/loss"]:.4f} on {m[f"{prefix}/examples"]:,} held-out images'
-            )
-    if published:
-        lines.append(f'  published {published}')
-    lines += [
-        f'  curves    {path / logs.FILE}; tensorboard --logdir {path}',
-        f'  weights   {path / FOLDER} (steps {", ".join(map(str, checkpoints))}), '
-        f'described by {path / "model.json"}',
-        '  next      evaluate again:  jcls evaluate ' + str(path),
-        "            train on:        the same command with a longer --config.duration='...'",
-        f"            use it:          model, variables = jcls.load('{path}')",
-    ]
-    return '\n'.join(lines)

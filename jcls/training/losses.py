@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jcls.schema import choose
+from jcls.config.schema import choose
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # logits, targets [N, K] -> [N]
+Terms = Callable[[jax.Array, jax.Array], jax.Array]  # the same -> each class's term, [N, K]
 Weights = tuple[float, ...] | str | None
 
 
@@ -51,7 +52,7 @@ def create(
     return loss
 
 
-def softmax(*, label_smoothing: float = 0.0) -> Loss:
+def softmax(*, label_smoothing: float = 0.0) -> Terms:
     """Softmax cross-entropy, -sum_k t'_k log softmax(logits)_k with t' = (1 - e) t + e / K.
 
     `label_smoothing` e as torch, torchvision and timm compute it, for hard and soft targets alike.
@@ -65,7 +66,7 @@ def binary(
     label_smoothing: float = 0.0,
     threshold: float | None = None,
     reduction: str = 'mean',
-) -> Loss:
+) -> Terms:
     """Binary cross-entropy of every class with its own sigmoid, as timm's BinaryCrossEntropy.
 
     Args:
@@ -90,7 +91,7 @@ def binary(
     return terms
 
 
-def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | None = 0.25) -> Loss:
+def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | None = 0.25) -> Terms:
     """Binary cross-entropy of every class, times (1 - p_t) ** gamma, summed over classes.
 
     p_t = p t + (1 - p) (1 - t) with p the sigmoid; as torchvision.ops.sigmoid_focal_loss.
@@ -150,4 +151,4 @@ def _check_smoothing(amount: float) -> None:
         raise ValueError(f'config.loss.label_smoothing={amount}: must be in [0, 1)')
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {'softmax': softmax, 'binary': binary, 'focal': focal}
+LOSSES: dict[str, Callable[..., Terms]] = {'softmax': softmax, 'binary': binary, 'focal': focal}

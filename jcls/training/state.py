@@ -28,7 +28,7 @@ class State:
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def create(
+def new_state(
     variables: dict[str, Any], direction: optax.GradientTransformation, *, ema: bool = False
 ) -> State:
     """The state before the first update of these variables; `ema`: with an average of them.

@@ -18,10 +18,10 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jcls.distributed import mesh as meshes
 from jcls.optim.ema import Ema
 from jcls.optim.optimizer import Optimizer
 from jcls.optim.schedule import Schedule
-from jcls.training import mesh as meshes
 from jcls.training import metrics
 from jcls.training.distill import Distillation
 from jcls.training.losses import Loss

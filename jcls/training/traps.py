@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-if TYPE_CHECKING:
-    from jcls.experiment import Experiment
+from jcls.training.experiment import Experiment
 
 SMALL = 12e6  # parameters: ResNet-18 and below
 SMALLEST = 5e6
@@ -35,7 +34,7 @@ def warnings(experiment: Experiment) -> list[str]:
 def smoothing_with_threshold(e: Experiment) -> str | None:
     """Smoothing moves no target over the threshold."""
     loss = e.config['loss']
-    if loss.get('threshold') is None or not loss['label_smoothing']:
+    if loss.get('threshold') is None or not loss.get('label_smoothing'):
         return None
     return (
         f'loss.label_smoothing={loss["label_smoothing"]} together with loss.threshold='
@@ -76,7 +75,7 @@ def small_binary_gradient(e: Experiment) -> str | None:
 
 def smoothing_on_small_net(e: Experiment) -> str | None:
     """Smoothing costs small networks accuracy."""
-    amount = e.config['loss']['label_smoothing']
+    amount = e.config['loss'].get('label_smoothing')
     if not amount or _parameters(e) > SMALL or len(e.data.train.classes) < MANY:
         return None
     return (
@@ -124,7 +123,7 @@ def accumulated_statistics(e: Experiment) -> str | None:
 def finetuning_from_nothing(e: Experiment) -> str | None:
     """A rate for weights that are good already."""
     lr = e.config['optimizer']['lr']
-    if not isinstance(lr, str) or e.start.source is not None:
+    if not isinstance(lr, str) or e.init_from.source is not None:
         return None
     return (
         f'optimizer.lr={lr!r} is a rate to finetune with, but the run starts from random weights: '

@@ -6,20 +6,19 @@ says what is needed to use them.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jcls.optim.groups import flat
-from jcls.weights.card import read_card
 from jcls.weights.fetch import local
+from jcls.weights.metadata import read_card
+from jcls.workdir.files import METADATA, write_json
 
-WEIGHTS, CARD = 'weights.safetensors', 'model.json'
+WEIGHTS = 'weights.safetensors'
 
 
 def is_artifact(path: Path) -> bool:
@@ -31,8 +30,8 @@ def write(folder: Path, card: Mapping[str, Any], variables: Mapping[str, Any]) -
     """Make the `folder`, which must not exist or be empty; it appears only when it is complete."""
 
     def fill(inside: Path) -> None:
-        save_tensors(inside / WEIGHTS, flat(variables))
-        (inside / CARD).write_text(json.dumps(card, indent=2) + '\n')
+        save_tensors(inside / WEIGHTS, flatten_dict(variables, sep='/'))
+        write_json(inside / METADATA, dict(card))
 
     write_folder(folder, fill)
 
@@ -89,4 +88,4 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 leaves[tuple(name.split('/'))] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise ValueError(f'{folder / WEIGHTS} cannot be read: {error}') from None
-    return read_card(folder / CARD), unflatten_dict(leaves)
+    return read_card(folder / METADATA), unflatten_dict(leaves)

@@ -1,6 +1,6 @@
 """Weights from elsewhere as files here: a local path, an https address, a name on the Hub.
 
-Downloads are kept in ``$JCLS_CACHE``, else in ``jcls`` in the user's cache folder; the Hub's where
+Downloads are kept in the cache of jcls (`jcls.host.cache`), those from the Hub where
 ``huggingface_hub`` keeps them.
 """
 
@@ -21,6 +21,9 @@ from typing import IO
 
 import rich.progress
 from rich.console import Console
+
+from jcls.host.cache import cache_folder
+from jcls.workdir.files import METADATA
 
 HUB = 'hf:'
 TIMEOUT = 30  # seconds without an answer
@@ -59,12 +62,6 @@ def fetch(source: str) -> Path:
 def local(path: str | Path) -> Path:
     """The path with ~ for the home; that of nobody is a name like others."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(os.environ.get('JCLS_CACHE') or Path(base) / 'jcls').expanduser()
 
 
 def _download(url: str) -> Path:
@@ -142,7 +139,7 @@ def _from_hub(source: str) -> Path:
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
         raise ValueError(f'{source}: a name on the Hub is hf:owner/name')
     wanted = ['config.json', 'model.safetensors', 'pytorch_model.bin', 'weights.safetensors',
-              'model.json']  # fmt: skip
+              METADATA]  # fmt: skip
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except errors.HFValidationError as error:

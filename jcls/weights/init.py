@@ -6,49 +6,28 @@ has not, or has in another shape, is an error that names it. Nothing is left out
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jcls.optim.groups import flat, path_of
-from jcls.schema import choose
-from jcls.weights.card import epsilon
-from jcls.weights.convert import adapt_channels, shown
+from jcls import models
+from jcls.config.schema import choose
+from jcls.models.resnet import ARCHITECTURE
+from jcls.weights import load, metadata
+from jcls.weights.foreign.convert import adapt_channels, shown
+from jcls.weights.metadata import epsilon as epsilon_of
 
 logger = logging.getLogger(__name__)
 
-# Fields of a `jcls.models.ResNet` that decide what it computes with its parameters.
-BUILT = ('block', 'blocks', 'width', 'stem', 'shortcut', 'groups', 'inner_ratio', 'project_first')
 
-
-class Settings(NamedTuple):
-    """The ``init`` section, see `create`."""
-
-    source: str | None
-    step: str
-    ema: str
-    prefix: str
-    head: str
-    freeze: int | tuple[str, ...]
-    norm_eval: bool
-
-
-def create(
-    *,
-    source: str | None = None,
-    step: str = 'last',
-    ema: str = 'auto',
-    prefix: str = '',
-    head: str = 'keep',
-    freeze: int | tuple[str, ...] = -1,
-    norm_eval: bool = False,
-) -> Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitSettings:
     """The ``init`` section.
 
-    Args:
+    Attributes:
       source: a workdir of jcls, one of its checkpoint folders, or a folder that Orbax saved a tree
         with ``params`` and ``batch_stats`` in; weights of torchvision, timm, mmpretrain or
         PaddleClas, as `jcls import` takes them: a file, an https address or 'hf:owner/name'. None
@@ -64,71 +43,78 @@ def create(
         with its running statistics, which stay. Drop path goes on in frozen blocks.
       norm_eval: let every normalisation layer do that, while its parameters train.
     """
-    choose(dict.fromkeys(('auto', 'yes', 'no')), ema, 'config.init.ema')
-    choose(dict.fromkeys(('keep', 'new')), head, 'config.init.head')
-    if isinstance(freeze, int) and freeze < -1:
-        raise ValueError(f'config.init.freeze={freeze}: -1 (nothing), 0 (the stem) or a stage')
-    if source == '':
-        raise ValueError("config.init.source='': a folder, or None")
-    if source is None and (step, ema, prefix, head) != ('last', 'auto', '', 'keep'):
-        raise ValueError(
-            f'config.init: step={step!r}, ema={ema!r}, prefix={prefix!r} and head={head!r} say '
-            'what to take from a source, but config.init.source is None'
-        )
-    return Settings(source, step, ema, prefix.strip('/.'), head, freeze, norm_eval)
+
+    source: str | None = None
+    step: str = 'last'
+    ema: str = 'auto'
+    prefix: str = ''
+    head: str = 'keep'
+    freeze: int | tuple[str, ...] = -1
+    norm_eval: bool = False
+
+    def __post_init__(self) -> None:
+        choose(dict.fromkeys(('auto', 'yes', 'no')), self.ema, 'config.init.ema')
+        choose(dict.fromkeys(('keep', 'new')), self.head, 'config.init.head')
+        if isinstance(self.freeze, int) and self.freeze < -1:
+            raise ValueError(
+                f'config.init.freeze={self.freeze}: -1 (nothing), 0 (the stem) or a stage'
+            )
+        if self.source == '':
+            raise ValueError("config.init.source='': a folder, or None")
+        what = (self.step, self.ema, self.prefix, self.head)
+        if self.source is None and what != ('last', 'auto', '', 'keep'):
+            raise ValueError(
+                'config.init: step={!r}, ema={!r}, prefix={!r} and head={!r} say what to take from '
+                'a source, but config.init.source is None'.format(*what)
+            )
 
 
-def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
-    """The tree of `params` with whether each is trained.
+def source_variables(
+    settings: InitSettings,
+    model: models.ResNet,
+    initial: dict[str, Any],
+    *,
+    epsilon: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> dict[str, Any]:
+    """The variables to start from, read from ``config.init.source``.
+
+    Args:
+      settings: the ``init`` section.
+      model: that will use them.
+      initial: its random variables, of which a new head is taken.
+      epsilon: of its normalisation layers.
+      mean: of the run's images, like `std` as fractions of 255.
+      std: see `mean`.
 
     Raises:
-      ValueError: for a stage that the model has not, or a pattern that matches nothing.
+      ValueError: if they cannot be read, or do not fit.
     """
-    paths = [*flat(params)]
-    where = f'config.init.freeze={freeze!r}'
-    if isinstance(freeze, int):
-        stages = max(int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path)))
-        if freeze > stages:
-            raise ValueError(f'{where}: the model has stages 1 to {stages}')
-        patterns = ['stem/.*'] if freeze >= 0 else []
-        patterns += [f'stage{stage}_.*' for stage in range(1, freeze + 1)]
-    else:
-        patterns = list(freeze)
-    frozen: set[str] = set()
-    for pattern in patterns:
-        try:
-            matching = {path for path in paths if re.fullmatch(pattern, path)}
-        except re.error as error:
-            raise ValueError(f'{where}: {pattern!r} is not a regular expression: {error}') from None
-        if not matching:
-            raise ValueError(
-                f'{where}: {pattern!r} matches no parameter; it must match a whole path, such as '
-                f'{paths[0]!r}'
-            )
-        frozen |= matching
-    if len(frozen) == len(paths):
-        raise ValueError(f'{where} freezes every parameter: there is nothing to train')
-    return jax.tree_util.tree_map_with_path(lambda keys, _: path_of(keys) not in frozen, params)
+    try:
+        card, found = load.read(
+            str(settings.source),
+            settings.step,
+            ema=settings.ema,
+            prefix=settings.prefix.strip('/.'),
+        )
+    except ValueError as error:
+        raise ValueError(f'config.init: {error}') from None
+    if card:
+        check_architecture(metadata.model_of(card), model, settings)
+        check_epsilon(card, epsilon)
+    check_moments(card, mean, std)
+    return merge(initial, found, settings)
 
 
-def still_norms(params: Any, batch_stats: Any, settings: Settings) -> frozenset[str]:
-    """The normalisation layers (paths) that use their running statistics and leave them alone."""
-    layers = {path.rpartition('/')[0] for path in flat(batch_stats)}
-    if settings.norm_eval:
-        return frozenset(layers)
-    moving = flat(trained(params, settings.freeze))
-    free = {path.rpartition('/')[0] for path, is_trained in moving.items() if is_trained}
-    return frozenset(layers - free)
-
-
-def check_architecture(source: Any, model: Any, settings: Settings) -> None:
+def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
     """Refuse a source whose model (a `jcls.models.ResNet`) is built otherwise than `model`.
 
     Two of them may have the same parameters and yet compute different things.
     """
     lines = [
         f'! {field}: {getattr(source, field)} in the source, {getattr(model, field)} in the model'
-        for field in BUILT
+        for field in ARCHITECTURE
         if getattr(source, field) != getattr(model, field)
     ]
     if lines:
@@ -137,7 +123,7 @@ def check_architecture(source: Any, model: Any, settings: Settings) -> None:
 
 def check_epsilon(card: dict[str, Any], ours: float) -> None:
     """Refuse a source whose normalisation layers add something else to the variance."""
-    theirs = epsilon(card)
+    theirs = epsilon_of(card)
     if theirs != ours:
         raise ValueError(
             f'config.init.source was trained with norm.epsilon={theirs}, but config.norm.epsilon='
@@ -159,14 +145,16 @@ def check_moments(card: dict[str, Any], mean: tuple[float, ...], std: tuple[floa
         )
 
 
-def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def merge(
+    variables: dict[str, Any], loaded: dict[str, Any], settings: InitSettings
+) -> dict[str, Any]:
     """The model's `variables` with what was `loaded`; a new head stays as `variables` has it.
 
     Raises:
       ValueError: naming what is missing, left over or of another shape.
     """
-    own = flat(variables)
-    found = flat(loaded)
+    own = flatten_dict(variables, sep='/')
+    found = flatten_dict(loaded, sep='/')
     if settings.head == 'new':
         found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
         wanted = {path for path in own if not path.startswith('params/head/')}
@@ -185,12 +173,11 @@ def merge(variables: dict[str, Any], loaded: dict[str, Any], settings: Settings)
     if lines:
         lines.sort(key=lambda line: (line[0] == '!', 'batch_stats' in line, line))
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: (
-            np.asarray(found[path_of(keys)], leaf.dtype) if path_of(keys) in wanted else leaf
-        ),
-        variables,
-    )
+    merged = {
+        path: np.asarray(found[path], leaf.dtype) if path in wanted else leaf
+        for path, leaf in own.items()
+    }
+    return unflatten_dict(merged, sep='/')
 
 
 def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
@@ -204,7 +191,7 @@ def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
         found[first] = adapt_channels(np.asarray(found[first]), channels)
 
 
-def _cause(lines: list[str], settings: Settings) -> str:
+def _cause(lines: list[str], settings: InitSettings) -> str:
     """What the differences `lines` are about, and how to cure them."""
     if all('params/head/' in line for line in lines):
         return (

@@ -78,10 +78,10 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
     import optax
+    from flax.traverse_util import flatten_dict
 
     import jcls
-    from jcls.optim.groups import flat
-    from jcls.weights import layouts
+    from jcls.weights.foreign import layouts
 
     def apart(found: object, wanted: np.ndarray) -> float:
         return float(np.abs(np.asarray(found) - wanted).max() / np.abs(wanted).max())
@@ -115,7 +115,8 @@ def main() -> None:
                 labels = jnp.arange(1, 5)
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-            gradients = flat({'params': jax.jit(jax.grad(loss))(variables['params'])})
+            found = {'params': jax.jit(jax.grad(loss))(variables['params'])}
+            gradients = flatten_dict(found, sep='/')
             tensors = layouts.tensors(model, layouts.TORCH)
             worst = max(
                 apart(gradient, layouts.to_own(numbers[f'grads/{tensors[path]}'], layouts.TORCH))

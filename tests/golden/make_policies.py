@@ -6,9 +6,9 @@ width, with an area of 2 % to 33 % and a ratio of 0.3 to 3.3; where it erases no
 and width are 0.
 
 Writes `policies.json`: what torchvision and timm hand to Pillow. A value is in the unit of
-`jcls.data.kernels.NAMES`, read off the arguments of Pillow's functions; an operation without a
-magnitude has 0. Values come in pairs [of the negative sign, of the positive sign], equal where an
-operation has no sign. Sizes are written '<height>x<width>'.
+`jcls.data.augment.policy_ops.NAMES`, read off the arguments of Pillow's functions; an operation
+without a magnitude has 0. Values come in pairs [of the negative sign, of the positive sign], equal
+where an operation has no sign. Sizes are written '<height>x<width>'.
 
 * `trivial_augment`: {operation: [31 pairs]} of `TrivialAugmentWide`
 * `rand_augment`: {size: {operation: [31 pairs]}} of `RandAugment`

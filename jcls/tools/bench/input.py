@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jcls.data import augment, order, pipeline
-from jcls.data.chain import Chain
-from jcls.data.operation import Operation
-from jcls.data.runtime import cores, tensorflow
-from jcls.experiment import Experiment
+from jcls.data import augment, pipeline, sampler
+from jcls.data.augment.chain import Chain
+from jcls.data.augment.operation import Operation
+from jcls.host.machine import cores, peak_memory
+from jcls.host.tensorflow import tf
 from jcls.tools.bench import peers
+from jcls.training.experiment import Experiment
 
 WARM_UP = 2  # batches, in which programs are compiled
 SECONDS = 5.0
@@ -76,7 +77,7 @@ def bench_input(
         'cores': cores(),
         'cpu_ms_per_image': whole.cpu_ms,
         'stages': _differences({name: speed.cpu_ms for name, speed in best.items()}),
-        'memory_bytes': memory_bytes(),
+        'memory_bytes': peak_memory(),
     }
     if step_seconds is not None:
         needed = experiment.horizon.batch_size / step_seconds
@@ -101,7 +102,7 @@ def bench_input(
 def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
     """Pipelines, each with one stage more than the one before: read, the operations, mixing."""
     source, sections = experiment.data.train, experiment.config['augment']
-    share = order.Share(experiment.horizon.batch_size)
+    share = sampler.Share(experiment.horizon.batch_size)
     rows = experiment.train_rows(share)
 
     def endless(operation: Chain, **mixing: Any) -> Iterable[Any]:
@@ -121,7 +122,6 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
         return Batches()
 
     def unread(image: Any, _: Any) -> Any:
-        tf = tensorflow()
         size = tf.strings.length(image) if image.dtype == tf.string else tf.size(image)
         return tf.fill([1, 1, source.channels], tf.cast(size % 256, tf.uint8))
 
@@ -167,16 +167,6 @@ def _differences(cumulative: Mapping[str, float]) -> dict[str, float]:
     """What each stage adds; noise may make that a little less than nothing."""
     before = [0.0, *cumulative.values()]
     return {name: cumulative[name] - before[i] for i, name in enumerate(cumulative)}
-
-
-def memory_bytes() -> int:
-    """The most memory that this process has had resident so far; 0 where that is not known."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == 'darwin' else 1024 * peak
 
 
 def _say(text: str) -> None:

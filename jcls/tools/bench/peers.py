@@ -24,7 +24,7 @@ WARM_UP = 100  # images
 
 def check(experiment: Any) -> None:
     """Refuse what cannot be measured in the peers."""
-    from jcls.data.folder import EXTENSIONS
+    from jcls.data.sources.folder import EXTENSIONS
 
     unknown = [s['name'] for s in experiment.config['augment'] if s['name'] not in KNOWN]
     if unknown:
@@ -43,7 +43,7 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
 
     They run on the cores that this process may use.
     """
-    from jcls.data.runtime import cores
+    from jcls.host.machine import cores
 
     check(experiment)
     source = experiment.data.train

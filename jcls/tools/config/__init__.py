@@ -10,9 +10,9 @@ from typing import Any
 
 from jcls import config as configs
 from jcls.assembly import SECTIONS, build_or_assume, load_config
-from jcls.schema import complete, plain
+from jcls.config.schema import complete, plain
 from jcls.tools.config import explain, facts
-from jcls.training import workdir as folder
+from jcls.workdir.files import read_config
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _print_pairs(different: Mapping[str, tuple[Any, Any]]) -> None:
 
 def _read(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if Path(path).is_dir():
-        tree = complete(folder.read_config(Path(path)), overrides, sections=SECTIONS)
+        tree = complete(read_config(Path(path)), overrides, sections=SECTIONS)
     else:
         tree = plain(load_config(path, overrides))
     return json.loads(json.dumps(tree))

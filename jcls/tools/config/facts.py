@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from jcls.experiment import Experiment
+from jcls.data.augment.chain import Chain
 from jcls.optim import optimizer
-from jcls.optim.groups import flat
 from jcls.training import freezing, traps
+from jcls.training.experiment import Experiment
 
 BLOCKS = '▁▂▃▄▅▆▇█'
 
@@ -46,8 +47,8 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
     c, h = experiment.config, experiment.horizon
     shapes = experiment.state_shapes()
     groups = experiment.optimizer.groups(shapes.params)
-    sizes = {path: leaf.size for path, leaf in flat(shapes.params).items()}
-    decay = flat(groups.decay)
+    sizes = {path: leaf.size for path, leaf in flatten_dict(shapes.params, sep='/').items()}
+    decay = flatten_dict(groups.decay, sep='/')
     frozen, decaying = experiment.frozen.params, c['optimizer']['weight_decay'] > 0
     decays = {path: size for path, size in sizes.items() if decay[path] and path not in frozen}
     curve = rates(experiment)
@@ -64,7 +65,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'images_seen': h.total * h.batch_size,
         'distinct_images_a_step': h.batch_size // experiment.data.repeats,
         'image_size': {
-            begin: _side(experiment, i) for i, (begin, _) in enumerate(experiment.phases)
+            begin: _side(experiment, chain) for begin, chain in experiment.augmentation_by_step
         },
         'eval_size': [s.get('size') for s in c['evaluate']['preprocess']],
         'peak_learning_rate': experiment.optimizer.peak,
@@ -112,7 +113,7 @@ def _draws(experiment: Experiment) -> int:
 
 
 def _start(experiment: Experiment) -> str:
-    start = experiment.start
+    start = experiment.init_from
     if start.source is None:
         return 'random weights'
     return f'{start.source}, {start.head} head'
@@ -133,8 +134,8 @@ def _ema(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _side(experiment: Experiment, phase: int) -> Any:
-    extent = experiment.phases[phase][1].extent(experiment.data.train.extent)
+def _side(experiment: Experiment, chain: Chain) -> Any:
+    extent = chain.extent(experiment.data.train.extent)
     return list(extent) if extent else None
 
 

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from jcls import models
+from jcls.config.schema import choose
 from jcls.models import ResNet
-from jcls.optim.groups import flat
-from jcls.schema import choose
 from jcls.tools.import_ import tables
-from jcls.training import load as loading
-from jcls.weights import artifact, layouts
-from jcls.weights.card import EPSILON, epsilon, resize_and_crop
-from jcls.weights.convert import Report, Row, state_dict
+from jcls.weights import artifact
+from jcls.weights import load as loading
 from jcls.weights.fetch import local
+from jcls.weights.foreign import layouts
+from jcls.weights.foreign.convert import Report, Row, state_dict
+from jcls.weights.metadata import EPSILON, epsilon, resize_and_crop
+from jcls.workdir.files import METADATA, write_json
 
 # What is written into a folder: the model, its variables as NumPy arrays, and the card.
 Write = Callable[[Path, ResNet, Any, dict[str, Any]], None]
@@ -53,16 +55,19 @@ def export(
 
     def fill(inside: Path) -> None:
         write(inside, model, variables, card)
-        (inside / artifact.CARD).write_text(json.dumps(card, indent=2) + '\n')
+        write_json(inside / METADATA, card)
 
     artifact.write_folder(folder, fill)
     names = layouts.tensors(model, layouts.TORCH) if write in NAMED else {}
-    rows = [Row(own, names.get(own, own), leaf.shape) for own, leaf in flat(variables).items()]
+    rows = [
+        Row(own, names.get(own, own), leaf.shape)
+        for own, leaf in flatten_dict(variables, sep='/').items()
+    ]
     return Report(rows, [], [])
 
 
 def _jcls(folder: Path, _: ResNet, variables: Any, __: dict[str, Any]) -> None:
-    artifact.save_tensors(folder / artifact.WEIGHTS, flat(variables))
+    artifact.save_tensors(folder / artifact.WEIGHTS, flatten_dict(variables, sep='/'))
 
 
 def _require_usual_epsilon(card: dict[str, Any], format: str) -> None:

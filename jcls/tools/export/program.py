@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax import export
 from jax.extend.mlir.dialects import stablehlo as dialect
 
-from jcls.data.operation import Draw
-from jcls.data.runtime import call_module, tensorflow
+from jcls.data.augment.operation import Draw
+from jcls.host.tensorflow import call_module, tf
 from jcls.models import ResNet
 from jcls.tools.predict import chain_of
 from jcls.training.step import normalise
-from jcls.weights.card import resize_and_crop as resize_and_crop_of
+from jcls.weights.metadata import resize_and_crop as resize_and_crop_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,6 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
             'a SavedModel cannot turn images upright as their EXIF data say, which these weights '
             "expect (exif in model.json); format='stablehlo' takes pixels, which you turn before"
         )
-    tf = tensorflow()
     chain = chain_of(card)
     extent = chain.extent(None)
     if extent is None:

@@ -24,13 +24,13 @@ import jax
 from rich.console import Console
 
 from jcls.assembly import build_or_assume, load_config
-from jcls.data import disk
-from jcls.data.runtime import cores
-from jcls.experiment import Experiment
-from jcls.schema import plain
+from jcls.config.schema import plain
+from jcls.host.cache import cache_folder
+from jcls.host.machine import cores
 from jcls.tools.plan import fit, input_rate, measure, roofline, table
 from jcls.tools.plan.compile import compiled, whole_run, with_batch
 from jcls.tools.plan.topology import Topology, parse
+from jcls.training.experiment import Experiment
 
 CURES = 'config.model.remat=True, a larger config.accumulate or a smaller image saves memory'
 
@@ -77,7 +77,7 @@ def plan(
             f'--topology={topology}: config.batch_size={tree["batch_size"]} does not divide over '
             f'{machines.chips} chips; --per_chip_batch=N plans for another'
         )
-    folder = disk.folder() / 'plans' if keep == 'auto' else None
+    folder = cache_folder() / 'plans' if keep == 'auto' else None
     if keep not in ('auto', None):
         folder = Path(str(keep)).expanduser()
     found = compiled(

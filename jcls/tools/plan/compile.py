@@ -21,9 +21,10 @@ from typing import Any
 import jax
 
 from jcls.assembly import build_or_assume
-from jcls.experiment import AHEAD, Experiment
+from jcls.distributed.mesh import AHEAD
 from jcls.tools.plan import hlo
 from jcls.tools.plan.topology import Topology, devices, parse
+from jcls.training.experiment import Experiment
 
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',  # what is computed while tracing
@@ -109,7 +110,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
     experiment, _ = build_or_assume(config, found)
-    shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.phases}
+    shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.augmentation_by_step}
     largest = max(shapes, key=lambda begin: shapes[begin]['image'].size)
     result: dict[str, Any] = {'run': whole_run(experiment, shapes[largest]['image'].shape[1:])}
     state, key = (

@@ -8,19 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jcls.data import disk
-from jcls.schema import plain
+from jcls.assembly import SECTIONS
+from jcls.config.schema import plain
+from jcls.host.cache import cache_folder
+from jcls.host.machine import processor
 
-SECTIONS = ('data', 'augment', 'mix', 'sizes')  # what the speed of the input depends on
+DECISIVE = ('data', 'augment', 'mix', 'sizes')  # what the speed of the input depends on
 
 
 def _file(config: Mapping[str, Any]) -> Path:
     tree = plain(config)
-    # Not on where the data are.
-    kept: dict[str, Any] = {name: tree[name] for name in SECTIONS}
-    kept['data'] = {k: v for k, v in kept['data'].items() if k not in ('dir', 'file')}
-    text = json.dumps([disk.processor(), kept], sort_keys=True, default=list)
-    return disk.folder() / 'bench' / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
+    kept: dict[str, Any] = {name: tree[name] for name in DECISIVE}
+    places = set(SECTIONS['data'].host_specific) - {'cache'}  # where the data are does not matter
+    kept['data'] = {key: value for key, value in kept['data'].items() if key not in places}
+    text = json.dumps([processor(), kept], sort_keys=True, default=list)
+    return cache_folder() / 'bench' / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
 
 
 def remember(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:

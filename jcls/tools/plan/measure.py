@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcls.experiment import Experiment
+from jcls.distributed import mesh as meshes
 from jcls.tools.plan.chips import chip_of
 from jcls.tools.plan.hlo import analysis
-from jcls.training import mesh as meshes
+from jcls.training.experiment import Experiment
 
 WARM_UP, STEPS = 3, 20  # steps
 

@@ -25,12 +25,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jcls.data.progress import progress
-from jcls.data.runtime import cores
+from jcls.host.machine import cores
+from jcls.host.progress import progress
 from jcls.tools.prepare import write
-from jcls.tools.prepare.divide import Inspected, Shard, divide, fingerprint, shards, split_rows
+from jcls.tools.prepare.divide import Inspected, Shard, fingerprint, set_aside, shards, split_rows
 from jcls.tools.prepare.encode import change
-from jcls.tools.prepare.find import find, name_dataset
+from jcls.tools.prepare.find import find_files, name_dataset
 from jcls.tools.prepare.inspect import Inspector
 from jcls.tools.prepare.job import REPORT, Job, dump, identify
 from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
@@ -87,7 +87,7 @@ def prepare(
         if place is not None and place.resolve() in job.final.parents:
             raise ValueError(f'the dataset would be {job.final}, inside its source {place}')
     with job.locked(), ThreadPoolExecutor(workers) as pool:
-        found = find(source, validation, job.work)
+        found = find_files(source, validation, job.work)
         fraction = _fraction(val_fraction, found)
         arguments = {
             'val_fraction': fraction,
@@ -110,7 +110,7 @@ def prepare(
         splits, damaged, ignored = _inspect(found, job, Inspector(pool, workers), drop)
         moved = 0
         if fraction:
-            splits, moved = divide(splits[TRAIN], found.classes, fraction)
+            splits, moved = set_aside(splits[TRAIN], found.classes, fraction)
         report = compose(splits, found.classes, damaged, ignored)
         inspected = time.perf_counter()
         parts = shards(splits, shard_bytes, max_side)

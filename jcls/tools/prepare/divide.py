@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jcls.data.examples import stratified_split
+from jcls.data.sources.source import stratified_split
 from jcls.tools.prepare.encode import estimate
 from jcls.tools.prepare.inspect import Facts
 from jcls.tools.prepare.listing import TRAIN, VALIDATION, File
@@ -52,7 +52,7 @@ def split_rows(
         raise ValueError(str(error).replace('config.data.', '--')) from None
 
 
-def divide(
+def set_aside(
     images: Sequence[Inspected], classes: tuple[str, ...], fraction: float
 ) -> tuple[dict[str, list[Inspected]], int]:
     """Set a stratified fraction aside: the very files that ``data.name='folder'`` would.

@@ -9,7 +9,7 @@ from jcls.tools.prepare import archive, listing
 from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 
 
-def find(source: Path, validation: Path | None, work: Path) -> Listing:
+def find_files(source: Path, validation: Path | None, work: Path) -> Listing:
     """List `source`, and `validation`, which has the same classes; `work` is for large copies."""
     found = _list(source, work)
     if validation is None:

@@ -22,7 +22,8 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from jcls.data import decode
-from jcls.data.runtime import tensorflow
+from jcls.host import tensorflow
+from jcls.host.tensorflow import tf
 from jcls.tools.prepare.listing import File
 
 READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # what training reads; MPO is a JPEG and more
@@ -129,7 +130,6 @@ def _undecodable(content: bytes, kind: str) -> str:
         except Exception as error:  # see above
             return _damage(content, f'{type(error).__name__}: {error}')
         return ''
-    tf = tensorflow()
     try:
         decode.pixels(tf.constant(content))
     except tf.errors.OpError as error:
@@ -162,7 +162,7 @@ class Inspector:
 
     def __init__(self, pool: Executor, workers: int) -> None:
         self._pool, self._batch = pool, BATCH * workers
-        tensorflow()  # which takes seconds
+        tensorflow.load()  # which takes seconds
 
     def run(
         self,

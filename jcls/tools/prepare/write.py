@@ -16,7 +16,8 @@ from concurrent.futures import (
 from pathlib import Path
 from typing import Any
 
-from jcls.data.runtime import tensorflow
+from jcls.host import tensorflow
+from jcls.host.tensorflow import tf
 from jcls.tools.prepare.divide import Inspected, Shard
 from jcls.tools.prepare.encode import encode
 from jcls.tools.prepare.inspect import digest
@@ -27,7 +28,7 @@ WRITERS = 8  # shards at a time, at most: each compresses on one core
 
 def features(classes: Sequence[str]) -> Any:
     """The TFDS features of the dataset."""
-    tensorflow()  # quiet and off the accelerators, before TFDS imports it
+    tensorflow.load()  # quiet and off the accelerators, before TFDS imports it
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -86,8 +87,6 @@ def _write_shard(
 ) -> None:
     from tensorflow_datasets.core.file_adapters import FileFormat
     from tensorflow_datasets.core.writer import ExampleWriter
-
-    tf = tensorflow()
 
     def examples() -> Iterator[tuple[int, bytes]]:
         for key, (image, content) in enumerate(zip(shard.images, contents, strict=True)):

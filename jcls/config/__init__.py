@@ -1,0 +1,116 @@
+"""The config file, from text to one complete and checked tree of plain values.
+
+Loading runs in one direction: file -> names chosen on the command line -> defaults -> overrides ->
+types; `jcls.config.schema` has all but the first. Here is also what config files call, and what
+shows and compares configs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jcls.config.schema import Sections, Text, complete, conform, plain, suggest
+
+
+def find(path: str | Path) -> Path:
+    """Locate a config file: as given; else 'NAME.py' or 'configs/NAME.py' as it was shipped."""
+    path = Path(path)
+    package = Path(__file__).parent.parent
+    shipped = [package / 'configs', package.parent / 'configs']
+    others = [folder / path.name for folder in shipped]
+    shipped_name = str(path.parent) in ('.', 'configs')
+    for candidate in [path, *(others if shipped_name else [])]:
+        if candidate.is_file():
+            return candidate
+    names = sorted(f.name for folder in shipped if folder.is_dir() for f in folder.glob('*.py'))
+    raise ValueError(f'no config file {str(path)!r}{suggest(path.name, names)} (shipped: {names})')
+
+
+def read(path: str | Path, arg: str = '') -> ConfigDict:
+    """Run a config file and return what its ``get_config(arg)`` returns, as a ConfigDict."""
+    file = find(path)
+    get_config = runpy.run_path(str(file)).get('get_config')
+    if get_config is None:
+        raise ValueError(f'{file} defines no get_config(arg): every config file must')
+    if arg and not inspect.signature(get_config).parameters:
+        raise ValueError(f'{file} takes no argument, but got {arg!r} after the colon')
+    config = get_config(arg) if inspect.signature(get_config).parameters else get_config()
+    if not isinstance(config, ConfigDict | Mapping):
+        raise ValueError(f'{file}: get_config() must return a ConfigDict; it returned {config!r}')
+    return _wrap(plain(config))
+
+
+def inherit(file: str, base: str, arg: str = '') -> ConfigDict:
+    """Return the config of `base`, a file beside `file` (pass ``__file__``); at most two deep."""
+    return read(Path(file).with_name(base), arg)
+
+
+def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
+    """Parse ``'res=160,arch=resnet101'`` against typed defaults; a bare ``flag`` means True."""
+    values = dict(defaults)
+    for item in filter(None, arg.split(',')):
+        key, equals, text = item.partition('=')
+        if key not in defaults:
+            known = ', '.join(f'{k}={v!r}' for k, v in defaults.items()) or 'none'
+            raise ValueError(
+                f'unknown config argument {key!r}{suggest(key, defaults)} (known: {known})'
+            )
+        kind = type(defaults[key])
+        values[key] = conform(Text(text if equals else 'true'), kind, f'config argument {key!r}')
+    return types.SimpleNamespace(**values)
+
+
+def load(
+    path: str, overrides: Mapping[str, Any] | None = None, *, sections: Sections
+) -> dict[str, Any]:
+    """Load ``'file.py:arg'``, apply `overrides` ({'optimizer.lr': 0.1}) and return all of it.
+
+    Override values may be Python values or the text that was typed on a command line.
+    """
+    file, _, arg = path.partition(':')
+    return complete(read(file, arg), overrides, sections=sections)
+
+
+def as_config_dict(tree: Mapping[str, Any]) -> ConfigDict:
+    """Wrap a complete tree in a locked ConfigDict: attribute access, no new fields."""
+    return _wrap(tree, lock=True)
+
+
+def _wrap(value: Any, *, lock: bool = False) -> Any:
+    """ConfigDicts all the way down, inside tuples, too."""
+    if isinstance(value, Mapping):
+        wrapped = ConfigDict({key: _wrap(item, lock=lock) for key, item in value.items()})
+        return wrapped.lock() if lock else wrapped
+    if isinstance(value, list | tuple):
+        return tuple(_wrap(item, lock=lock) for item in value)
+    return value
+
+
+def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+    """``{'optimizer.lr': 0.1, 'augment[0].size': 176, ...}``: one entry per field."""
+    if isinstance(tree, Mapping) and tree:
+        parts = [flatten(v, f'{prefix}.{k}' if prefix else str(k)) for k, v in tree.items()]
+    elif isinstance(tree, list | tuple) and tree and isinstance(tree[0], Mapping):
+        parts = [flatten(v, f'{prefix}[{i}]') for i, v in enumerate(tree)]
+    else:
+        return {prefix: tree} if prefix else {}
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def show(tree: Any) -> str:
+    """Every field on a line of its own."""
+    return '\n'.join(f'{key} = {value!r}' for key, value in flatten(plain(tree)).items())
+
+
+def diff(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ, as ``{field: (old, new)}``; an absent field shows as '(absent)'."""
+    a, b = flatten(plain(old)), flatten(plain(new))
+    pairs = {key: (a.get(key, '(absent)'), b.get(key, '(absent)')) for key in {**a, **b}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

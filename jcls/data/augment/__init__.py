@@ -1,0 +1,55 @@
+"""Operations on one image, in the order that ``augment`` or ``evaluate.preprocess`` lists them.
+
+An operation takes an image (encoded or uint8 [H, W, C], see `jcls.data.decode`) and a `Draw`, its
+own random numbers, and returns a uint8 image. What it draws depends on (seed, epoch, index of the
+example, place in the list) and on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jcls.config.schema import choose
+from jcls.data.augment import autoaugment, colour, crop, erase, geometry, grids, policies
+from jcls.data.augment.chain import Chain
+from jcls.data.augment.operation import MOST, Operation
+
+
+def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
+    """The listed operations as one."""
+    if len(sections) > MOST:
+        raise ValueError(f'config.{where} has {len(sections)} operations; at most {MOST}')
+    operations: list[Operation] = []
+    for i, section in enumerate(sections):
+        fields = dict(section)
+        build = choose(OPERATIONS, fields.pop('name'), f'config.{where}[{i}].name')
+        try:
+            operations.append(build(**fields))
+        except ValueError as error:
+            raise ValueError(f'config.{where}[{i}]: {error}') from None
+    return Chain(operations, where)
+
+
+OPERATIONS: dict[str, Callable[..., Operation]] = {
+    'random_resized_crop': crop.random_resized_crop,
+    'resize': crop.resize,
+    'center_crop': crop.center_crop,
+    'pad_and_crop': crop.pad_and_crop,
+    'flip': crop.flip,
+    'flip_vertical': crop.flip_vertical,
+    'rotation': geometry.rotation,
+    'color_jitter': colour.color_jitter,
+    'grey': colour.grey,
+    'gaussian_blur': colour.gaussian_blur,
+    'lighting': colour.lighting,
+    'three_augment': colour.three_augment,
+    'auto_augment': autoaugment.auto_augment,
+    'trivial_augment': policies.trivial_augment,
+    'rand_augment': policies.rand_augment,
+    'rand_augment_timm': policies.rand_augment_timm,
+    'random_erasing': erase.random_erasing,
+    'cutout': erase.cutout,
+    'grid_mask': grids.grid_mask,
+    'hide_and_seek': grids.hide_and_seek,
+}

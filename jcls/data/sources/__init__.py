@@ -1,0 +1,129 @@
+"""The ``data`` section: a training and a validation source, chosen from a table.
+
+Whatever the choice, its images can be turned upright, its examples divided into folds or reduced to
+a subset, and kept in memory. What a `Source` is stands in `jcls.data.sources.source`; what
+happens to its examples is the pipeline's.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jcls.config.schema import choose
+from jcls.data.sources import splits
+from jcls.data.sources.cache import cached
+from jcls.data.sources.exif import upright
+from jcls.data.sources.file_list import listing
+from jcls.data.sources.folder import folder
+from jcls.data.sources.in_memory import arrays, digits, synthetic
+from jcls.data.sources.records import records
+from jcls.data.sources.source import Source
+from jcls.data.sources.tfds import tfds
+
+
+class Data(NamedTuple):
+    """What the ``data`` section makes: two sources and how to use them; see `create`."""
+
+    train: Source
+    val: Source
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_damaged: int
+    balanced: bool = False
+    repeats: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train.channels
+
+    def checksums(self) -> dict[str, Any]:
+        """What must be the same on all hosts: how many examples, and checksums of some of them."""
+        train, val = self.train, self.val
+        return {
+            'training images': len(train),
+            'held-out images': len(val),
+            'classes': len(train.classes),
+            'checksum of class names': zlib.crc32('\n'.join(train.classes).encode()),
+            'checksum of training images and labels': train.checksum(),
+            'checksum of held-out images and labels': val.checksum(),
+        }
+
+
+def create(
+    *,
+    name: str = 'folder',
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    max_damaged: int = 0,
+    exif: bool = False,
+    folds: int = 0,
+    fold: int = 0,
+    subset: float = 1.0,
+    subset_seed: int = 0,
+    balanced: bool = False,
+    repeats: int = 1,
+    cache: str = 'none',
+    **fields: Any,
+) -> Data:
+    """The ``data`` section.
+
+    Args:
+      name: one of `SOURCES`.
+      mean: of each channel, as a fraction of 255, subtracted on the device.
+      std: of each channel, as a fraction of 255, divided by on the device.
+      max_damaged: unreadable images to put up with; each is named, counted and masked out. One more
+        is an error.
+      exif: turn images upright as their EXIF orientation says, as Pillow does; the published
+        recipes ignore it.
+      folds: train and evaluate on a stratified K-fold of the training set instead: this many folds,
+        0 for none. The validation set of the source is then not used.
+      fold: the one that evaluates, 0..folds-1; the others train.
+      subset: train on this fraction of each class.
+      subset_seed: decides the folds and the subset.
+      balanced: draw every class equally often, whatever its size: an epoch is still N draws.
+      repeats: how often each image that is drawn stands in a batch, augmented anew each time.
+      cache: keep the examples of both sets in memory, on every host: 'encoded', the files as they
+        are stored; 'decoded', their pixels; 'none'.
+      **fields: the fields of the chosen source.
+    """
+    train, val = choose(SOURCES, name, 'data source')(**fields)
+    for where, values in (('mean', mean), ('std', std)):
+        if len(values) != train.channels:
+            raise ValueError(
+                f'config.data.{where} has {len(values)} values, but the images of {name!r} have '
+                f'{train.channels} channels'
+            )
+    if not all(0 < value <= 1 for value in std):
+        raise ValueError(
+            f'config.data.std={std}: every value must be positive and at most 1: a fraction of 255'
+        )
+    if not all(0 <= value <= 1 for value in mean):
+        raise ValueError(f'config.data.mean={mean}: every value must be in 0..1: a fraction of 255')
+    if max_damaged < 0:
+        raise ValueError(f'config.data.max_damaged={max_damaged}: must not be negative')
+    if repeats < 1:
+        raise ValueError(f'config.data.repeats={repeats}: at least 1')
+    if exif:
+        train, val = upright(train), upright(val)
+    train, val = splits.apply(train, val, folds=folds, fold=fold, subset=subset, seed=subset_seed)
+    if balanced:
+        splits.labels_for(train, 'balanced')
+    train, val = cached((train, val), cache)
+    return Data(train, val, mean, std, max_damaged, balanced, repeats)
+
+
+SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
+    'digits': digits,
+    'arrays': arrays,
+    'synthetic': synthetic,
+    'folder': folder,
+    'list': listing,
+    'records': records,
+    'tfds': tfds,
+}
+
+# Fields that may be a host's own: where the data lie, and what it keeps of them in memory.
+HOST_SPECIFIC = ('dir', 'file', 'train_list', 'val_list', 'classes', 'dataset', 'cache')

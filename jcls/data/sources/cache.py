@@ -1,0 +1,165 @@
+"""Examples kept in memory: as they are stored, or decoded.
+
+Each host keeps every example that it may read, which is all of them: its share of a batch comes
+from the whole data set. `cached` says at once how much memory that will take; the examples are read
+when the first of them is needed.
+
+Decoded, images need no decoder any more, but then it has seen them whole: damage that some crops
+of a JPEG would miss masks the image in every epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jcls.config.schema import choose
+from jcls.data import decode
+from jcls.data.sampler import epoch_order
+from jcls.data.sources.source import Source
+from jcls.host.machine import available_memory
+from jcls.host.progress import progress
+from jcls.host.tensorflow import tf
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 1024  # images from which the memory needed is estimated
+SHARE = 0.8  # of the available memory that may be taken
+OVERHEAD = 256  # bytes for a tensor, besides its content
+CHUNK = 1024  # tensors in a short list, before the long one
+KINDS = {'none': 'nothing', 'encoded': 'the files', 'decoded': 'the pixels'}
+
+
+def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
+    """The sources with their examples in memory; those that are in memory anyway stay as they are.
+
+    Args:
+      sources: for training and for validation.
+      kind: 'none', 'encoded' (the bytes as stored) or 'decoded' (uint8 pixels).
+
+    Raises:
+      ValueError: if they would take more than `SHARE` of the memory that is available.
+    """
+    choose(KINDS, kind, 'config.data.cache')
+    todo = {id(source): source for source in sources if not source.in_memory}
+    if kind == 'none' or not todo:
+        return sources
+    need, free = sum(needed(source, kind) for source in todo.values()), available_memory()
+    logger.info(
+        'config.data.cache=%r will take about %s of the %s of memory available',
+        kind,
+        _size(need),
+        'unknown amount' if free is None else _size(free),
+    )
+    if free is not None and need > SHARE * free:
+        smaller = sum(needed(source, 'encoded') for source in todo.values())
+        raise ValueError(
+            f'config.data.cache={kind!r} takes about {_size(need)}, more than {SHARE:.0%} of the '
+            f'{_size(free)} of memory that is available; '
+            + (
+                f"'encoded' would fit: it takes about {_size(smaller)}"
+                if smaller <= SHARE * free
+                else "only 'none' fits"
+            )
+        )
+    kept = {key: _kept(source, kind) for key, source in todo.items()}
+    train, val = (kept.get(id(source), source) for source in sources)
+    return train, val
+
+
+def needed(source: Source, kind: str) -> float:
+    """Bytes that the examples of a source take, 'encoded' or 'decoded', from a sample of them.
+
+    Of a JPEG only the header is looked at. Images that cannot be read are left out.
+    """
+
+    def size(index: Any) -> Any:
+        image, _ = source.read(index)
+        if kind == 'encoded' and decode.is_encoded(image):
+            return tf.strings.length(image)
+        height, width = decode.size(image)
+        return height * width * source.channels
+
+    rows = epoch_order(0, 0, len(source))[:SAMPLE]
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(size, tf.data.AUTOTUNE)
+    found = list(dataset.ignore_errors().as_numpy_iterator())
+    return float(np.mean(found or [0]) + OVERHEAD) * len(source)
+
+
+def _size(count: float) -> str:
+    return f'{count / 1e9:,.1f} GB' if count >= 1e9 else f'{count / 1e6:,.1f} MB'
+
+
+def _kept(source: Source, kind: str) -> Source:
+    """The source with its examples read into memory when the first of them is needed."""
+    lock = threading.Lock()
+
+    def original(index: Any) -> tuple[Any, Any]:
+        image, label = source.read(index)
+        return (decode.pixels(image) if kind == 'decoded' else image), label
+
+    @functools.cache
+    def store() -> Store:
+        with tf.init_scope():
+            return _load(original, source)
+
+    def read(index: Any) -> tuple[Any, Any]:
+        index = tf.cast(index, tf.int64)
+        with lock:
+            kept = store()
+
+        def from_memory() -> tuple[Any, Any]:
+            image = tf.raw_ops.TensorListGetItem(
+                input_handle=kept.images, index=tf.cast(index, tf.int32), **kept.element
+            )
+            return image, tf.gather(kept.labels, index)
+
+        # What could not be read is not kept: it fails again, as it would without the cache.
+        return tf.cond(tf.reduce_any(index == kept.damaged), lambda: original(index), from_memory)
+
+    return dataclasses.replace(source, read=read, in_memory=True)
+
+
+class Store(NamedTuple):
+    """Examples in memory, as TensorFlow's tensors."""
+
+    images: Any  # a variant: a list of tensors, which hands them out without a copy
+    element: dict[str, Any]  # what the list is told of their type and shape
+    labels: Any  # int32 [N]
+    damaged: Any  # int64 [n]: the examples that could not be read
+
+
+def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
+    """Read all examples of a source."""
+    dataset = tf.data.Dataset.range(len(source)).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    dtype = dataset.element_spec[0].dtype
+    shape = [] if dtype == tf.string else [-1, -1, source.channels]
+    element = {'element_dtype': dtype, 'element_shape': tf.constant(shape, tf.int32)}
+    nothing = tf.zeros([max(extent, 0) for extent in shape], tf.uint8)
+    nothing = tf.constant('') if dtype == tf.string else nothing
+    images, damaged = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element), []
+    labels = np.zeros(len(source), np.int32)
+    iterator = iter(dataset.prefetch(tf.data.AUTOTUNE))
+    with progress(f'caching {source.name(0)}, ...', len(source)) as advance:
+        for start in range(0, len(source), CHUNK):
+            part = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element)
+            rows = range(start, min(start + CHUNK, len(source)))
+            for row in rows:
+                try:
+                    image, label = next(iterator)
+                    labels[row] = label
+                except tf.errors.OpError:  # of this example alone; the iterator goes on
+                    image = nothing
+                    damaged.append(row)
+                part = tf.raw_ops.TensorListPushBack(input_handle=part, tensor=image)
+            images = tf.raw_ops.TensorListConcatLists(
+                input_a=images, input_b=part, element_dtype=dtype
+            )
+            advance(len(rows))
+    return Store(images, element, tf.constant(labels), tf.constant(damaged, tf.int64))

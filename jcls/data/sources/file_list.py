@@ -1,0 +1,145 @@
+"""A text file that lists images and their classes, as PaddleClas and timm read it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jcls.data.sources.source import Source, class_names, from_files, stratified_split
+
+NUMBER = r'[+-]?\d+'
+MORE = 100_000  # classes without images that a list of numbered labels may leave
+
+
+class Listed(NamedTuple):
+    """The lines of a list file."""
+
+    file: str
+    numbers: list[int]  # of the lines
+    paths: list[str]
+    labels: list[str]
+
+
+def listing(
+    *,
+    train_list: str,
+    val_list: str | None = None,
+    dir: str = '',
+    classes: str | None = None,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> tuple[Source, Source]:
+    """Images listed in text files: a path, a tab or spaces, and a label on each line.
+
+    With a file of `classes`, a label is one of these names or its number, from 0 on. Without it,
+    all labels are such numbers, or they are names: those of the training list, sorted. A line with
+    a tab is cut at its last tab, another at its last space: names with spaces need the tab. Blank
+    lines do not count.
+
+    Args:
+      train_list: the list of the training images.
+      val_list: the list of the validation images; without it, a stratified `val_fraction` of the
+        training list is set aside.
+      dir: the folder that the paths are relative to; '' is the current one.
+      classes: a text file of the class names, one a line.
+      val_fraction: of each class, set aside for evaluation if there is no val_list.
+      split_seed: decides which.
+    """
+    lists = [read_list(train_list, 'train_list')]
+    if val_list is not None:
+        lists.append(read_list(val_list, 'val_list'))
+    everything = [label for listed in lists for label in listed.labels]
+    numbers = all(re.fullmatch(NUMBER, label) for label in everything)
+    if classes is not None:
+        names = class_names(classes)
+    elif numbers:
+        highest = max(map(int, everything))
+        if highest >= len(everything) + MORE:
+            raise ValueError(
+                f'{train_list}: the label {highest} would make {highest + 1} classes of '
+                f'{len(everything)} images; correct it, or name config.data.classes'
+            )
+        names = tuple(map(str, range(highest + 1)))
+    else:
+        names = tuple(sorted(set(lists[0].labels)))
+    sets = []
+    for listed in lists:
+        labels = _numbered(listed, names, numbers or classes is not None)
+        paths = [str(Path(dir).expanduser() / path) for path in listed.paths]
+        _check_present(listed, paths)
+        sets.append((np.array(list(map(os.fsencode, paths))), labels))
+    if val_list is None:
+        files, labels = sets[0]
+        rows = stratified_split(labels, names, val_fraction, split_seed)
+        sets = [(files[part], labels[part]) for part in rows]
+    train, val = (from_files(files, labels, names) for files, labels in sets)
+    return train, val
+
+
+def read_list(file: str, field: str) -> Listed:
+    """The lines of a list file; a ValueError for one that is no path and label."""
+    try:
+        lines = Path(file).expanduser().read_text('utf-8', errors='surrogateescape').split('\n')
+    except OSError as error:
+        raise ValueError(f'config.data.{field}={file!r}: {error.strerror}') from None
+    listed = Listed(file, [], [], [])
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        parts = line.strip().rsplit('\t' if '\t' in line.strip() else None, 1)
+        if len(parts) < 2 or not all(part.strip() for part in parts):
+            raise ValueError(
+                f'{file} line {number}: {line!r} is not a path and a label with a tab or a space '
+                'between them'
+            )
+        listed.numbers.append(number)
+        listed.paths.append(parts[0].strip())
+        listed.labels.append(parts[1].strip())
+    if not listed.paths:
+        raise ValueError(f'config.data.{field}={file!r} lists no images')
+    return listed
+
+
+def _numbered(listed: Listed, names: tuple[str, ...], numbers: bool) -> np.ndarray:
+    """The labels as int32 [N], each one of `names` or, if there may be `numbers`, its number."""
+    known = {name: label for label, name in enumerate(names)}
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    labels = np.empty(len(listed.labels), np.int32)
+    for i, label in enumerate(listed.labels):
+        number = int(label) if numbers and re.fullmatch(NUMBER, label) else -1
+        found = known.get(label, number)
+        if label in twice or not 0 <= found < len(names):
+            what = 'the name of two classes' if label in twice else 'no class'
+            raise ValueError(
+                f'{listed.file} line {listed.numbers[i]}: the label {label!r} is {what}; there are '
+                f'{len(names)}: {", ".join(names[:4])}{", ..." if names[4:] else ""}'
+            )
+        labels[i] = found
+    return labels
+
+
+def _check_present(listed: Listed, files: list[str]) -> None:
+    """A ValueError that names the first files that are not there; one look at each folder."""
+    folders: dict[str, set[str]] = {}
+    missing = []
+    for i, file in enumerate(files):
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            try:
+                folders[folder] = set(os.listdir(folder or '.'))  # noqa: PTH208
+            except OSError:
+                folders[folder] = set()
+        if name not in folders[folder]:
+            missing.append(i)
+    if missing:
+        first = '\n'.join(f'  line {listed.numbers[i]}: {files[i]}' for i in missing[:5])
+        raise ValueError(
+            f'{len(missing)} of the {len(files)} files of {listed.file} are missing:\n{first}'
+            f'{chr(10) + "  ..." if missing[5:] else ""}\nconfig.data.dir is the folder that the '
+            'paths are relative to'
+        )

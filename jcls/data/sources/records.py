@@ -1,0 +1,97 @@
+"""Sharded TFRECORDs in the layout that most ImageNet scripts write."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from jcls.data.sources import tfrecord
+from jcls.data.sources.source import Source, class_names
+from jcls.data.sources.tf_example import Layout
+
+
+def records(
+    *,
+    dir: str,
+    train: str = 'train-*-of-*',
+    val: str = 'validation-*-of-*',
+    image_key: str = 'image/encoded',
+    label_key: str = 'image/class/label',
+    label_offset: int = 1,
+    num_classes: int = 1000,
+    classes: str | None = None,
+) -> tuple[Source, Source]:
+    """TFRECORD shards like train-00000-of-01024, read at random access through an index.
+
+    The defaults are those of ImageNet as TensorFlow's and Google's scripts have written it since
+    2016: labels 1..1000 in the order of the sorted WordNet ids. The first use reads the header of
+    every record; the index is remembered while the shards are the same.
+
+    Args:
+      dir: the folder of the shards.
+      train: a pattern, relative to `dir`, of the training shards.
+      val: a pattern of the validation shards.
+      image_key: the feature with the encoded image.
+      label_key: the feature with the class.
+      label_offset: the label of the first class: 1, or 0.
+      num_classes: how many there are.
+      classes: a text file of their names, one a line, in the order of their labels; without it the
+        numbers 0, 1, ... are their names.
+    """
+    root = Path(dir).expanduser()
+    if not root.is_dir():
+        raise ValueError(f'config.data.dir={dir!r}: no such folder')
+    if num_classes < 2:
+        raise ValueError(f'config.data.num_classes={num_classes}: at least 2')
+    names = class_names(classes) if classes else tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise ValueError(
+            f'config.data.classes={classes!r} names {len(names)} classes, but config.data.'
+            f'num_classes={num_classes}; make them agree'
+        )
+    layout = Layout(image_key, label_key, label_offset, num_classes)
+    sets = [find_shards(root, train, 'train'), find_shards(root, val, 'val')]
+    train_source, val_source = (
+        tfrecord.shard_source(shards, tfrecord.index(shards), layout, names) for shards in sets
+    )
+    return train_source, val_source
+
+
+def find_shards(root: Path, pattern: str, field: str) -> list[str]:
+    """The files that match, sorted; with names like x-00000-of-00004, all four or a ValueError."""
+    shards = sorted(str(path) for path in root.glob(pattern) if path.is_file())
+    if not shards:
+        beside = ', '.join(sorted(entry.name for entry in os.scandir(root))[:4]) or 'nothing'
+        raise ValueError(
+            f'config.data.{field}={pattern!r}: no such file in {root}, which has {beside}, ...'
+        )
+    counts: dict[str, list[str]] = {}
+    for shard in shards:
+        numbered = re.search(r'-of-(\d+)', Path(shard).name)
+        counts.setdefault(numbered[1] if numbered else '', []).append(shard)
+    if len(counts) > 1:
+        examples = ' and '.join(Path(found[0]).name for found in counts.values())
+        raise ValueError(
+            f'config.data.{field}={pattern!r} matches different sets of shards: {examples}'
+        )
+    count = next(iter(counts))
+    if count:
+        numbers = {int(n[1]) for s in shards if (n := re.search(r'-(\d+)-of-', Path(s).name))}
+        missing = sorted(set(range(int(count))) - numbers)
+        if missing:
+            listed = ', '.join(
+                re.sub(r'-\d+-of-', f'-{number:05d}-of-', Path(shards[0]).name)
+                for number in missing[:4]
+            )
+            more = ', ...' if missing[4:] else ''
+            raise ValueError(
+                f'{len(missing)} of {int(count)} shards are missing in {Path(shards[0]).parent}: '
+                f'{listed}{more}'
+            )
+        if len(shards) > int(count):
+            raise ValueError(
+                f'config.data.{field}={pattern!r} matches {len(shards)} files, but they are named '
+                f'as {int(count)} shards: different sets; use a narrower pattern'
+            )
+    return shards

@@ -1,0 +1,183 @@
+"""A set of examples at random access, whatever it is kept in: memory or files.
+
+A `Source` knows its size and class names at once and reads one example by its index in TensorFlow.
+Nothing here depends on the batch, the epoch or the number of hosts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jcls.host.tensorflow import tf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A set of examples at random access.
+
+    Attributes:
+      read: int64 index (a tf scalar) -> the encoded image (a tf string scalar) or its pixels
+        (uint8 [H, W, C]), and its label (a tf int32 scalar, in 0..len(classes)-1).
+      examples: how many there are.
+      classes: their names.
+      find_labels: all labels at once, [N] integers; it may take a pass over the data. None where
+        that is refused; see `labels`.
+      name: index -> what to call the example in a message, such as its path.
+      channels: of a decoded image.
+      extent: (height, width) if all images share it, else None.
+      in_memory: whether the images are in memory already.
+    """
+
+    read: Callable[[Any], tuple[Any, Any]]
+    examples: int
+    classes: tuple[str, ...]
+    find_labels: Callable[[], np.ndarray] | None
+    name: Callable[[int], str]
+    channels: int = 3
+    extent: tuple[int, int] | None = None
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        return self.examples
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[N] int32; a ValueError if they cannot be had without reading every image."""
+        if self.find_labels is None:
+            raise ValueError(
+                f'the labels of {self.name(0)} and the others are inside TFRECORD files, which '
+                'would have to be read whole for config.data.folds, subset or balanced; convert '
+                'them to ARRAY_RECORD (`jcls prepare`), or prepare the dataset with '
+                "file_format='array_record'"
+            )
+        return self.find_labels().astype(np.int32)
+
+    def checksum(self, examples: int = 64) -> int:
+        """Of so many examples, spread evenly: their images, as stored, and labels.
+
+        Raises ValueError where one cannot be read.
+        """
+        found = 0
+        for row in np.linspace(0, len(self) - 1, min(examples, len(self))).astype(np.int64):
+            try:
+                image, label = self.read(tf.constant(row))
+            except tf.errors.OpError as error:
+                raise ValueError(f'cannot read {self.name(int(row))}: {error.message}') from None
+            stored = image.numpy()
+            stored = stored if isinstance(stored, bytes) else stored.tobytes()
+            found = zlib.crc32(stored + b'%d' % int(label), found)
+        return found
+
+    def select(self, rows: np.ndarray) -> Source:
+        """The source of these examples, in this order; `rows` are int64 indices."""
+        find, chosen = self.find_labels, constant(rows.astype(np.int64))
+        return dataclasses.replace(
+            self,
+            read=lambda index: self.read(tf.gather(chosen(), index)),
+            examples=len(rows),
+            find_labels=None if find is None else lambda: self.labels[rows],
+            name=lambda i: self.name(int(rows[i])),
+        )
+
+
+def constant(values: np.ndarray) -> Callable[[], Any]:
+    """`values` as a tf constant, made at its first use, once, and outside of any graph."""
+    made: list[Any] = []
+
+    def get() -> Any:
+        with tf.init_scope():
+            made[:] = made or [tf.constant(values)]
+        return made[0]
+
+    return get
+
+
+def from_memory(
+    images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], what: str
+) -> Source:
+    """A source of `images`, uint8 [P, H, W, C] or [P, H, W], named '<what> <index>'.
+
+    With fewer images than labels, the images take turns.
+    """
+    images = images[..., None] if images.ndim == 3 else images
+    pixels, targets = constant(images), constant(labels.astype(np.int32))
+
+    def read(index: Any) -> tuple[Any, Any]:
+        return tf.gather(pixels(), index % len(images)), tf.gather(targets(), index)
+
+    return Source(
+        read,
+        len(labels),
+        classes,
+        lambda: labels,
+        lambda i: f'{what} {i}',
+        channels=images.shape[-1],
+        extent=images.shape[1:3],
+        in_memory=True,
+    )
+
+
+def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Source:
+    """A source of image files, read when they are asked for; `files` are paths as bytes, [N]."""
+    paths, targets = constant(files), constant(labels.astype(np.int32))
+
+    def read(index: Any) -> tuple[Any, Any]:
+        return tf.io.read_file(tf.gather(paths(), index)), tf.gather(targets(), index)
+
+    return Source(read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]))
+
+
+def class_names(file: str) -> tuple[str, ...]:
+    """The names in a text file, one a line, in the order of their labels; blank lines are none."""
+    try:
+        lines = Path(file).expanduser().read_text('utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'config.data.classes={file!r}: not a readable text file: {error}'
+        ) from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def stratified_split(
+    labels: np.ndarray, classes: tuple[str, ...], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a stratified split, both sorted."""
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < fraction < 1:
+        raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
+    counts = np.bincount(labels, minlength=len(classes))
+    if (counts == 1).any():
+        alone = classes[int((counts == 1).argmax())]
+        raise ValueError(
+            f'class {alone!r} has 1 image, too few to set one aside for evaluation; add some, or '
+            'give the validation images yourself'
+        )
+    held_out = math.ceil(fraction * len(labels))
+    present = np.count_nonzero(counts)
+    if not present <= held_out <= len(labels) - present:
+        raise ValueError(
+            f'config.data.val_fraction={fraction} of {len(labels)} images sets {held_out} aside, '
+            f'but both parts need at least one of each of the {present} classes'
+        )
+    rows = train_test_split(
+        np.arange(len(labels)), test_size=held_out, random_state=seed, stratify=labels
+    )
+    for part, name in zip(rows, ('training', 'held-out'), strict=True):
+        missing = np.setdiff1d(labels, labels[part])
+        if len(missing):
+            raise ValueError(
+                f'config.data.val_fraction={fraction} leaves no {name} image of class '
+                f'{classes[missing[0]]!r}, which has {counts[missing[0]]}; use another fraction, '
+                'or give the validation images yourself'
+            )
+    return np.sort(rows[0]), np.sort(rows[1])

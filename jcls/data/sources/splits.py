@@ -1,0 +1,101 @@
+"""Which examples train and which evaluate, whatever the source: folds and subsets, by class.
+
+Both are decided by ``config.data.subset_seed`` and the labels alone, the same in every run.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from jcls.data.sampler import STREAMS, epoch_order
+from jcls.data.sources.source import Source
+
+logger = logging.getLogger(__name__)
+
+
+def apply(
+    train: Source, val: Source, *, folds: int, fold: int, subset: float, seed: int
+) -> tuple[Source, Source]:
+    """The two sources after `folds` and `subset`; see `jcls.data.sources.create`.
+
+    With folds, part `fold` of the training set takes the place of the validation set, which is not
+    used, and the rest trains. Then `subset` of what trains stays.
+
+    Raises:
+      ValueError: for values that cannot be, or labels that cannot be had.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'config.data.subset_seed={seed}: must be in 0..{2**32 - 1}')
+    if folds:
+        rest, part = fold_rows(labels_for(train, f'folds={folds}'), train, folds, fold, seed)
+        unused = len(val)
+        train, val = train.select(rest), train.select(part)
+        logger.warning(
+            'fold %d of %d takes the place of the validation set, whose %d images are not used',
+            fold,
+            folds,
+            unused,
+        )
+    elif fold:
+        raise ValueError(f'config.data.fold={fold} without config.data.folds: set both, or neither')
+    if subset != 1:
+        labels = labels_for(train, f'subset={subset}')
+        train = train.select(subset_rows(labels, train, subset, seed))
+    return train, val
+
+
+def labels_for(source: Source, field: str) -> np.ndarray:
+    """All labels of a source, [N] int32; where it refuses, an error that names who asked."""
+    try:
+        return source.labels
+    except ValueError as error:
+        raise ValueError(f'config.data.{field} needs every label at once: {error}') from error
+
+
+def fold_rows(
+    labels: np.ndarray, source: Source, folds: int, fold: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of all folds but `fold`, and of `fold`: stratified, shuffled K-fold, both sorted."""
+    from sklearn.model_selection import StratifiedKFold
+
+    if folds < 2:
+        raise ValueError(f'config.data.folds={folds}: at least 2, or 0 for no folds')
+    if not 0 <= fold < folds:
+        raise ValueError(f'config.data.fold={fold}: must be in 0..{folds - 1} (folds={folds})')
+    counts = np.bincount(labels, minlength=len(source.classes))
+    rarest = int(np.argmin(np.where(counts, counts, np.max(counts))))
+    if counts[rarest] < folds:
+        raise ValueError(
+            f'config.data.folds={folds}: class {source.classes[rarest]!r} has only '
+            f'{counts[rarest]} image(s), too few for one in every fold; use fewer folds'
+        )
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    rest, part = list(splitter.split(labels, labels))[fold]
+    return np.sort(rest), np.sort(part)
+
+
+def subset_rows(labels: np.ndarray, source: Source, fraction: float, seed: int) -> np.ndarray:
+    """Rows of round(fraction N) examples, sorted, each class with its share to within one.
+
+    A class's examples are taken from one random order: but for the rounding, a larger subset
+    contains a smaller one.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f'config.data.subset={fraction}: must be above 0 and at most 1')
+    counts = np.bincount(labels, minlength=len(source.classes))
+    exact = fraction * counts
+    quota = np.floor(exact).astype(np.int64)
+    left_over = round(fraction * len(labels)) - quota.sum()
+    quota[np.argsort(quota - exact, kind='stable')[: max(left_over, 0)]] += 1
+    empty = np.flatnonzero((quota == 0) & (counts > 0))
+    if len(empty):
+        raise ValueError(
+            f'config.data.subset={fraction} leaves no image of {len(empty)} class(es), such as '
+            f'{source.classes[empty[0]]!r}, which has {counts[empty[0]]}; use a larger fraction'
+        )
+    shuffled = epoch_order(seed + 3 * STREAMS, 0, len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
+    place = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[by_class]]
+    return np.sort(by_class[place < quota[labels[by_class]]])

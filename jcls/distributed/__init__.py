@@ -1,0 +1,1 @@
+"""Devices and processes: the mesh and its compiler; joining, comparing and watching each other."""

@@ -1,0 +1,83 @@
+"""XLA: its options, as the config states them and nowhere else, and what it compiled before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jcls.distributed import mesh as meshes
+from jcls.host.cache import cache_folder
+from jcls.host.machine import processor
+
+# libtpu 0.0.42 overflows its stack, for chips with matrix units of 256, where the gradient of a 3x3
+# convolution with stride 2 and 128 channels goes straight into what follows: 128 images of 44 x 44
+# a chip are enough. The other chips do without: a step of a v5e would take 1.5 % longer.
+STORES = ('TPU v6 lite', 'TPU v6e', 'TPU7x')
+
+
+def must_store(mesh: Mesh) -> bool:
+    """Whether the compiler for these devices needs gradients of strided convolutions stored."""
+    return mesh.devices.flat[0].device_kind in STORES
+
+
+def create(
+    mesh: Mesh,
+    *,
+    cache: bool = True,
+    cpu: tuple[str, ...] = (),
+    gpu: tuple[str, ...] = (),
+    tpu: tuple[str, ...] = (),
+) -> dict[str, Any] | None:
+    """The ``compiler`` section: options for the platform of `mesh`; None if there are none.
+
+    Args:
+      mesh: whose devices are compiled for.
+      cache: keep compiled programs in $XDG_CACHE_HOME/jcls (~/.cache/jcls), so that the next start
+        is short; where JAX_COMPILATION_CACHE_DIR names another place, there.
+      cpu: options such as 'xla_cpu_enable_fast_math=true', for CPUs.
+      gpu: for GPUs.
+      tpu: for TPUs, such as 'xla_tpu_scoped_vmem_limit_kib=65536'.
+
+    Raises:
+      ValueError: for what is not written so, and for an option that the compiler refuses.
+    """
+    place, ours = (
+        getattr(jax.config, 'jax_compilation_cache_dir', None),
+        str(cache_folder() / 'xla' / processor()),
+    )
+    if cache and not place:
+        jax.config.update('jax_compilation_cache_dir', ours)
+    elif not cache and place == ours:  # of an earlier config
+        jax.config.update('jax_compilation_cache_dir', None)
+    kind = meshes.kind(mesh.devices.flat)
+    chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
+    for name, texts in chosen.items():
+        for text in texts:
+            if not text.partition('=')[0].isidentifier() or '=' not in text:
+                raise ValueError(f'config.compiler.{name}: {text!r} is not written as option=value')
+    options = dict(_pair(text) for text in chosen[kind])
+    if not options:
+        return None
+    try:
+        _try(options, mesh)
+    except Exception as error:  # of whatever kind the compiler raises
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(f'config.compiler.{kind}={chosen[kind]}: {reason}') from None
+    return options
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition('=')
+    if value.lower() in ('true', 'false'):
+        return name, value.lower() == 'true'
+    return name, int(value) if value.lstrip('-').isdigit() else value
+
+
+def _try(options: dict[str, Any], mesh: Mesh) -> None:
+    """Compile something small, which takes milliseconds."""
+    everywhere = meshes.replicated(mesh)
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()

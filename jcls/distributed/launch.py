@@ -1,0 +1,151 @@
+"""Several processes of one run: find each other, say who they are, and end together.
+
+`jax.distributed` connects them; what it lacks is told here: who waits for whom and how long, and
+that a process that fails does not keep the others waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+import jax
+
+from jcls.config.schema import choose
+
+LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
+BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+SILENCE = 100  # seconds after which a process that does not answer is taken for dead
+GRACE = 2.0  # seconds the first process leaves the others to say why they end, too
+ONE_EACH = {'SLURM_STEP_TASKS_PER_NODE': r'1(\(x\d+\))?', 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}
+
+
+def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
+    """Join the processes of this run through `jax.distributed`; call before any other use of JAX.
+
+    Args:
+      mode: 'auto' does so where `has_peers` finds other processes in the environment; 'on' always,
+        'off' never.
+      wait: seconds until the process gives up on the others, says so and ends with exit code 1.
+    """
+    choose(dict.fromkeys(('auto', 'on', 'off')), mode, '--distributed')
+    if wait < 1:
+        raise ValueError(f'--distributed_wait={wait}: seconds, at least 1')
+    if mode == 'off' or (mode == 'auto' and not has_peers(os.environ)):
+        return
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    address, count, index = (os.environ.get(name) for name in BY_HAND)
+    me = f'process {index} of {count}' if index else 'this process'
+    where = f' at {address}' if address else ''
+    _say(f'{me}, on {socket.gethostname()}, joins the others{where} (up to {wait} s)')
+    with _patience(
+        wait,
+        f'error: {me}, on {socket.gethostname()}, waited {wait} s for the others{where} in vain. '
+        'Every host must run this command, with the same coordinator address (host and port of '
+        'process 0, reachable from all), the same number of processes and a number of its own; '
+        '--distributed_wait=SECONDS waits longer, --distributed=off runs alone',
+    ):
+        try:
+            jax.distributed.initialize(
+                num_processes=int(count) if count else None,
+                process_id=int(index) if index else None,
+                local_device_ids=_local_device_ids(os.environ),
+                initialization_timeout=wait + 60,  # JAX would abort without a message for people
+                heartbeat_timeout_seconds=SILENCE,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f'--distributed={mode}: {error} Start one process on each host with srun or '
+                f'mpirun, or set {", ".join(BY_HAND)} on each; --distributed=off runs alone'
+            ) from None
+    _say(
+        f'process {jax.process_index()} of {jax.process_count()}, on {socket.gethostname()}: '
+        f'{jax.local_device_count()} of {jax.device_count()} devices'
+    )
+
+
+def has_peers(env: Mapping[str, str]) -> bool:
+    """Whether the environment shows that this is one of several processes of a run.
+
+    It does if srun, mpirun or a TPU launcher says so, or `BY_HAND` does: all three or none.
+    """
+    given = [name for name in BY_HAND if env.get(name)]
+    if given and len(given) < len(BY_HAND):
+        missing = ', '.join(name for name in BY_HAND if name not in given)
+        raise ValueError(f'{", ".join(given)} is set, but {missing} is not: set all three or none')
+    if given:
+        _check(*(env[name] for name in BY_HAND))
+    several = any(int(env.get(name) or 1) > 1 for name in LAUNCHERS)
+    return bool(given) or several or ',' in env.get('TPU_WORKER_HOSTNAMES', '')
+
+
+def _check(address: str, count: str, index: str) -> None:
+    """Refuse what JAX would answer with a traceback, or not at all."""
+    host, _, port = address.rpartition(':')
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(
+            f'JAX_COORDINATOR_ADDRESS={address}: must be host:port of process 0, such as host0:1234'
+        )
+    for name, text, least in (('JAX_NUM_PROCESSES', count, 1), ('JAX_PROCESS_ID', index, 0)):
+        if not text.isdigit() or int(text) < least:
+            raise ValueError(f'{name}={text}: must be a whole number, at least {least}')
+    if int(index) >= int(count):
+        raise ValueError(
+            f'JAX_PROCESS_ID={index}, but JAX_NUM_PROCESSES={count}: processes count from 0'
+        )
+    if int(index) == 0:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(('', int(port)))
+            except OSError as error:
+                raise ValueError(
+                    f'JAX_COORDINATOR_ADDRESS={address}: this host cannot listen at the port '
+                    f'({error.strerror}); choose another, the same for all processes'
+                ) from None
+
+
+def _local_device_ids(env: Mapping[str, str]) -> list[int] | None:
+    """[] where a launcher started one process on each host: it uses all of its GPUs.
+
+    None leaves it to JAX, which gives every process of srun or mpirun one GPU.
+    """
+    alone = any(re.fullmatch(form, env.get(name, '')) for name, form in ONE_EACH.items())
+    return [] if alone and not env.get('JAX_LOCAL_DEVICE_IDS') else None
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, one of several, at once: a proper exit would wait for the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:  # whose end is the others'
+        time.sleep(GRACE)
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def _patience(seconds: float, message: str) -> Iterator[None]:
+    """End the process with `message` unless what is inside ends first."""
+
+    def give_up() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)  # nothing else ends a thread that waits in C++
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

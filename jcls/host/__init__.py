@@ -1,0 +1,1 @@
+"""What jcls asks of the machine that it runs on."""

@@ -1,0 +1,55 @@
+"""The machine: its cores, its processor, its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import zlib
+from pathlib import Path
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS or Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """A name for this kind of CPU: a home may serve machines of several kinds."""
+    described, facts = platform.processor(), Path('/proc/cpuinfo')
+    if facts.exists():
+        lines = facts.read_text().split('\n')
+        described = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+    return f'{platform.machine()}-{zlib.crc32(described.encode()):08x}'
+
+
+def available_memory(root: str = '/') -> float | None:
+    """Bytes of memory that can be had without swapping, as the system under `root` says, or None.
+
+    Of a container it is what its limit leaves.
+    """
+    base, found = Path(root), []
+    try:
+        facts = dict(line.split(':') for line in (base / 'proc/meminfo').read_text().splitlines())
+        found.append(float(facts['MemAvailable'].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
+            found.append(float(os.sysconf('SC_AVPHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE'))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # no container, or without a limit
+        group = base / 'sys/fs/cgroup'
+        used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
+        found.append(float((group / 'memory.max').read_text()) - float(used['anon']))
+    return min(found, default=None)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had resident so far; 0 where that is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else 1024 * peak

@@ -1,0 +1,68 @@
+"""TensorFlow, imported late and kept off the accelerators: it feeds the run, JAX computes it.
+
+    from jcls.host.tensorflow import tf
+
+`tf` is the `tensorflow` module. It is imported when the first of its attributes is used, which
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+from typing import Any
+
+
+class _TensorFlow:
+    """Stands for the module until it is needed."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(load(), name)
+
+
+tf: Any = _TensorFlow()
+
+
+@functools.cache
+def load() -> Any:
+    """Import TensorFlow now; hides GPUs and TPUs from it."""
+    # Silence its start-up messages. The oneDNN one ignores the log level, so switch oneDNN off.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+    import tensorflow
+
+    _keep_memory()
+    # There are images enough for all cores: several cores for one would wait for each other.
+    # Where TensorFlow was used before, both are fixed: that costs speed and memory, no more.
+    with contextlib.suppress(RuntimeError):
+        tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):
+        for kind in ('GPU', 'TPU'):
+            tensorflow.config.set_visible_devices([], kind)
+    return tensorflow
+
+
+def call_module(arguments: list[Any], **settings: Any) -> Any:
+    """TensorFlow's operation that runs a StableHLO module; ``tf.raw_ops`` lacks it."""
+    load()
+    from tensorflow.compiler.tf2xla.python import xla
+
+    return xla.call_module(arguments, **settings)
+
+
+def _keep_memory() -> None:
+    """Let glibc's malloc keep the megabytes that every image takes and gives back.
+
+    By default it returns them to the system, which then clears each page anew: more than a third of
+    the time that decoding and resizing an ImageNet image takes.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, or Windows
+        return
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
+    mallopt(mmap_threshold, 32 << 20)  # the highest that is allowed

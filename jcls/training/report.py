@@ -1,0 +1,81 @@
+"""What a run says of itself: what it is before it starts, and in the end what it reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jcls.distributed import mesh
+from jcls.training.experiment import Experiment
+from jcls.workdir import files, log
+from jcls.workdir.checkpoint import FOLDER
+
+
+class Result(NamedTuple):
+    """How a run ended: at `step` of `total`; `metrics` are the last evaluation's ('eval/top1')."""
+
+    step: int
+    total: int
+    metrics: dict[str, float]
+    workdir: Path
+    interrupted: str | None = None  # the signal that ended it early
+
+
+def describe(experiment: Experiment) -> str:
+    """The run in a few lines: devices, model, data, length, rate."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(experiment.state_shapes().params))
+    data, c, h = experiment.data, experiment.config, experiment.horizon
+    return (
+        f'devices: {mesh.describe(experiment.mesh.devices.flat)}\n'
+        f'model: {c["model"]["name"]}, {count:,} parameters, {c["model"]["dtype"]}, '
+        f'images {" x ".join(map(str, experiment.image_shape))}\n'
+        f'data: {c["data"]["name"]}, {len(data.train):,} training and {len(data.val):,} '
+        f'held-out images, {len(data.train.classes)} classes\n'
+        f'run: {h.total:,} steps of {h.batch_size} ({h.epoch(h.total):.4g} epochs of '
+        f'{h.steps_per_epoch:,}), peak learning rate {experiment.optimizer.peak:.4g}'
+    )
+
+
+def last_evaluation(path: Path) -> dict[str, float]:
+    """The metrics of the newest line of metrics.jsonl that has an evaluation, by name."""
+    for line in reversed(log.read(path / log.FILE)):
+        found = {key: value for key, value in line.items() if key.startswith('eval')}
+        if found:
+            return found
+    return {}
+
+
+def summary(experiment: Experiment, result: Result, checkpoints: list[int], seconds: float) -> str:
+    """What was reached, where everything lies and what to do next."""
+    path: Any = result.workdir
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    epochs, took = experiment.horizon.epoch(result.step), log.duration(seconds)
+    reference = experiment.reference
+    same_data = reference.examples in (None, len(experiment.data.train))
+    published = str(reference) if same_data else ''
+    if result.interrupted:
+        return (
+            f'\nstopped by {result.interrupted} at step {result.step} of {result.total}, after '
+            f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
+        )
+    lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
+    m = result.metrics
+    for prefix, what in (('eval', 'reached '), ('eval_ema', 'averaged')):
+        if f'{prefix}/top1' in m:
+            lines.append(
+                f'  {what}  top-1 {m[f"{prefix}/top1"]:.4f}, top-5 {m[f"{prefix}/top5"]:.4f}, loss '
+                f'{m[f"{prefix}/loss"]:.4f} on {m[f"{prefix}/examples"]:,} held-out images'
+            )
+    if published:
+        lines.append(f'  published {published}')
+    lines += [
+        f'  curves    {path / log.FILE}; tensorboard --logdir {path}',
+        f'  weights   {path / FOLDER} (steps {", ".join(map(str, checkpoints))}), '
+        f'described by {path / files.METADATA}',
+        '  next      evaluate again:  jcls evaluate ' + str(path),
+        "            train on:        the same command with a longer --config.duration='...'",
+        f"            use it:          model, variables = jcls.load('{path}')",
+    ]
+    return '\n'.join(lines)

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: config.json and model.json, logs, checkpoints."""

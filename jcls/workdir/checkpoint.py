@@ -1,0 +1,286 @@
+"""Checkpoints: one thin adapter over Orbax.
+
+Checkpoint N holds the state after N updates. Saving is asynchronous and atomic (a folder that is
+still being written has another name), so a killed run loses at most what came after the last
+finished one. The latest and the best are both kept: keeping the best alone would delete the newest
+and let a resumed run go backwards (orbax issue 526).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jcls.config.schema import choose
+
+State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
+policy = ocp.checkpoint_managers
+logger = logging.getLogger(__name__)
+
+FOLDER = 'checkpoints'
+VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model is used with
+METRICS = tuple(
+    f'{prefix}/{name}'
+    for prefix in ('eval', 'eval_ema', 'eval_train')
+    for name in ('top1', 'top5', 'loss')
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """The ``checkpoint`` section.
+
+    Attributes:
+      every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
+        the one at an interruption.
+      keep: how many of the latest to keep.
+      best: also keep the checkpoint with the highest value of this metric of `METRICS` (of a loss,
+        the lowest), and save at every evaluation, so that there is one; None keeps the latest only.
+    """
+
+    every: str = '1 epoch'
+    keep: int = 2
+    best: str | None = 'eval/top1'
+
+    def __post_init__(self) -> None:
+        if self.best is not None:
+            choose(dict.fromkeys(METRICS), self.best, 'config.checkpoint.best')
+        if self.keep < 1:
+            raise ValueError(f'config.checkpoint.keep={self.keep}: at least 1')
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Close it: only then is everything on disk."""
+
+    def __init__(
+        self, workdir: Path, *, keep: int = 2, best: str | None = None, write: bool = True
+    ) -> None:
+        self.directory = workdir.resolve() / FOLDER
+        self._best = best
+        policies: list[Any] = [policy.LatestN(n=keep)]
+        if best is not None:
+            policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
+        try:
+            with _quiet():
+                self._manager = ocp.CheckpointManager(
+                    self.directory,
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=policy.AnyPreservationPolicy(policies),
+                        best_fn=self._rank,  # without it the metrics are not stored, and forgotten
+                        create=write,
+                        read_only=not write,
+                        cleanup_tmp_directories=write,  # of writes that a kill cut off
+                    ),
+                )
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+
+    def _rank(self, metrics: dict[str, float] | None) -> float:
+        """What the best checkpoint has most of; one without the metric comes last."""
+        value = (metrics or {}).get(self._best or '')
+        if value is None or math.isnan(value):
+            return -math.inf
+        return -value if str(self._best).endswith('loss') else value
+
+    def steps(self) -> list[int]:
+        """The steps with a finished checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was saved with a checkpoint: its evaluation, or nothing."""
+        return self._manager.metrics(step) or {}
+
+    def best(self) -> int:
+        """The step of the best checkpoint (of equals, the latest)."""
+        ranked = [(self._rank(self.metrics(step)), step) for step in self.steps()]
+        if not ranked:
+            raise ValueError(f'{self.directory} holds no checkpoint')
+        if max(ranked)[0] == -math.inf:
+            raise ValueError(f'no checkpoint in {self.directory} has the metric {self._best!r}')
+        return max(ranked)[1]
+
+    def check_room(self, state: State) -> None:
+        """Raise OSError if the disk has no room for a checkpoint of `state` (arrays or shapes)."""
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            reason = OSError(f'a checkpoint takes {needed:,} bytes, the disk has {free:,} left')
+            raise _unwritable(self.directory, reason)
+
+    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
+        """Start saving `state` under its step, with `metrics`, unless that is saved already.
+
+        An error of the save before it is raised here.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self.check_room(state)
+        try:
+            args = ocp.args.StandardSave(state)
+            self._manager.save(
+                step, args=args, metrics=metrics or {}, force=True, custom_metadata=_digests(state)
+            )
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def restore(self, like: State) -> State | None:
+        """The newest readable checkpoint, placed as `like`; None if there is no checkpoint.
+
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Unreadable checkpoints newer than
+        it are reported and moved to ``damaged/`` in the workdir. If none is readable, nothing is
+        moved and the newest one's error is raised as a ValueError.
+        """
+        failed: dict[int, Exception] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+                self._verify(step, state)
+            except Exception as error:  # whatever the damage makes the readers raise
+                failed[step] = error
+                continue
+            for damaged, reason in failed.items():
+                self._set_aside(damaged, step, reason)
+            return state
+        if failed:
+            newest = max(failed)
+            if 'structure' in str(failed[newest]):
+                raise ValueError(
+                    f'checkpoint {newest} in {self.directory} has other parts than this run: it '
+                    'was saved by another version of jcls. Use that version to resume, or start '
+                    'another workdir from its weights with config.init.source'
+                )
+            raise ValueError(
+                f'no checkpoint in {self.directory} can be read; the newest, {newest}: '
+                f'{_first_line(failed[newest])}. Remove the folder to start over.'
+            )
+        return None
+
+    def variables(self, step: int) -> dict[str, Any]:
+        """Parameters, statistics and, where there are any, their averages, as NumPy arrays."""
+        tree = read_tree(self.directory / str(step))
+        self._verify(step, tree)
+        return tree
+
+    def _verify(self, step: int, part: Any) -> None:
+        """Raise ValueError if what was read is not what was saved; Orbax would not notice."""
+        with _quiet():
+            saved = self._manager.metadata(step).custom_metadata or {}
+        wrong = [name for name, crc in _digests(part).items() if saved.get(name, crc) != crc]
+        if wrong:
+            raise ValueError(
+                f'checkpoint {step} in {self.directory} is damaged: the checksum of '
+                f'{wrong[0]} differs'
+            )
+
+    def _set_aside(self, step: int, restored: int, error: Exception) -> None:
+        target = self.directory.parent / 'damaged' / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            names = itertools.chain([str(step)], (f'{step}.{i}' for i in itertools.count(1)))
+            target = next(p for p in map(target.with_name, names) if not p.exists())
+            (self.directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('damaged checkpoint set aside')
+        self._manager.reload()
+        logger.warning(
+            'checkpoint %d cannot be read (%s): moved to %s; going on from checkpoint %d',
+            step,
+            _first_line(error),
+            target.parent,
+            restored,
+        )
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk; its error, if any, is raised here."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def close(self) -> None:
+        """Wait, and release everything."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def read_tree(folder: Path) -> dict[str, Any]:
+    """{'params': ..., 'batch_stats': ..., 'ema': ...}, those that Orbax saved, as NumPy arrays.
+
+    Raises:
+      ValueError: if this is not a checkpoint of Orbax, or has nothing of the kind.
+    """
+    reader = ocp.PyTreeCheckpointer()
+    items = [path for path in (folder, *sorted(folder.iterdir())) if (path / '_METADATA').exists()]
+    if len(items) != 1:
+        inside = ', '.join(path.name for path in items or sorted(folder.iterdir())[:12])
+        raise ValueError(
+            f'{folder} is not a workdir of jcls, and not a checkpoint of Orbax, nor is one thing '
+            f'in it; name the folder of one (there are: {inside or "no files"})'
+        )
+    folder = items[0]
+    with _quiet():
+        tree = reader.metadata(folder).item_metadata.tree
+    found = {name: tree[name] for name in VARIABLES if name in tree}
+    if not found:
+        raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found
+    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+    with _quiet():
+        return jax.device_get(reader.restore(folder, args=args))
+
+
+def _digests(tree: Any) -> dict[str, int]:
+    """A CRC-32 of each field of a state (or of a dict of its fields), over its leaves in order."""
+    fields = tree if isinstance(tree, dict) else vars(tree)
+    digests = {}
+    for name, field in fields.items():
+        crc = 0
+        for leaf in jax.device_get(jax.tree.leaves(field)):
+            crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+        digests[name] = crc
+    return digests
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings by which Orbax comments on its own options, read-only folders, ..."""
+    absl = logging.getLogger('absl')
+    level = absl.level
+    absl.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of the message; of a long one, its beginning and its end, where causes are."""
+    line = (str(error).strip() or type(error).__name__).split('\n')[0]
+    return line if len(line) <= 200 else f'{line[:60]} ... {line[-130:]}'
+
+
+def _unwritable(directory: Path, error: Exception) -> OSError:
+    return OSError(
+        f'cannot write to {directory}: {_first_line(error)}. The last finished checkpoint is '
+        'intact; make room (or the folder writable) and run the same command to resume.'
+    )

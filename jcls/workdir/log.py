@@ -1,0 +1,191 @@
+"""What a run tells: metrics.jsonl, TensorBoard, a live display (plain lines without a terminal).
+
+Each line of metrics.jsonl is one object with ``step``, ``epoch`` and names like ``train/loss``. The
+values of a step are that step's own, not averages over the interval: so a resumed run writes the
+very lines that an uninterrupted one would (but for images_per_second).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jcls.config.horizon import Horizon
+from jcls.host import tensorflow
+
+FILE = 'metrics.jsonl'
+PLAIN_SECONDS = 5.0  # at least this long between two plain progress lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """The ``log`` section.
+
+    Attributes:
+      every: interval of the training metrics, e.g. '50 steps'; 'never' leaves the last step's.
+      tensorboard: also write event files for TensorBoard.
+    """
+
+    every: str = '50 steps'
+    tensorboard: bool = True
+
+
+class Log:
+    """Writes and shows from step `start` on; of the lines of an earlier run, those to `keep` stay.
+
+    With `active` false (every process but the first) it does neither.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        settings: LogSettings,
+        horizon: Horizon,
+        start: int,
+        keep: Callable[[dict[str, Any]], bool],
+        *,
+        active: bool = True,
+    ) -> None:
+        self._active, self._horizon = active, horizon
+        self._path = workdir / FILE
+        self._writer: Any = None
+        self.console = Console(quiet=not active, soft_wrap=True)
+        if active:
+            truncate(self._path, keep)
+        if active and settings.tensorboard:
+            tensorflow.load()  # clu imports it, too: quiet and off the accelerators first
+            from clu.metric_writers import SummaryWriter
+
+            self._writer = SummaryWriter(str(workdir))
+        self._progress = Progress(
+            TextColumn('step'),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn('{task.fields[facts]}'),
+            TimeRemainingColumn(),
+            TextColumn('left'),
+            console=self.console,
+            disable=not (active and self.console.is_terminal),
+        )
+        self._task = self._progress.add_task(
+            '', total=horizon.total, completed=start, facts='starting ...'
+        )
+        self._plain_at, self._clock, self._clock_step = 0.0, time.perf_counter(), start
+        self._progress.start()
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the training metrics of a step, with the speed since the last call."""
+        now = time.perf_counter()
+        facts = f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}'
+        left = ''
+        if step > self._clock_step:
+            seconds = (now - self._clock) / (step - self._clock_step)
+            rate = self._horizon.batch_size / seconds
+            metrics = {**metrics, 'images_per_second': rate}
+            facts += f'  {rate:,.0f} images/s'
+            left = f'  {duration((self._horizon.total - step) * seconds)} left'
+        self.restart_clock(step)
+        self._write(step, flat({'train': metrics}))
+        self._progress.update(self._task, completed=step, facts=facts)
+        if not self.console.is_terminal and now - self._plain_at >= PLAIN_SECONDS:
+            self._plain_at = now
+            self.say(f'step {step}/{self._horizon.total}  {facts}{left}')
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Log evaluations, ``{'eval': {'top1': ...}, ...}``, as one line."""
+        for prefix, metrics in results.items():
+            self.say(
+                f'step {step}  epoch {self._horizon.epoch(step):.4g}  {prefix}: '
+                f'top-1 {metrics["top1"]:.4f}  top-5 {metrics["top5"]:.4f}  '
+                f'loss {metrics["loss"]:.4f}  ({metrics["examples"]:,} images)'
+            )
+        self._write(step, flat(results))
+
+    def say(self, message: str) -> None:
+        """Show a message to the user."""
+        self.console.print(message, highlight=False, markup=False)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show that something takes a while, and in the end how long it took."""
+        began = time.perf_counter()
+        self._progress.update(self._task, facts=f'{what} ...')
+        if not self.console.is_terminal:
+            self.say(f'{what} ...')
+        yield
+        self.say(f'{what} took {duration(time.perf_counter() - began)}')
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count as training time."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
+
+    def restart_clock(self, step: int) -> None:
+        """Count the speed from here (after the first step, which compiles)."""
+        self._clock, self._clock_step = time.perf_counter(), step
+
+    def close(self) -> None:
+        """Flush everything and take the display down."""
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        if not self._active:
+            return
+        line = json.dumps({'step': step, 'epoch': self._horizon.epoch(step), **metrics})
+        try:
+            with self._path.open('a') as file:
+                file.write(line + '\n')
+        except OSError as error:
+            raise OSError(
+                f'cannot write {self._path}: {error.strerror}. Make room and run the same command '
+                'to resume from the last checkpoint.'
+            ) from error
+        if self._writer is not None:
+            self._writer.write_scalars(step, metrics)
+
+
+def flat(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """``{'eval': {'top1': x}}`` -> ``{'eval/top1': x}``."""
+    return {f'{prefix}/{k}': v for prefix, metrics in results.items() for k, v in metrics.items()}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics.jsonl; a last one cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split('\n')[:-1]  # what follows the last newline is incomplete
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is damaged: {error}; repair or remove it') from None
+
+
+def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove the other lines of a metrics.jsonl, atomically."""
+    if path.exists():
+        kept = [json.dumps(line) + '\n' for line in read(path) if keep(line)]
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(''.join(kept))
+        temporary.replace(path)
+
+
+def duration(seconds: float) -> str:
+    """'42 s', '3 min 20 s', '5 h 10 min', '2 d 3 h'."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    parts = [(days, 'd'), (h, 'h'), (m, 'min'), (s, 's')]
+    first = next((i for i, (value, _) in enumerate(parts) if value), 3)
+    return ' '.join(f'{value} {unit}' for value, unit in parts[first : first + 2] if value) or '0 s'
