@@ -15,18 +15,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # before anything imports JAX
 import numpy as np
 import pytest
 
-# A run of seconds: two classes of patterns that a few steps tell apart.
-TINY: dict[str, Any] = {
-    'batch_size': 8,
-    'duration': '12 steps',
-    'data': {'name': 'digits'},
-    'augment': ({'name': 'pad_and_crop', 'size': 8, 'padding': 1},),
-    'model': {'name': 'resnet20', 'blocks': (1, 1), 'width': 4},
-    'optimizer': {'lr': 0.05, 'reference_batch': None},
-    'evaluate': {'every': '5 steps', 'preprocess': (), 'batch_size': 120},
-    'checkpoint': {'every': '4 steps'},
-    'log': {'every': '2 steps', 'tensorboard': False},
-}
+from helpers import golden_path
+from helpers.runs import TINY, environment
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -56,14 +46,7 @@ def tiny() -> dict[str, Any]:
 @pytest.fixture(scope='session')
 def golden() -> Callable[[str], Any]:
     """Load a file of tests/golden by name."""
-    folder = Path(__file__).parent / 'golden'
-    return lambda name: np.load(folder / name)
-
-
-def environment(devices: int = 1, **more: str) -> dict[str, str]:
-    """The environment of a test's own process with so many virtual CPU devices."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
-    return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **more}
+    return lambda name: np.load(golden_path(name))
 
 
 @pytest.fixture

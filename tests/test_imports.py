@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import environment
 
 import jcls
+from helpers.runs import environment
 
 ROOT = Path(jcls.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))

@@ -10,9 +10,9 @@ from unittest import mock
 
 import jax
 import pytest
-from conftest import TINY
 
 import jcls
+from helpers.runs import TINY
 from jcls import arguments
 from jcls import main as command
 from jcls.config.schema import plain

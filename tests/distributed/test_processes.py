@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, environment
 
 import jcls
+from helpers.runs import MAIN, TINY, start
 from jcls.workdir import log as logs
 from jcls.workdir.checkpoint import FOLDER
-
-MAIN = ('-m', 'jcls.main')
 
 # The command line, but the 20th batch of this process fails.
 FAILS = """
@@ -40,31 +37,6 @@ def failing(*args, **mixing):
 pipeline.batches = failing
 sys.exit(main.main())
 """
-
-
-def start(
-    workdir: Path,
-    processes: int,
-    *more: str,
-    each: Sequence[Sequence[str]] = ((), ()),
-    programs: Sequence[Sequence[str]] = (MAIN, MAIN),
-) -> list[subprocess.Popen[str]]:
-    """The command line in so many processes of two devices each; `each` has words of its own."""
-    config = workdir.with_suffix('.py')
-    config.write_text(f'def get_config():\n    return {TINY!r}\n')
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
-    named = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
-    words = ['--config', str(config), '--workdir', str(workdir), *more]
-    return [
-        subprocess.Popen(
-            [sys.executable, *programs[i], *words, *each[i]],
-            env=environment(2, **named, JAX_PROCESS_ID=str(i)),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(processes)
-    ]  # fmt: skip
 
 
 def ends(processes: list[subprocess.Popen[str]], code: int) -> list[str]:

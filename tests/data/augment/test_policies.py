@@ -5,18 +5,18 @@ from __future__ import annotations
 import collections
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_augment import ALPHA, collect, composed, draw, p_of_share
-from test_geometry import pillow as moved
-from test_pixels import difference, photographs
-from test_pixels import pillow as levelled
 
+from helpers import golden_path
+from helpers.pictures import ALPHA, collect, composed, draw, p_of_share, photographs
+from helpers.pictures import pillow_geometry as moved
+from helpers.pictures import pillow_level as levelled
+from helpers.pictures import pixel_difference as difference
 from jcls.data import augment
 from jcls.data.augment import policies, policy_ops
 from jcls.data.augment.autoaugment import auto_augment
@@ -25,7 +25,7 @@ from jcls.data.augment.policies import TORCHVISION, rand_augment, rand_augment_t
 from jcls.data.augment.policy_ops import GEOMETRIC, NAMES
 from jcls.host.tensorflow import tf
 
-GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'policies.json').read_text())
+GOLDEN = json.loads(golden_path('policies.json').read_text())
 SIZES = tuple(GOLDEN['rand_augment'])
 Outcome = tuple[tuple[str, float], ...]  # the operations and their values, in order
 

@@ -12,15 +12,23 @@ from PIL import Image
 from scipy import stats
 
 import jcls
+from helpers.pictures import (
+    ALPHA,
+    JITTERED,
+    collect,
+    composed,
+    coordinates,
+    draw,
+    noise,
+    p_of_share,
+)
 from jcls.data import augment
 from jcls.data.augment import OPERATIONS, crop
-from jcls.data.augment.operation import Draw, Operation
+from jcls.data.augment.operation import Operation
 from jcls.host.tensorflow import tf
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-ALPHA = 1e-3  # of a statistical test; every draw here is fixed, so none fails by chance later
 
-JITTERED = ('brightness', 'contrast', 'saturation', 'hue')
 
 # Fields with which each operation surely changes the image `noise(40, 56)`.
 EACH: dict[str, dict[str, Any]] = {
@@ -45,41 +53,6 @@ EACH: dict[str, dict[str, Any]] = {
     'grid_mask': {'d': (8, 16)},
     'hide_and_seek': {'grid_sizes': (16,)},
 }
-
-
-def composed(name: str, **fields: Any) -> Operation:
-    """One operation by its section."""
-    return augment.compose(({'name': name, **fields},), 'augment')
-
-
-def draw(index: int, word: int = 7) -> Draw:
-    """The random numbers that the pipeline gives an example."""
-    return Draw(tf.constant([word, 64 * index], tf.int64))
-
-
-def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """An image in which no two pixels are likely alike, none of them black."""
-    return np.random.default_rng(0).integers(1, 256, (height, width, channels), np.uint8)
-
-
-def coordinates(height: int, width: int) -> np.ndarray:
-    """An image whose pixels tell where they are, none of them black."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([y & 255, x & 255, 16 * (y >> 8) + (x >> 8) + 1], -1).astype(np.uint8)
-
-
-def collect(function: Any, count: int) -> Any:
-    """`function` of a Draw, for as many examples, in one pass."""
-    examples = tf.data.Dataset.range(count).map(
-        lambda index: function(Draw(tf.stack([tf.constant(7, tf.int64), 64 * index]))),
-        num_parallel_calls=2,
-    )
-    return next(examples.batch(count).as_numpy_iterator())
-
-
-def p_of_share(hits: int, tries: int, share: float) -> float:
-    """How likely a share at least as far from the expected one is."""
-    return float(stats.binomtest(hits, tries, share).pvalue)
 
 
 @pytest.mark.parametrize(('height', 'width'), [(375, 500), (500, 375), (60, 600), (32, 32)])

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import environment
+
+from helpers.runs import environment
 
 # Of three processes; each does what it is told.
 PROGRAM = """

@@ -11,16 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+from helpers.nets import to_steps
 from jcls import models
 from jcls.optim import groups, optimizer, schedule
 
 TOTAL, WARMUP = 600 * 1251, 5 * 1251  # torchvision's 600 epochs of 1251 steps
 RULES = ((optimizer.NORM, 0.0), ('.*', 1.0))
-
-
-def to_steps(length: str) -> int:
-    """'7 steps' -> 7."""
-    return int(length.split()[0])
 
 
 def rates(peak: float, total: int, steps: Any = None, **section: Any) -> np.ndarray:

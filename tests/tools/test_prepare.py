@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import environment
 from PIL import Image
 
+from helpers.runs import environment
 from jcls import main as command
 from jcls.data import decode
 from jcls.data.sources.folder import folder

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import environment
 from PIL import Image
-from test_processes import start
 
+from helpers.runs import environment, start
 from jcls.data import sources
 from jcls.distributed import agree, launch
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models import difference, nested
-from test_optim import to_steps
 
+from helpers.nets import difference, nested, to_steps
 from jcls import models
 from jcls.distributed import mesh as meshes
 from jcls.models import batch_norm as norms

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import stats
-from test_augment import ALPHA, JITTERED, collect, composed, draw, p_of_share
-from test_pixels import difference, photographs
 
+from helpers.pictures import ALPHA, JITTERED, collect, composed, draw, p_of_share, photographs
+from helpers.pictures import pixel_difference as difference
 from jcls.data.augment import levels
 from jcls.data.augment.colour import EIGENVALUES, EIGENVECTORS, color_jitter
 from jcls.host.tensorflow import tf

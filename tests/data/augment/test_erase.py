@@ -7,27 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage, stats
-from test_augment import ALPHA, collect, composed, draw, p_of_share
 
+from helpers.pictures import ALPHA, collect, composed, draw, masks, p_of_share, plain
 from jcls.data.augment import erase
 from jcls.host.tensorflow import tf
 
-FILL = (250, 7, 130)  # in no image here
 SCALE, RATIO = (0.02, 0.33), (0.3, 3.3)
-
-
-def plain(height: int, width: int, channels: int = 3) -> Any:
-    """A grey image."""
-    return tf.fill([height, width, channels], tf.constant(60, 'uint8'))
-
-
-def masks(examples: int, height: int, width: int, name: str, **fields: Any) -> np.ndarray:
-    """bool [examples, height, width]: what was painted over; the rest is untouched."""
-    operation = composed(name, **fields, fill=FILL)
-    found = collect(lambda d: operation.apply(plain(height, width), d), examples)
-    painted = (found == FILL).all(axis=-1)
-    assert (found[~painted] == 60).all()
-    return painted
 
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_augment import ALPHA, p_of_share
-from test_erase import FILL, masks, plain
 
+from helpers.pictures import ALPHA, FILL, masks, p_of_share, plain
 from jcls.data.augment.grids import grid_mask
 from jcls.data.augment.operation import Draw
 from jcls.host.tensorflow import tf

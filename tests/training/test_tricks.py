@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import ad_checkpoint
-from test_loop import assert_same_run, crashing, lines
 
 import jcls
+from helpers.runs import assert_same_run, crashing, lines
 from jcls import models
 from jcls.main import main
 from jcls.training import loop

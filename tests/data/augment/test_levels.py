@@ -2,80 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from sklearn.datasets import load_sample_images
+from PIL import Image, ImageFilter
 
-from jcls.data.augment import levels, policy_ops
+from helpers.pictures import photographs, transformed
+from helpers.pictures import pillow_level as pillow
+from helpers.pictures import pixel_difference as difference
+from jcls.data.augment import levels
 from jcls.data.augment.levels import PIXEL
-from jcls.data.augment.policy_ops import INDEX, Step
 from jcls.host.tensorflow import tf
-
-
-@functools.cache
-def photographs(height: int, width: int) -> tuple[np.ndarray, ...]:
-    """scikit-learn's two photographs at this size, a part of each, and one of low contrast."""
-    images = load_sample_images().images
-    resized = [np.asarray(Image.fromarray(image).resize((width, height))) for image in images]
-    parts = [image[150 : 150 + height, 200 : 200 + width] for image in images]
-    return (*resized, *parts, parts[1] // 3 + np.array([20, 60, 110], np.uint8))
-
-
-def pillow(name: str, image: Image.Image, value: float) -> Image.Image:
-    """What Pillow makes of an operation of `kernels.NAMES` on levels."""
-    if name == 'posterize' and value == 0:  # which Pillow refuses
-        return image.point([0] * 256 * len(image.getbands()))
-    enhancers = {
-        'brightness': ImageEnhance.Brightness,
-        'color': ImageEnhance.Color,
-        'contrast': ImageEnhance.Contrast,
-        'sharpness': ImageEnhance.Sharpness,
-    }
-    if name in enhancers:
-        return enhancers[name](image).enhance(value)
-    functions: dict[str, Callable[[], Image.Image]] = {
-        'identity': lambda: image,
-        'posterize': lambda: ImageOps.posterize(image, int(value)),
-        'solarize': lambda: ImageOps.solarize(image, value),  # type: ignore[arg-type]
-        'solarize_add': lambda: image.point(
-            lambda level: min(255, level + int(value)) if level < 128 else level
-        ),
-        'autocontrast': lambda: ImageOps.autocontrast(image),
-        'equalize': lambda: ImageOps.equalize(image),
-        'invert': lambda: ImageOps.invert(image),
-    }
-    return functions[name]()
-
-
-def difference(found: Any, wanted: Any) -> np.ndarray:
-    """|found - wanted| in levels, at each pixel the largest of its channels."""
-    found, wanted = (np.atleast_3d(np.asarray(image)).astype(int) for image in (found, wanted))
-    assert found.shape == wanted.shape
-    return np.abs(found - wanted).max(axis=-1)
-
-
-@functools.cache
-def transformed(kind: str = 'bilinear') -> Callable[..., Any]:
-    """`kernels.transform` of one operation: a compiled function of image, number, value, fill."""
-
-    def run(image: Any, which: Any, value: Any, fill: Any) -> Any:
-        steps = Step(which[None], value[None], tf.constant([True]))
-        return policy_ops.transform(image, steps, fill, kind)
-
-    program = tf.function(run, jit_compile=True, autograph=False)
-
-    def call(image: np.ndarray, name: str, value: float, fill: tuple[int, ...] = (0, 0, 0)) -> Any:
-        colour = tf.constant(fill[: image.shape[2]], tf.uint8)
-        which = tf.constant(INDEX[name])
-        return program(tf.constant(image), which, tf.constant(value, tf.float32), colour)
-
-    return call
-
 
 BLENDS = ('brightness', 'color', 'contrast', 'sharpness')
 FACTORS = (0.0, *np.linspace(0.01, 1.99, 23), 1.0, 0.1, 2.0)

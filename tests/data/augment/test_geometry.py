@@ -8,36 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_augment import ALPHA, collect, coordinates, draw, p_of_share
-from test_pixels import difference, photographs, transformed
 
+from helpers.pictures import (
+    ALPHA,
+    KINDS,
+    collect,
+    coordinates,
+    draw,
+    p_of_share,
+    photographs,
+    transformed,
+)
+from helpers.pictures import pillow_geometry as pillow
+from helpers.pictures import pixel_difference as difference
 from jcls.data import augment
 from jcls.data.augment import crop, geometry
 from jcls.data.augment.policy_ops import GEOMETRIC
 from jcls.host.tensorflow import tf
 
-KINDS = {
-    'nearest': Image.Resampling.NEAREST,
-    'bilinear': Image.Resampling.BILINEAR,
-    'bicubic': Image.Resampling.BICUBIC,
-}
 SHEARS = tuple(np.linspace(-0.99, 0.99, 15))
 SHIFTS = (*range(-32, 33, 8), -150.0, 45.3, 0.5, -77.76, 400.0)
 ANGLES = (*np.linspace(-135, 135, 31), 30.0, -17.3, 180.0, -180.0)
 VALUES = dict(zip(GEOMETRIC, (SHEARS, SHEARS, SHIFTS, SHIFTS, ANGLES), strict=True))
 FILL = (124, 116, 104)
-
-
-def pillow(name: str, image: Image.Image, value: float, kind: str, fill: Any) -> Image.Image:
-    """What Pillow makes of a geometric operation of `kernels.NAMES`, called as timm does."""
-    if name == 'rotate':
-        return image.rotate(value, resample=KINDS[kind], fillcolor=fill)
-    place = {'shear_x': 1, 'translate_x': 2, 'shear_y': 3, 'translate_y': 5}[name]
-    matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    matrix[place] = value
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, resample=KINDS[kind], fillcolor=fill
-    )
 
 
 @pytest.mark.parametrize(('height', 'width'), [(112, 112), (97, 120)])

@@ -16,19 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, environment
 
 import jcls
+from helpers.runs import TINY, assert_same_run, crashing, environment, lines
 from jcls.training import loop
 from jcls.training.experiment import Experiment
 from jcls.workdir import log as logs
 from jcls.workdir.checkpoint import FOLDER, Checkpoints
-
-
-@pytest.fixture(scope='module')
-def experiment() -> Experiment:
-    """One experiment for many runs, so that its step is compiled once."""
-    return jcls.build(TINY)
 
 
 @pytest.fixture(scope='module')
@@ -37,37 +31,6 @@ def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
     workdir = tmp_path_factory.mktemp('finished')
     loop.train(experiment, workdir)
     return workdir
-
-
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the speed, the only thing in it that a clock decides."""
-    read = logs.read(workdir / logs.FILE)
-    return [{k: v for k, v in line.items() if k != 'train/images_per_second'} for line in read]
-
-
-def assert_same_run(workdir: Path, reference: Path, experiment: Experiment) -> None:
-    """The newest checkpoints are equal bit for bit, and so are all lines of metrics.jsonl."""
-    states = []
-    for path in (workdir, reference):
-        checkpoints = Checkpoints(path, write=False)
-        states.append(checkpoints.restore(experiment.state_shapes()))
-        checkpoints.close()
-    ours, theirs = (jax.tree_util.tree_leaves_with_path(state) for state in states)
-    assert len(ours) == len(theirs) > 30
-    for (path, a), (_, b) in zip(ours, theirs, strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
-    assert lines(workdir) == lines(reference)
-
-
-def crashing(experiment: Experiment, at: int) -> Experiment:
-    """The experiment with a step that fails at the update number `at`."""
-
-    def step(state: Any, batch: Any) -> Any:
-        if int(state.step) + 1 == at:
-            raise RuntimeError('power cut')
-        return experiment.train_step(state, batch)
-
-    return dataclasses.replace(experiment, train_step=step)
 
 
 def test_crashed_and_resumed_is_never_crashed(

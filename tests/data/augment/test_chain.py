@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_augment import collect, draw, noise
 
+from helpers.pictures import collect, draw, noise
 from jcls.data import augment, graph, pipeline
 from jcls.data.augment.operation import Draw
 from jcls.data.pipeline import Damage

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
 from PIL import Image
 from scipy import stats
-from test_loop import assert_same_run, crashing, lines
 
 import jcls
+from helpers.runs import TINY, assert_same_run, crashing, lines
 from jcls.config import horizon
 from jcls.data import augment, mix, pipeline, sources
 from jcls.data.mix import Mix

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import jcls
+from helpers import golden_path
 from jcls import models
 from jcls.host.tensorflow import tf
 from jcls.main import main
@@ -25,7 +26,7 @@ from jcls.weights.foreign import convert, files, layouts
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
-GOLDEN = Path(__file__).parent / 'golden' / 'weights'
+GOLDEN = golden_path('weights')
 CLASSES = 7
 
 

@@ -75,7 +75,7 @@ def test_operations_before_a_crop_of_files(tiny: dict[str, Any], tmp_path: Path)
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PNG of as many rows as asked for, and an error for more than there are."""
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     words = ['preview', '--config', 'configs/quickstart.py', '--out', str(tmp_path / 'grid.png')]
     assert main([*words, '--images', '3']) == 0
     cell = preview.CELL + preview.GAP

@@ -16,6 +16,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import jcls
+from helpers import golden_path
 from jcls import models
 from jcls.main import main
 from jcls.tools.import_ import import_weights
@@ -27,7 +28,7 @@ from jcls.weights.metadata import display_names, imagenet, preprocess, torchvisi
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
-GOLDEN = Path(__file__).parent / 'golden' / 'weights'
+GOLDEN = golden_path('weights')
 LABELS = (0, 2, 4, 6)  # of make_weights.py
 NETS = {  # file, layout, preset, width, blocks
     'tv_bottleneck.pth': ('torch', 'resnet50', 4, (1, 2, 1, 1)),

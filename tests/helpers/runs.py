@@ -1,0 +1,105 @@
+"""A tiny run, and runs in processes of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jcls
+from jcls.training.experiment import Experiment
+from jcls.workdir import log as logs
+from jcls.workdir.checkpoint import Checkpoints
+
+# A run of seconds: two classes of patterns that a few steps tell apart.
+TINY: dict[str, Any] = {
+    'batch_size': 8,
+    'duration': '12 steps',
+    'data': {'name': 'digits'},
+    'augment': ({'name': 'pad_and_crop', 'size': 8, 'padding': 1},),
+    'model': {'name': 'resnet20', 'blocks': (1, 1), 'width': 4},
+    'optimizer': {'lr': 0.05, 'reference_batch': None},
+    'evaluate': {'every': '5 steps', 'preprocess': (), 'batch_size': 120},
+    'checkpoint': {'every': '4 steps'},
+    'log': {'every': '2 steps', 'tensorboard': False},
+}
+
+
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
+    """The environment of a test's own process with so many virtual CPU devices."""
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **more}
+
+
+@pytest.fixture(scope='module')
+def experiment() -> Experiment:
+    """One experiment for many runs, so that its step is compiled once."""
+    return jcls.build(TINY)
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the speed, the only thing in it that a clock decides."""
+    read = logs.read(workdir / logs.FILE)
+    return [{k: v for k, v in line.items() if k != 'train/images_per_second'} for line in read]
+
+
+def assert_same_run(workdir: Path, reference: Path, experiment: Experiment) -> None:
+    """The newest checkpoints are equal bit for bit, and so are all lines of metrics.jsonl."""
+    states = []
+    for path in (workdir, reference):
+        checkpoints = Checkpoints(path, write=False)
+        states.append(checkpoints.restore(experiment.state_shapes()))
+        checkpoints.close()
+    ours, theirs = (jax.tree_util.tree_leaves_with_path(state) for state in states)
+    assert len(ours) == len(theirs) > 30
+    for (path, a), (_, b) in zip(ours, theirs, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
+    assert lines(workdir) == lines(reference)
+
+
+def crashing(experiment: Experiment, at: int) -> Experiment:
+    """The experiment with a step that fails at the update number `at`."""
+
+    def step(state: Any, batch: Any) -> Any:
+        if int(state.step) + 1 == at:
+            raise RuntimeError('power cut')
+        return experiment.train_step(state, batch)
+
+    return dataclasses.replace(experiment, train_step=step)
+
+
+MAIN = ('-m', 'jcls.main')
+
+
+def start(
+    workdir: Path,
+    processes: int,
+    *more: str,
+    each: Sequence[Sequence[str]] = ((), ()),
+    programs: Sequence[Sequence[str]] = (MAIN, MAIN),
+) -> list[subprocess.Popen[str]]:
+    """The command line in so many processes of two devices each; `each` has words of its own."""
+    config = workdir.with_suffix('.py')
+    config.write_text(f'def get_config():\n    return {TINY!r}\n')
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    named = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
+    words = ['--config', str(config), '--workdir', str(workdir), *more]
+    return [
+        subprocess.Popen(
+            [sys.executable, *programs[i], *words, *each[i]],
+            env=environment(2, **named, JAX_PROCESS_ID=str(i)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
