@@ -16,10 +16,9 @@ from jcls.distributed import mesh as meshes
 from jcls.models import batch_norm as norms
 from jcls.models import layers
 from jcls.optim import optimizer, schedule
-from jcls.training import losses
+from jcls.training import freezing, losses
 from jcls.training import state as states
 from jcls.training.step import create_train_step
-from jcls.weights import init
 
 # How jcls says what tests/golden/make_trajectory.py does in torch, and how near it must stay. Torch
 # started from weights that differ by 2**-52 of themselves differs from itself by up to 7e-13,
@@ -47,12 +46,12 @@ def train(
         'params': nested(golden, 'weights/', False, PARAMETERS),
         'batch_stats': nested(golden, 'weights/', False, STATISTICS),
     }
-    still = init.still_norms(**start, settings=init.create(freeze=freeze))
+    still = freezing.still_norms(**start, freeze=freeze, norm_eval=False)
     norm = norms.batch_norm(still, batch_size=group)
     model = models.create('resnet50', norm, num_classes=5, blocks=(1, 2, 1, 1), width=8)
     sgd = optimizer.create(
         batch_size,
-        functools.partial(init.trained, freeze=freeze),
+        functools.partial(freezing.trained, freeze=freeze),
         lr=0.02,
         reference_batch=None,
         momentum=0.9,

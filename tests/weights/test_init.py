@@ -34,7 +34,7 @@ def shapes(name: str = 'resnet50', **fields: Any) -> Any:
 
 def frozen_parts(freeze: int | tuple[str, ...], name: str = 'resnet50') -> set[str]:
     """The parts of a model of which everything is frozen, such as 'stem' and 'stage1_block2'."""
-    tree = init.trained(shapes(name)['params'], freeze)
+    tree = freezing.trained(shapes(name)['params'], freeze)
     return {part for part, leaves in tree.items() if not any(jax.tree.leaves(leaves))}
 
 
@@ -49,7 +49,7 @@ def test_stages_are_counted_as_mmpretrain_counts_them(stages, blocks, name):
     for stage, count in enumerate(blocks or (), 1):
         wanted |= {f'stage{stage}_block{i}' for i in range(1, count + 1)}
     assert frozen_parts(stages, name) == wanted
-    trained = init.trained(shapes(name)['params'], stages)
+    trained = freezing.trained(shapes(name)['params'], stages)
     assert all(jax.tree.leaves(trained['head']))
 
 
@@ -57,16 +57,16 @@ def test_patterns_freeze_what_they_match_whole():
     """Regular expressions over whole paths; a layer of which a part trains is not still."""
     tree = shapes()
     freeze = ('stem/.*', r'stage1_block1/norm\d/scale', r'stage2_.*/norm\d/.*')
-    trained = init.trained(tree['params'], freeze)
+    trained = freezing.trained(tree['params'], freeze)
     assert not any(jax.tree.leaves(trained['stem']))
     assert trained['stage1_block1']['norm1'] == {'scale': False, 'bias': True}
     assert trained['stage2_block1']['conv1'] == {'kernel': True}
-    still = init.still_norms(tree['params'], tree['batch_stats'], init.create(freeze=freeze))
+    still = freezing.still_norms(tree['params'], tree['batch_stats'], freeze, False)
     assert 'stem/norm1' in still
     assert 'stage1_block1/norm1' not in still
     assert {f'stage2_block{i}/norm{j}' for i in range(1, 5) for j in (1, 2, 3)} <= still
     assert 'stage2_block1/shortcut_norm' not in still
-    everything = init.still_norms(tree['params'], tree['batch_stats'], init.create(norm_eval=True))
+    everything = freezing.still_norms(tree['params'], tree['batch_stats'], -1, True)
     assert len(everything) == 53
 
 
@@ -83,7 +83,7 @@ def test_patterns_freeze_what_they_match_whole():
 def test_a_freeze_that_cannot_be_is_refused(freeze, message):
     """A stage that does not exist, a pattern that matches nothing, and all of it."""
     with pytest.raises(ValueError, match=message):
-        init.trained(shapes()['params'], freeze)
+        freezing.trained(shapes()['params'], freeze)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_freeze_that_cannot_be_is_refused(freeze, message):
 def test_a_section_that_cannot_be_is_refused(fields, message):
     """Each field by its name and value."""
     with pytest.raises(ValueError, match=message):
-        init.create(**fields)
+        init.InitSettings(**fields)
 
 
 @pytest.fixture(scope='module')
@@ -278,8 +278,10 @@ def test_the_same_parameters_may_be_another_architecture():
     pair = (models.create('resnet50d'), models.create('resnet50', stem='deep'))
     assert shapes('resnet50d') == shapes('resnet50', stem='deep')
     with pytest.raises(ValueError, match='shortcut: pool in the source, conv in the model'):
-        init.check_architecture(*pair, init.create(source='x'))
-    init.check_architecture(pair[0], models.create('resnet50d', zero_gamma=True), init.create())
+        init.check_architecture(*pair, init.InitSettings(source='x'))
+    init.check_architecture(
+        pair[0], models.create('resnet50d', zero_gamma=True), init.InitSettings()
+    )
 
 
 def test_a_source_that_does_not_fit_leaves_no_workdir(source, tmp_path):
