@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jcls import models
 from jcls.config import as_config_dict, load
 from jcls.config.horizon import Horizon, create_horizon
+from jcls.config.parts import choose
 from jcls.config.schema import Section, complete, fields, plain
 from jcls.data import mix, pipeline, sources
 from jcls.data.augment import OPERATIONS, compose
@@ -28,6 +29,7 @@ from jcls.optim.update_rules import OPTIMIZERS
 from jcls.training import distill, freezing, losses, step
 from jcls.training.evaluate import EvaluateSettings
 from jcls.training.experiment import Experiment, share_of
+from jcls.training.metrics import Metric, choose_metrics
 from jcls.training.reference import Reference
 from jcls.weights.init import InitSettings
 from jcls.workdir.checkpoint import CheckpointSettings
@@ -93,7 +95,8 @@ def assemble(
     evaluation = EvaluateSettings(**sections['evaluate'])
     checkpoint = CheckpointSettings(**sections['checkpoint'])
     log = LogSettings(**sections['log'])
-    _check_best(checkpoint.best, evaluation, averaged=average is not None)
+    metrics = choose_metrics(evaluation.metrics, model.num_classes)
+    _check_best(checkpoint.best, metrics, evaluation, averaged=average is not None)
     if evaluation.batch_size and evaluation.batch_size % mesh.size:
         raise ValueError(
             f'config.evaluate.batch_size={evaluation.batch_size} does not divide over {mesh.size} '
@@ -135,7 +138,7 @@ def assemble(
             distillation=distillation,
             **common,
         ),
-        eval_step=step.create_eval_step(model, mesh, **common),
+        eval_step=step.create_eval_step(model, mesh, metrics=metrics, **common),
         augmentation_by_step=_augmentation_by_step(augment, sizes, horizon),
         mix=mixing,
         ema=average,
@@ -144,6 +147,7 @@ def assemble(
         distillation=distillation,
         eval_operation=compose(evaluation.preprocess, 'evaluate.preprocess'),
         evaluate=evaluation,
+        metrics=metrics,
         checkpoint=checkpoint,
         log=log,
         reference=Reference(**sections['reference']),
@@ -162,9 +166,21 @@ def _check_accumulate(accumulate: int, batch_size: int, devices: int) -> None:
         )
 
 
-def _check_best(best: str | None, evaluation: EvaluateSettings, *, averaged: bool) -> None:
+def _check_best(
+    best: str | None,
+    metrics: Mapping[str, Metric],
+    evaluation: EvaluateSettings,
+    *,
+    averaged: bool,
+) -> None:
     """Refuse to keep the best by what is not evaluated."""
-    prefix = (best or '').split('/')[0]
+    if best is None:
+        return
+    known = [
+        f'{prefix}/{name}' for prefix in ('eval', 'eval_ema', 'eval_train') for name in metrics
+    ]
+    choose(dict.fromkeys(known), best, 'config.checkpoint.best')
+    prefix = best.split('/')[0]
     if prefix == 'eval_ema' and not averaged:
         raise ValueError(
             f"config.checkpoint.best={best!r}, but config.ema.name='none': there are no averaged "

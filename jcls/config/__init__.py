@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jcls.config.schema import Sections, Text, complete, conform, plain, suggest
+from jcls.config.parts import suggest
+from jcls.config.schema import Sections, Text, complete, conform, plain
 
 
 def find(path: str | Path) -> Path:

@@ -11,7 +11,6 @@ Whatever is wrong raises a ValueError that says where, what is allowed and how t
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import logging
 import re
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+
+from jcls.config.parts import is_own, part, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +49,6 @@ class Section(NamedTuple):
 
 
 Sections = Mapping[str, Section]
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``'; did you mean 'x'?'`` for the nearest known word, else an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f'; did you mean {near[0]!r}?' if near else ''
-
-
-def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Return ``table[name]``; an unknown name raises a ValueError that lists the known ones."""
-    if name not in table:
-        known = ', '.join(table)
-        raise ValueError(f'unknown {what} {name!r}{suggest(str(name), table)} (known: {known})')
-    return table[name]
 
 
 def complete(
@@ -122,7 +109,7 @@ def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tup
     if name is REQUIRED:
         raise ValueError(f'config.{where}: needs a name (known: {", ".join(section.table)})')
     try:
-        choice = choose(section.table, str(name), 'name')
+        choice = part(section.table, str(name), 'name')
     except ValueError as error:
         raise ValueError(f'config.{where}.name: {error}') from None
     found = {'name': (str, str(name))} | {k: v for k, v in found.items() if k != 'name'}
@@ -138,7 +125,8 @@ def _renamed(values: Any, section: Section, where: str, name: str) -> dict[str, 
     old = values.get('name')
     if old is None and section.function:
         old = _parameters(section.function).get('name', (str, None))[1]
-    old_fields = fields(section, old, where) if old in table else {}
+    known = old in table or (isinstance(old, str) and is_own(old))
+    old_fields = fields(section, old, where) if known else {}
     new_fields = fields(section, name, where)
     dropped = [key for key in values if key in old_fields and key not in new_fields]
     if dropped:

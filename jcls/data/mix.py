@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data.sampler import STREAMS
 from jcls.host.tensorflow import tf
 

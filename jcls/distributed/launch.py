@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import jax
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 
 LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
 BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')

@@ -16,7 +16,7 @@ import numpy as np
 from jax._src import xla_bridge  # the only place that tells whether there are backends yet
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 
 AHEAD = 2  # batches on their way to the devices while one is computed
 PLATFORMS = ('any', 'cpu', 'gpu', 'tpu')

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.models import batch_norm as norms
 from jcls.models import layers
 from jcls.models.resnet import ResNet

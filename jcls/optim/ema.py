@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jcls.config.schema import choose
+from jcls.config.parts import part
 
 Share = Callable[[Any], tuple[Any, Any]]
 
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 def create(run: Run, *, name: str = 'none', **fields: Any) -> Ema | None:
     """The ``ema`` section: one of `EMAS`, or None with 'none'."""
-    return choose(EMAS, name, 'ema')(run, **fields)
+    return part(EMAS, name, 'ema')(run, **fields)
 
 
 def none(run: Run) -> None:

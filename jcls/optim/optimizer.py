@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose, part
 from jcls.optim import groups
 from jcls.optim.update_rules import OPTIMIZERS, Decay
 
@@ -126,7 +126,7 @@ def create(
                 f'config.optimizer.lr_groups: ({pattern!r}, {multiplier}): a multiplier must be '
                 'positive; to freeze parameters, set config.init.freeze'
             )
-    rule = choose(OPTIMIZERS, name, 'optimizer')
+    rule = part(OPTIMIZERS, name, 'optimizer')
     choose(dict.fromkeys(('decoupled', 'coupled')), decay, 'config.optimizer.decay')
     rule(Decay({}, decay), **fields)  # refuses wrong fields now
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose, part
 
 Schedule = Callable[[Any], jax.Array]  # step (int) -> a scalar
 ToSteps = Callable[[str], int]  # '5 epochs' -> steps
@@ -55,7 +55,7 @@ def create(
         as torchvision and timm do.
       **shape: the fields of the chosen shape.
     """
-    shape_of = choose(SCHEDULES, name, 'schedule')
+    shape_of = part(SCHEDULES, name, 'schedule')
     constant_warmup = choose(
         {'linear': False, 'constant': True}, warmup_shape, 'config.schedule.warmup_shape'
     )

@@ -14,6 +14,7 @@ from jcls.training.experiment import Experiment
 from jcls.weights import fetch
 from jcls.weights.load import choose_variables, find, is_run, read, usable
 from jcls.workdir.files import read_config
+from jcls.workdir.log import format_metrics
 
 
 def evaluate(
@@ -90,11 +91,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     result = evaluate(
         args.workdir, args.step, ema=args.ema, overrides=overrides, config=args.config
     )
+    metrics = {key: result[key] for key in result if key not in ('step', 'ema', 'damaged')}
     step = '' if result['step'] is None else f', checkpoint {result["step"]}'
     averaged = ', averaged weights' if result['ema'] else ''
     print(
         f'{args.workdir}{step}{averaged}: '
-        f'top-1 {result["top1"]:.4f}, top-5 {result["top5"]:.4f}, '
-        f'loss {result["loss"]:.4f} on {result["examples"]:,} images ({result["damaged"]} damaged)'
+        f'{format_metrics(metrics)} on {result["examples"]:,} images ({result["damaged"]} damaged)'
     )
     return result

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jcls.config.schema import choose
+from jcls.config.parts import part
 
 
 class Distillation(NamedTuple):
@@ -27,7 +27,7 @@ class Distillation(NamedTuple):
 
 def create(*, name: str = 'none', **fields: Any) -> Distillation | None:
     """The ``distill`` section: one of `DISTILLATIONS`, or None with 'none'."""
-    return choose(DISTILLATIONS, name, 'distill')(**fields)
+    return part(DISTILLATIONS, name, 'distill')(**fields)
 
 
 def none() -> None:

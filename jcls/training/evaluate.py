@@ -26,6 +26,8 @@ class EvaluateSettings:
         augmentation, always the same ones (``eval_train/...``): accuracy under mixing and strong
         crops says little.
       at_start: evaluate before the first update, too.
+      metrics: names of `jcls.training.metrics.METRICS`, or your own, 'package.module:function': a
+        function of logits [N, K] and labels [N] to [N], or to [N, D] for a vector of D numbers.
     """
 
     every: str = '1 epoch'
@@ -33,6 +35,7 @@ class EvaluateSettings:
     batch_size: int | None = None
     train_examples: int = 0
     at_start: bool = False
+    metrics: tuple[str, ...] = ('top1', 'top5', 'loss')
 
     def __post_init__(self) -> None:
         count, size = self.train_examples, self.batch_size
@@ -44,8 +47,10 @@ class EvaluateSettings:
 
 def evaluate(
     eval_step: EvalStep, variables: dict[str, Any], batches: Iterator[Batch]
-) -> dict[str, float]:
-    """Mean loss, top1 and top5 (fractions) over the examples with mask 1, and their number.
+) -> dict[str, Any]:
+    """The mean of each metric over the examples with mask 1, and their number.
+
+    A vector is a list of numbers.
 
     Batches are summed on the devices in their order and added up on the host in float64.
     """
@@ -54,10 +59,12 @@ def evaluate(
         for name, value in eval_step(variables, batch).items():
             sums.setdefault(name, []).append(value)
     totals = {
-        name: float(np.sum(np.asarray(jax.device_get(values), np.float64)))
+        name: np.sum(np.asarray(jax.device_get(values), np.float64), axis=0)
         for name, values in sums.items()
     }
-    count = totals.pop('examples', 0.0)
+    count = float(totals.pop('examples', 0.0))
     if not count:
         raise ValueError('there is no readable example to evaluate on')
-    return {name: total / count for name, total in totals.items()} | {'examples': int(count)}
+    return {name: (total / count).tolist() for name, total in totals.items()} | {
+        'examples': int(count)
+    }

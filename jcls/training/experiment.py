@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from jcls import models
 from jcls.config.horizon import Horizon
+from jcls.config.parts import own_sources
 from jcls.config.schema import Sections
 from jcls.data import pipeline, sampler
 from jcls.data.augment.chain import Chain
@@ -34,6 +35,7 @@ from jcls.training import teacher
 from jcls.training.distill import Distillation
 from jcls.training.evaluate import EvaluateSettings, evaluate
 from jcls.training.freezing import Frozen
+from jcls.training.metrics import Metric
 from jcls.training.reference import Reference
 from jcls.training.state import State, initial_variables, new_state
 from jcls.training.step import Batch, EvalStep, TrainStep
@@ -65,6 +67,7 @@ class Experiment:
     distillation: Distillation | None
     eval_operation: Chain
     evaluate: EvaluateSettings
+    metrics: dict[str, Metric]  # of evaluations
     checkpoint: CheckpointSettings
     log: LogSettings
     reference: Reference
@@ -227,7 +230,7 @@ class Experiment:
 
     def evaluations(
         self, variables: dict[str, Any], ema: dict[str, Any] | None = None, *, train: bool = True
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, dict[str, Any]]:
         """Evaluate on the validation set ('eval') and, if the config asks, on training images.
 
         Averaged variables, where there are any, on the validation set as well ('eval_ema').
@@ -245,6 +248,12 @@ class Experiment:
             for name, (weights, examples) in sets.items()
         }
 
+    @property
+    def best_is_highest(self) -> bool | None:
+        """Whether the best checkpoint has most of config.checkpoint.best; None: none is kept."""
+        best = self.checkpoint.best
+        return None if best is None else self.metrics[best.split('/')[1]].higher_is_better
+
     def metadata(self) -> dict[str, Any]:
         """What model.json says of the weights."""
         found = metadata.of_run(
@@ -253,7 +262,11 @@ class Experiment:
             image_shape=self.eval_image_shape,
             train_examples=len(self.data.train),
         )
-        return found | ({'teacher_step': self.distillation.step} if self.distillation else {})
+        if self.best_is_highest is not None:
+            found |= {'best_is_highest': self.best_is_highest}
+        if self.distillation is not None:
+            found |= {'teacher_step': self.distillation.step}
+        return found | {'own_parts': own} if (own := own_sources(self.config)) else found
 
 
 def share_of(batch_size: int) -> sampler.Share:

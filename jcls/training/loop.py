@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from jcls.config import flatten
+from jcls.config.parts import own_sources
 from jcls.config.schema import is_host_specific
 from jcls.distributed import agree
 from jcls.training import freezing, report, traps
@@ -56,7 +57,14 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             write=primary,
         )
         checkpoints = stack.enter_context(
-            closing(Checkpoints(path, keep=settings.keep, best=settings.best))
+            closing(
+                Checkpoints(
+                    path,
+                    keep=settings.keep,
+                    best=settings.best,
+                    best_is_highest=experiment.best_is_highest,
+                )
+            )
         )
         checkpoints.check_room(experiment.state_shapes())
         state = checkpoints.restore(experiment.state_shapes())
@@ -77,7 +85,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             closing(Log(path, experiment.log, horizon, start, keep, active=primary))
         )
         log.say(report.describe(experiment))
-        for warning in traps.warnings(experiment):
+        for warning in (*traps.warnings(experiment), *_changed_parts(experiment, known)):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
@@ -161,7 +169,17 @@ def _common_fields(experiment: Experiment) -> dict[str, Any]:
         field: value
         for field, value in flatten(experiment.config).items()
         if not is_host_specific(experiment.sections, field)
-    }
+    } | {f'source of {name}': digest for name, digest in own_sources(experiment.config).items()}
+
+
+def _changed_parts(experiment: Experiment, known: dict[str, Any]) -> list[str]:
+    """A warning for each of the user's own parts whose source has changed since the run began."""
+    now = own_sources(experiment.config)
+    return [
+        f'the source of {name} has changed since this run began: it may compute something else'
+        for name, digest in known.get('own_parts', {}).items()
+        if now.get(name, digest) != digest
+    ]
 
 
 def _has_checkpoint(workdir: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose, part
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # logits, targets [N, K] -> [N]
 Terms = Callable[[jax.Array, jax.Array], jax.Array]  # the same -> each class's term, [N, K]
@@ -36,7 +36,7 @@ def create(
         taken over examples, not over weights.
       **fields: the fields of the chosen loss.
     """
-    terms = choose(LOSSES, name, 'loss')(**fields)
+    terms = part(LOSSES, name, 'loss')(**fields)
     weights = _weights(class_weights, class_counts)
 
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:

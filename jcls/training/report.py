@@ -61,13 +61,15 @@ def summary(experiment: Experiment, result: Result, checkpoints: list[int], seco
             f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
         )
     lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
-    m = result.metrics
-    for prefix, what in (('eval', 'reached '), ('eval_ema', 'averaged')):
-        if f'{prefix}/top1' in m:
-            lines.append(
-                f'  {what}  top-1 {m[f"{prefix}/top1"]:.4f}, top-5 {m[f"{prefix}/top5"]:.4f}, loss '
-                f'{m[f"{prefix}/loss"]:.4f} on {m[f"{prefix}/examples"]:,} held-out images'
-            )
+    for prefix, what in (('eval/', 'reached '), ('eval_ema/', 'averaged')):
+        metrics = {
+            name.removeprefix(prefix): value
+            for name, value in result.metrics.items()
+            if name.startswith(prefix)
+        }
+        if metrics:
+            reached = log.format_metrics(metrics)
+            lines.append(f'  {what}  {reached} on {metrics["examples"]:,} held-out images')
     if published:
         lines.append(f'  published {published}')
     lines += [

@@ -8,7 +8,7 @@ Everything that the loop, the benchmarks and the planner run is made here, once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,9 +22,9 @@ from jcls.distributed import mesh as meshes
 from jcls.optim.ema import Ema
 from jcls.optim.optimizer import Optimizer
 from jcls.optim.schedule import Schedule
-from jcls.training import metrics
 from jcls.training.distill import Distillation
 from jcls.training.losses import Loss
+from jcls.training.metrics import METRICS, Metric, masked_sums, top1, top5
 from jcls.training.state import State, key
 
 # image [N, H, W, C] uint8, label, label2 [N] int32, lam, mask [N] f32; to distill: teacher [N, K]
@@ -88,7 +88,9 @@ def create_train_step(
             if distillation is not None:
                 losses = distillation.combine(losses, logits, part['teacher'])
             # Of a mixed image the larger part counts, as in torchvision.
-            sums = metrics.batch_sums(logits, target.argmax(-1), losses, part['mask'])
+            label = target.argmax(-1)
+            values = {'loss': losses, 'top1': top1(logits, label), 'top5': top5(logits, label)}
+            sums = masked_sums(values, part['mask'].astype(losses.dtype))
             return sums['loss'] / count, (sums, updated['batch_stats'])
 
         gradient_of = jax.grad(objective, has_aux=True)
@@ -167,18 +169,16 @@ def create_eval_step(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    metrics: Mapping[str, Metric] = METRICS,
     compiler_options: dict[str, Any] | None = None,
 ) -> EvalStep:
-    """``eval_step(variables, batch) -> sums`` of loss, top1, top5 and examples, see metrics.
-
-    The loss is the plain cross-entropy of the hard label whatever the training loss is, so that
-    the numbers of different recipes compare.
-    """
+    """``eval_step(variables, batch) -> sums`` of the `metrics` and of the number of examples."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         logits = model.apply(variables, normalise(batch['image'], mean, std), train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
-        return metrics.batch_sums(logits, batch['label'], losses, batch['mask'])
+        label, mask = batch['label'], batch['mask'].astype(logits.dtype)
+        values = {name: metric.function(logits, label) for name, metric in metrics.items()}
+        return masked_sums(values, mask)
 
     everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
     return jax.jit(

@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcls import models
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import load, metadata
 from jcls.weights.foreign.convert import adapt_channels, shown

@@ -14,7 +14,7 @@ from jcls.weights import imported as weights
 from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_card
 from jcls.workdir.checkpoint import FOLDER, Checkpoints, read_tree
-from jcls.workdir.files import METADATA, read_config
+from jcls.workdir.files import METADATA, read_config, read_metadata
 
 
 def load(
@@ -94,7 +94,11 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpo
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
     with ExitStack() as stack:
         best = read_config(workdir)['checkpoint'].get('best')
-        checkpoints = stack.enter_context(closing(Checkpoints(workdir, best=best, write=False)))
+        # A run of before this was written kept the lowest of losses and the highest of others.
+        highest = read_metadata(workdir).get('best_is_highest', not str(best).endswith('loss'))
+        checkpoints = stack.enter_context(
+            closing(Checkpoints(workdir, best=best, best_is_highest=highest, write=False))
+        )
         known = checkpoints.steps()
         if not known:
             raise ValueError(f'{workdir / FOLDER} holds no finished checkpoint yet')

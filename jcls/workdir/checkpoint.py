@@ -24,19 +24,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jcls.config.schema import choose
-
 State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
 policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
 VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model is used with
-METRICS = tuple(
-    f'{prefix}/{name}'
-    for prefix in ('eval', 'eval_ema', 'eval_train')
-    for name in ('top1', 'top5', 'loss')
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +40,9 @@ class CheckpointSettings:
       every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
         the one at an interruption.
       keep: how many of the latest to keep.
-      best: also keep the checkpoint with the highest value of this metric of `METRICS` (of a loss,
-        the lowest), and save at every evaluation, so that there is one; None keeps the latest only.
+      best: also keep the checkpoint with the best value of this metric, such as 'eval/top1' or
+        'eval_ema/loss' (see config.evaluate.metrics), and save at every evaluation, so that there
+        is one; None keeps the latest only.
     """
 
     every: str = '1 epoch'
@@ -56,8 +50,6 @@ class CheckpointSettings:
     best: str | None = 'eval/top1'
 
     def __post_init__(self) -> None:
-        if self.best is not None:
-            choose(dict.fromkeys(METRICS), self.best, 'config.checkpoint.best')
         if self.keep < 1:
             raise ValueError(f'config.checkpoint.keep={self.keep}: at least 1')
 
@@ -66,10 +58,16 @@ class Checkpoints:
     """The checkpoints of a workdir. Close it: only then is everything on disk."""
 
     def __init__(
-        self, workdir: Path, *, keep: int = 2, best: str | None = None, write: bool = True
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        best: str | None = None,
+        best_is_highest: bool | None = True,
+        write: bool = True,
     ) -> None:
         self.directory = workdir.resolve() / FOLDER
-        self._best = best
+        self._best, self._best_is_highest = best, best_is_highest
         policies: list[Any] = [policy.LatestN(n=keep)]
         if best is not None:
             policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
@@ -91,9 +89,11 @@ class Checkpoints:
     def _rank(self, metrics: dict[str, float] | None) -> float:
         """What the best checkpoint has most of; one without the metric comes last."""
         value = (metrics or {}).get(self._best or '')
+        if isinstance(value, list):
+            raise ValueError(f'config.checkpoint.best={self._best!r} is a vector, not a number')
         if value is None or math.isnan(value):
             return -math.inf
-        return -value if str(self._best).endswith('loss') else value
+        return value if self._best_is_highest else -value
 
     def steps(self) -> list[int]:
         """The steps with a finished checkpoint, in order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,7 @@ class Log:
         for prefix, metrics in results.items():
             self.say(
                 f'step {step}  epoch {self._horizon.epoch(step):.4g}  {prefix}: '
-                f'top-1 {metrics["top1"]:.4f}  top-5 {metrics["top5"]:.4f}  '
-                f'loss {metrics["loss"]:.4f}  ({metrics["examples"]:,} images)'
+                f'{format_metrics(metrics, "  ")}  ({metrics["examples"]:,} images)'
             )
         self._write(step, flat(results))
 
@@ -153,12 +152,27 @@ class Log:
                 'to resume from the last checkpoint.'
             ) from error
         if self._writer is not None:
-            self._writer.write_scalars(step, metrics)
+            scalars = {
+                name: value for name, value in metrics.items() if not isinstance(value, list)
+            }
+            self._writer.write_scalars(step, scalars)
 
 
 def flat(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """``{'eval': {'top1': x}}`` -> ``{'eval/top1': x}``."""
     return {f'{prefix}/{k}': v for prefix, metrics in results.items() for k, v in metrics.items()}
+
+
+def format_metrics(metrics: Mapping[str, Any], separator: str = ', ') -> str:
+    """'top-1 0.9000, top-5 1.0000, loss 0.3000': accuracies first; vectors are left out."""
+    labels = {'top1': 'top-1', 'top5': 'top-5'} | {
+        name: name for name in sorted(metrics) if name not in ('top1', 'top5', 'examples')
+    }
+    return separator.join(
+        f'{label} {metrics[name]:.4f}'
+        for name, label in labels.items()
+        if isinstance(metrics.get(name), float)
+    )
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from jcls.config.schema import Section, choose, complete, suggest
+from jcls.config.parts import choose, suggest
+from jcls.config.schema import Section, complete
 
 Rules = tuple[tuple[str, float], ...]
 

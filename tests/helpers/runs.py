@@ -13,9 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
-import jcls
 from jcls.training.experiment import Experiment
 from jcls.workdir import log as logs
 from jcls.workdir.checkpoint import Checkpoints
@@ -38,12 +36,6 @@ def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """The environment of a test's own process with so many virtual CPU devices."""
     flags = f'--xla_force_host_platform_device_count={devices}'
     return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **more}
-
-
-@pytest.fixture(scope='module')
-def experiment() -> Experiment:
-    """One experiment for many runs, so that its step is compiled once."""
-    return jcls.build(TINY)
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:

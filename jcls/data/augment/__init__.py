@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jcls.config.schema import choose
+from jcls.config.parts import part
 from jcls.data.augment import autoaugment, colour, crop, erase, geometry, grids, policies
 from jcls.data.augment.chain import Chain
 from jcls.data.augment.operation import MOST, Operation
@@ -23,7 +23,7 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
     operations: list[Operation] = []
     for i, section in enumerate(sections):
         fields = dict(section)
-        build = choose(OPERATIONS, fields.pop('name'), f'config.{where}[{i}].name')
+        build = part(OPERATIONS, fields.pop('name'), f'config.{where}[{i}].name')
         try:
             operations.append(build(**fields))
         except ValueError as error:

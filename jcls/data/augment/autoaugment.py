@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data.augment.operation import Fill, Operation, pick
 from jcls.data.augment.policies import TORCHVISION, lookup, planned, searched_space
 from jcls.data.augment.policy_ops import INDEX, Step

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data import decode as decoding
 from jcls.data.augment.operation import Draw, Extent, Operation, between_0_and_1, positive
 from jcls.data.decode import Image

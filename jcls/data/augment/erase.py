@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data.augment.operation import (
     Draw,
     Fill,

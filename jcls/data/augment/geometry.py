@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data.augment.operation import Draw, Fill, Operation, check_fill, prepared, same_extent
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jcls.config.schema import choose
+from jcls.config.parts import part
 from jcls.data.sources import splits
 from jcls.data.sources.cache import cached
 from jcls.data.sources.exif import upright
@@ -89,7 +89,7 @@ def create(
         are stored; 'decoded', their pixels; 'none'.
       **fields: the fields of the chosen source.
     """
-    train, val = choose(SOURCES, name, 'data source')(**fields)
+    train, val = part(SOURCES, name, 'data source')(**fields)
     for where, values in (('mean', mean), ('std', std)):
         if len(values) != train.channels:
             raise ValueError(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.data import decode
 from jcls.data.sampler import epoch_order
 from jcls.data.sources.source import Source

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcls.config.schema import suggest
+from jcls.config.parts import suggest
 from jcls.host.tensorflow import tf
 
 

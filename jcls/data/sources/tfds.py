@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.config.schema import suggest
+from jcls.config.parts import suggest
 from jcls.data.sources import tfrecord
 from jcls.data.sources.arrayrecord import Part, array_source
 from jcls.data.sources.source import Source

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from jcls import models
-from jcls.config.schema import choose
+from jcls.config.parts import choose
 from jcls.models import ResNet
 from jcls.tools.import_ import tables
 from jcls.weights import artifact

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from jcls.config.schema import suggest
+from jcls.config.parts import suggest
 from jcls.tools.plan.chips import CHIPS, Chip, target_config
 
 
