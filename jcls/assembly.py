@@ -21,6 +21,7 @@ from jcls.config.schema import Section, complete, fields, plain
 from jcls.data import mix, pipeline, sources
 from jcls.data.augment import OPERATIONS, compose
 from jcls.data.augment.chain import Chain
+from jcls.data.sources.from_python import checksum_of
 from jcls.distributed import compiler
 from jcls.distributed.mesh import create_mesh, make_deterministic
 from jcls.models.batch_norm import batch_norm, group_count
@@ -39,6 +40,7 @@ from jcls.workdir.log import LogSettings
 def assemble(
     sections: Mapping[str, Any],
     devices: Sequence[jax.Device] | None = None,
+    given: Any = None,
     *,
     recipe: str = '',
     batch_size: int = 256,
@@ -55,6 +57,7 @@ def assemble(
     Args:
       sections: the sections by name, complete.
       devices: to run on; None: all there are.
+      given: images from Python, see `build`.
       recipe: what this config is called; model.json passes it on.
       batch_size: examples in a step, over all devices.
       accumulate: micro-batches that a step's gradient is summed over, to save memory. BatchNorm
@@ -75,7 +78,7 @@ def assemble(
         make_deterministic()
     mesh = create_mesh(platform, batch_size, devices)
     _check_accumulate(accumulate, batch_size, mesh.size)
-    data = sources.create(**sections['data'])
+    data = sources.create(given, **sections['data'])
     horizon = create_horizon(duration, batch_size, len(data.train))
     init_from = InitSettings(**sections['init'])
     model, frozen = _model(sections, data, init_from)
@@ -292,18 +295,31 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
 
 
 def build(
-    config: ConfigDict | Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+    config: ConfigDict | Mapping[str, Any],
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    data: Any = None,
 ) -> Experiment:
-    """Make an `Experiment` from a config, complete or not, for `devices` (None: all there are).
+    """Make an `Experiment` from a config, complete or not.
 
     Looks at the data's names and labels, not at images; allocates nothing on the devices.
+
+    Args:
+      config: as `load_config` returns it, or nested dicts.
+      devices: to run on; None: all there are.
+      data: images and labels in memory instead of config.data's, see
+        `jcls.data.sources.from_python`: ``{'image': images, 'label': labels}``, a list of
+        ``{'image': ..., 'label': ...}``, or ``{'train': ..., 'val': ...}`` of either.
 
     Raises:
       ValueError: for anything in the config that cannot be, with its place and the cure.
     """
-    tree = complete(config, sections=SECTIONS)
+    changes = {}
+    if data is not None:
+        changes = {'data.name': 'from_python', 'data.checksum': checksum_of(data)}
+    tree = complete(config, changes, sections=SECTIONS)
     top = {key: tree[key] for key in fields(SECTIONS[''])}
-    experiment = dataclasses.replace(assemble(tree, devices, **top), config=tree)
+    experiment = dataclasses.replace(assemble(tree, devices, data, **top), config=tree)
     experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
     pipeline.output_extent(experiment.data.val, experiment.eval_operation)
     return experiment

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before anything imports JAX
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'  # of tests, even small programs
 
 import numpy as np
 import pytest
@@ -21,8 +22,13 @@ from helpers.runs import TINY, environment
 
 @pytest.fixture(autouse=True, scope='session')
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is remembered about data on disk is remembered for the tests alone."""
-    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+    """What is remembered on disk is remembered for these tests alone, by all of their processes.
+
+    Compiled programs are among it: many tests run the same small program.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get('PYTEST_XDIST_WORKER') else base
+    os.environ['XDG_CACHE_HOME'] = str(base / 'cache')
 
 
 @pytest.fixture(scope='module')

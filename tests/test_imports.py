@@ -178,6 +178,7 @@ CONSTRUCTORS = {
     'logging.getLogger',
     'nn.initializers.variance_scaling',
     'Section',
+    'Metric',
     '_TensorFlow',
     '_preset',
     '_resnet_d',

@@ -24,6 +24,7 @@ def evaluate(
     ema: str = 'auto',
     overrides: Mapping[str, Any] | None = None,
     config: str | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint exactly: {top1, top5, loss, examples, damaged, step, ema}.
 
@@ -35,6 +36,8 @@ def evaluate(
         of what belongs to the weights: model (but for its dtype), norm and init.
       config: a config file, whose data are evaluated on instead of a workdir's own. Network and
         preprocessing are still those of the weights.
+      data: images and labels in memory instead of a workdir's own data, see `jcls.build`; what is
+        held out of them is evaluated on, or all of ``{'train': ..., 'val': ...}``'s 'val'.
     """
     for key in overrides or {}:
         section, _, field = key.removeprefix('config.').partition('.')
@@ -48,7 +51,8 @@ def evaluate(
         raise ValueError(f'{workdir} is no workdir of jcls; name a config with the data: --config')
     path, number, checkpoints = find(workdir, step)
     with closing(checkpoints):
-        experiment = build(complete(read_config(path), overrides, sections=SECTIONS))
+        tree = complete(read_config(path), overrides, sections=SECTIONS)
+        experiment = build(tree, data=data)
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
     return {**_results(experiment, variables), 'step': number, 'ema': averaged}

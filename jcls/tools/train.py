@@ -14,15 +14,27 @@ from jcls.assembly import build, load_config
 from jcls.host import tensorflow
 from jcls.models import MODELS
 from jcls.training import loop
+from jcls.training.report import Result
 
 ELSEWHERE = ('init.source', 'init.step', 'init.ema', 'init.prefix', 'init.head', 'distill.')
 
 
 def train(
-    config: ConfigDict | Mapping[str, Any], workdir: str | Path, *, summary: bool = True
-) -> loop.Result:
-    """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`."""
-    experiment = build(config)
+    config: ConfigDict | Mapping[str, Any],
+    workdir: str | Path,
+    *,
+    data: Any = None,
+    summary: bool = True,
+) -> Result:
+    """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`.
+
+    Args:
+      config: as `jcls.load_config` returns it.
+      workdir: the folder of the run.
+      data: images and labels in memory instead of config.data's, see `jcls.build`.
+      summary: close with what was reached, where everything lies and what to do next.
+    """
+    experiment = build(config, data=data)
     # The import takes seconds, which pass while JAX traces and compiles.
     threading.Thread(target=tensorflow.load).start()
     return loop.train(experiment, workdir, summary=summary)

@@ -17,6 +17,7 @@ from jcls.data.sources.cache import cached
 from jcls.data.sources.exif import upright
 from jcls.data.sources.file_list import listing
 from jcls.data.sources.folder import folder
+from jcls.data.sources.from_python import from_python
 from jcls.data.sources.in_memory import arrays, digits, synthetic
 from jcls.data.sources.records import records
 from jcls.data.sources.source import Source
@@ -53,6 +54,7 @@ class Data(NamedTuple):
 
 
 def create(
+    given: Any = None,
     *,
     name: str = 'folder',
     mean: tuple[float, ...] = (0.485, 0.456, 0.406),
@@ -71,6 +73,7 @@ def create(
     """The ``data`` section.
 
     Args:
+      given: images from Python, for 'from_python'.
       name: one of `SOURCES`.
       mean: of each channel, as a fraction of 255, subtracted on the device.
       std: of each channel, as a fraction of 255, divided by on the device.
@@ -89,7 +92,8 @@ def create(
         are stored; 'decoded', their pixels; 'none'.
       **fields: the fields of the chosen source.
     """
-    train, val = part(SOURCES, name, 'data source')(**fields)
+    source = part(SOURCES, name, 'data source')
+    train, val = source(given, **fields) if source is from_python else source(**fields)
     for where, values in (('mean', mean), ('std', std)):
         if len(values) != train.channels:
             raise ValueError(
@@ -123,6 +127,7 @@ SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     'list': listing,
     'records': records,
     'tfds': tfds,
+    'from_python': from_python,
 }
 
 # Fields that may be a host's own: where the data lie, and what it keeps of them in memory.

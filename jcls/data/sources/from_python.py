@@ -1,0 +1,163 @@
+"""Images that a Python program has in memory: ``jcls.train(config, workdir, data=...)``."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jcls.data.sources.source import Source, constant, from_files, from_memory, stratified_split
+from jcls.host.tensorflow import tf
+
+
+def from_python(
+    data: Any = None, *, checksum: int | None = None, val_fraction: float = 0.1, split_seed: int = 0
+) -> tuple[Source, Source]:
+    """The sources of images given from Python.
+
+    A set of examples is a mapping ``{'image': images, 'label': labels}`` of two sequences of equal
+    length, or a sequence of mappings ``{'image': image, 'label': label}``. An image is a path, the
+    bytes of an image file, a Pillow image, or an array uint8 [H, W, C] or [H, W]; a label is a
+    name, or a number from 0 on.
+
+    Args:
+      data: a set for training, of which a part is held out, or ``{'train': set, 'val': set}``.
+      checksum: `checksum_of` what was given, which `jcls.build` fills in: a workdir is then refused
+        with other images.
+      val_fraction: of each class, set aside for evaluation, where no 'val' is given.
+      split_seed: decides which.
+
+    Raises:
+      ValueError: for what is none of these.
+    """
+    if data is None:
+        raise ValueError(
+            "config.data.name='from_python': the images of this run were given from Python; give "
+            'them again: jcls.train(config, workdir, data=...)'
+        )
+    del checksum  # part of the config, so that other images are another config
+    if isinstance(data, Mapping) and 'train' in data:
+        unknown = [key for key in data if key not in ('train', 'val')]
+        if unknown or 'val' not in data:
+            raise ValueError(f"data: {{'train': set, 'val': set}}; got {', '.join(data)}")
+        sets = [_columns(data[part], f'data[{part!r}]') for part in ('train', 'val')]
+        classes = _classes(np.concatenate([labels for _, labels in sets]))
+        train, val = (
+            _source(images, _numbers(labels, classes), classes, part)
+            for (images, labels), part in zip(sets, ('training', 'held-out'), strict=True)
+        )
+        return train, val
+    images, labels = _columns(data, 'data')
+    classes = _classes(labels)
+    whole = _source(images, _numbers(labels, classes), classes, 'given')
+    rows = stratified_split(whole.labels, classes, val_fraction, split_seed)
+    return whole.select(rows[0]), whole.select(rows[1])
+
+
+def checksum_of(data: Any) -> int:
+    """A CRC-32 of everything that was given: pixels or bytes, labels, and the names of files."""
+    parts = data if isinstance(data, Mapping) and 'train' in data else {'': data}
+    crc = 0
+    for name, part in parts.items():
+        images, labels = _columns(part, f'data[{name!r}]' if name else 'data')
+        crc = zlib.crc32('\n'.join([name, *map(str, labels)]).encode(), crc)
+        for image in images:
+            crc = zlib.crc32(_bytes(image), crc)
+    return crc
+
+
+def _columns(data: Any, where: str) -> tuple[Sequence[Any], np.ndarray]:
+    """The images and the labels of a set."""
+    expected = f"{where}: {{'image': [...], 'label': [...]}}, or a list of {{'image', 'label'}}"
+    if isinstance(data, Mapping):
+        if set(data) != {'image', 'label'}:
+            raise ValueError(f'{expected}; got the keys {", ".join(map(str, data))}')
+        images, labels = data['image'], data['label']
+    else:
+        try:
+            images = [example['image'] for example in data]
+            labels = [example['label'] for example in data]
+        except (TypeError, KeyError, IndexError) as error:
+            raise ValueError(f'{expected}; {type(error).__name__}: {error}') from None
+    if len(images) != len(labels):
+        raise ValueError(f'{where}: {len(images)} images, but {len(labels)} labels')
+    if not len(images):
+        raise ValueError(f'{where} is empty')
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in 'iuU':
+        raise ValueError(f'{where}: labels must be all names or all whole numbers, one an image')
+    if labels.dtype.kind in 'iu' and labels.min() < 0:
+        raise ValueError(f'{where}: label {labels.min()}; numbers count from 0')
+    return images, labels
+
+
+def _classes(labels: np.ndarray) -> tuple[str, ...]:
+    """Class names: those of the labels, sorted, or the numbers from 0 to the highest."""
+    if labels.dtype.kind == 'U':
+        return tuple(sorted(set(labels.tolist())))
+    return tuple(map(str, range(int(labels.max()) + 1)))
+
+
+def _numbers(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    if labels.dtype.kind != 'U':
+        return labels.astype(np.int32)
+    return np.searchsorted(np.asarray(classes), labels).astype(np.int32)
+
+
+def _source(
+    images: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], what: str
+) -> Source:
+    if all(isinstance(image, str | Path) for image in images):
+        files = np.array([str(image).encode() for image in images])
+        return from_files(files, labels, classes)
+    pixels = [_pixels(image, f'{what} image {i}') for i, image in enumerate(images)]
+    shapes = {array.shape for array in pixels if isinstance(array, np.ndarray)}
+    if len(shapes) == 1 and all(isinstance(array, np.ndarray) for array in pixels):
+        return from_memory(np.stack(pixels), labels, classes, f'{what} image')
+    # Of different sizes, or files among them: all as files, PNG keeps pixels as they are.
+    encoded = [_png(item) if isinstance(item, np.ndarray) else item for item in pixels]
+    contents, targets = constant(np.array(encoded, object)), constant(labels)
+
+    def read(index: Any) -> tuple[Any, Any]:
+        return tf.gather(contents(), index), tf.gather(targets(), index)
+
+    return Source(read, len(labels), classes, lambda: labels, lambda i: f'{what} image {i}')
+
+
+def _pixels(image: Any, name: str) -> np.ndarray | bytes:
+    """An image as an array uint8 [H, W, C], or as the bytes of a file."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    if hasattr(image, 'convert'):  # Pillow's
+        image = np.asarray(image if image.mode in ('L', 'RGB') else image.convert('RGB'))
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.dtype != np.uint8:
+        kind = getattr(image, 'dtype', type(image).__name__), getattr(image, 'shape', '')
+        raise ValueError(
+            f'{name}: a path, the bytes of a file, a Pillow image, or an array uint8 [H, W, C]; '
+            f'got {kind[0]} {kind[1]}'
+        )
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    three = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+    Image.fromarray(three).save(file, 'PNG', compress_level=1)
+    return file.getvalue()
+
+
+def _bytes(image: Any) -> bytes:
+    if isinstance(image, str | Path):
+        return str(image).encode()
+    if isinstance(image, bytes):
+        return image
+    array = np.ascontiguousarray(image)
+    return repr((array.shape, str(array.dtype))).encode() + array.tobytes()
