@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 UNITS = ('steps', 'epochs', 'run')
+LENGTH = r'\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s+([a-z]+)\s*'  # number, unit
 NEVER = 'never'
 
 
@@ -42,6 +43,12 @@ class Horizon(NamedTuple):
         return step / self.steps_per_epoch
 
 
+def is_length(value: object) -> bool:
+    """Whether a value of a config is a length of time, such as '5 epochs'."""
+    match = re.fullmatch(LENGTH, value) if isinstance(value, str) else None
+    return match is not None and match[2].rstrip('s') in ('step', 'epoch', 'run')
+
+
 def create_horizon(duration: str, batch_size: int, examples: int) -> Horizon:
     """The horizon of a run over `examples` training examples for `duration`."""
     if batch_size < 1:
@@ -64,7 +71,7 @@ def create_horizon(duration: str, batch_size: int, examples: int) -> Horizon:
 
 
 def _steps(length: str, steps_per_epoch: int, total: int | None) -> int:
-    match = re.fullmatch(r'\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s+([a-z]+)\s*', length)
+    match = re.fullmatch(LENGTH, length)
     unit = match[2] if match else ''
     unit = unit if unit in UNITS else f'{unit}s'
     known = [u for u in UNITS if total is not None or u != 'run']

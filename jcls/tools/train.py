@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jcls.assembly import build, load_config
+from jcls.config.horizon import is_length
 from jcls.host import tensorflow
 from jcls.models import MODELS
 from jcls.training import loop
@@ -65,16 +66,12 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         'init.prefix': '',
         'init.head': 'keep',
         'distill.name': 'none',
-        'schedule.warmup': '0 steps',
         'evaluate.every': 'never',
         'evaluate.batch_size': None,
         'checkpoint.every': 'never',
         'log.every': '1 steps',
     }
-    if 'milestones' in config.schedule:  # they lie beyond the second step
-        shrunk['schedule.milestones'] = ('1 step',)
-        if 'factors' in config.schedule:
-            shrunk['schedule.factors'] = config.schedule.factors[:1]
+    shrunk |= _within_two_steps(config.schedule)
     if isinstance(config.init.freeze, tuple):  # the blocks that it names may be gone
         shrunk['init.freeze'] = -1
     if isinstance(config.loss.class_weights, tuple):
@@ -90,6 +87,22 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
             'model.num_classes': None,
         }
     return {**shrunk, **overrides}
+
+
+def _within_two_steps(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that set every time of a schedule, whatever its fields, to the second step.
+
+    Of lists of times, and of lists of values beside them, the first entry is kept.
+    """
+    lists = [value for value in schedule.values() if isinstance(value, tuple) and value]
+    lengths = {len(value) for value in lists if all(map(is_length, value))}
+    changes: dict[str, Any] = {}
+    for field, value in schedule.items():
+        if is_length(value):
+            changes[f'schedule.{field}'] = '1 step'
+        elif isinstance(value, tuple) and len(value) in lengths:
+            changes[f'schedule.{field}'] = ('1 step',) if is_length(value[0]) else value[:1]
+    return changes | {'schedule.warmup': '0 steps'}
 
 
 def _but_data(overrides: Mapping[str, Any]) -> dict[str, Any]:

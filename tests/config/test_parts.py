@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import jcls
+from helpers.runs import TINY
 from jcls.assembly import SECTIONS
 from jcls.config.parts import own_sources
 from jcls.config.schema import complete
+from jcls.main import main
+from jcls.tools import train
 
 MINE = """
 import jax.numpy as jnp
@@ -119,6 +122,17 @@ def test_a_run_of_own_parts_trains_and_resumes(tiny: dict[str, Any], tmp_path: P
     assert float(experiment.schedule(5)) == pytest.approx(2 * float(experiment.schedule(6)))
     lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
     assert any('by_class' in line for line in lines)
+
+
+@pytest.mark.parametrize('changes', [(), ('schedule.at=30 epochs',)])
+def test_a_dry_run_of_own_parts(changes: tuple[str, ...], tmp_path: Path) -> None:
+    """Times of a schedule that jcls does not know lie within the two steps, unless set."""
+    config = {**TINY, 'schedule': {'name': 'my_parts:half'}, 'loss': {'name': 'my_parts:squared'}}
+    (tmp_path / 'mine.py').write_text(f'def get_config():\n    return {config!r}\n')
+    shrunk = train.dry_run('mine.py', dict(change.split('=') for change in changes))
+    assert shrunk['schedule.at'] == ('30 epochs' if changes else '1 step')
+    if not changes:
+        assert main(['--config', 'mine.py', '--dry_run']) == 0
 
 
 def test_a_changed_source_is_warned_of(

@@ -166,6 +166,9 @@ ENTRY %main (a: f32[8], b: f32[32]) -> f32[8] {
         ('gpu:h100', ('gpu', 'h100', 1, 1)),
         ('gpu:h100x8', ('gpu', 'h100', 8, 1)),
         ('gpu:2xa100x8', ('gpu', 'a100', 16, 2)),
+        ('gpu:l40s', ('gpu', 'l40s', 1, 1)),
+        ('gpu:a10gx8', ('gpu', 'a10g', 8, 1)),
+        ('gpu:2xl40sx4', ('gpu', 'l40s', 8, 2)),
     ],
 )
 def test_names_of_topologies(name: str, facts: tuple[str, str, int, int]) -> None:

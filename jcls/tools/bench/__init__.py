@@ -120,9 +120,10 @@ def _step(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, A
         'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
         'step': f'{1e3 * found["step_seconds"]:.1f} ms',
         'images a second': f'{found["images_per_second"]:,.1f}',
-        'of the roofline': f'{found["roofline_share"]:.0%}',
         'compiling': f'{found["compile_seconds"]:.1f} s',
     }
+    if found['roofline_share'] is not None:
+        rows['of the roofline'] = f'{found["roofline_share"]:.0%}'
     if args.topology:
         with _waiting(f'compiling for {args.topology}'):
             planned = plan(config, args.topology, search=False)

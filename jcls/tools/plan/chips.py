@@ -6,12 +6,14 @@ that the compiler reckons with, which its estimate of a large matrix product sho
 Sources: docs.cloud.google.com/tpu/docs, pages "TPU v2" to "TPU7x" (peak, memory, interconnect,
 matrix units, shapes, vCPUs of a host); Jouppi et al. 2020, "A domain-specific supercomputer for
 training deep neural networks", table 3 (links of v2 and v3); NVIDIA's data sheets and architecture
-white papers of A100, H100, H200 and B200 in their SXM form (dense bfloat16), and
-docs.cloud.google.com/compute/docs/gpus (vCPUs of a host with eight).
+white papers of A100, H100, H200 and B200 in their SXM form and of L4, L40S and A10G, which are
+linked by PCIe 4.0 alone (dense bfloat16); docs.cloud.google.com/compute/docs/gpus and, for the last
+three, docs.aws.amazon.com (g6, g6e, g5: vCPUs and network of a host with eight).
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 GB, GIB, TERA = 10**9, 2**30, 10**12
@@ -67,6 +69,9 @@ CHIPS: dict[str, Chip] = {
     'h200': Chip('gpu', 'H200', 989 * TERA, 141 * GB, 4800 * GB, 450 * GB, 8, 224, network=50 * GB),
     'b200': Chip('gpu', 'B200', 2250 * TERA, 180 * GB, 8000 * GB, 900 * GB, 8, 224,
                  network=50 * GB),
+    'l4': Chip('gpu', 'L4', 121 * TERA, 24 * GB, 300 * GB, 32 * GB, 8, 192, network=1.56 * GB),
+    'l40s': Chip('gpu', 'L40S', 362 * TERA, 48 * GB, 864 * GB, 32 * GB, 8, 192, network=6.25 * GB),
+    'a10g': Chip('gpu', 'A10G', 70 * TERA, 24 * GB, 600 * GB, 32 * GB, 8, 192, network=1.56 * GB),
 }
 # fmt: on
 
@@ -84,7 +89,12 @@ GPUS: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
     'h100': (132, 1980, 50 * 2**20, 227, 228, (9, 0)),
     'h200': (132, 1980, 50 * 2**20, 227, 228, (9, 0)),
     'b200': (148, 1965, 126 * 2**20, 227, 228, (10, 0)),
+    'l4': (58, 2040, 48 * 2**20, 99, 100, (8, 9)),
+    'l40s': (142, 2520, 96 * 2**20, 99, 100, (8, 9)),
+    'a10g': (80, 1710, 6 * 2**20, 99, 100, (8, 6)),
 }
+FPUS = {(8, 0): 64}  # of a multiprocessor by compute capability; others have 128
+THREADS = {(8, 6): 1536, (8, 9): 1536}  # likewise, at most; others take 2048
 
 
 def target_config(name: str) -> str:
@@ -97,9 +107,9 @@ gpu_device_info {{
   threads_per_warp: 32
   shared_memory_per_block: 49152
   shared_memory_per_core: {processor * 1024}
-  threads_per_core_limit: 2048
+  threads_per_core_limit: {THREADS.get((major, minor), 2048)}
   core_count: {processors}
-  fpus_per_core: {64 if major == 8 else 128}
+  fpus_per_core: {FPUS.get((major, minor), 128)}
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
@@ -120,7 +130,8 @@ device_description_str: "{chip.name}"
 
 def chip_of(kind: str) -> Chip | None:
     """The chip that JAX calls `kind`; None for one that is not in the table."""
-    names = [KINDS[kind]] if kind in KINDS else [n for n in CHIPS if n in kind.lower()]
+    words = re.split(r'[\s-]+', kind.lower())  # 'nvidia', 'a100', 'sxm4', '80gb'
+    names = [KINDS[kind]] if kind in KINDS else [name for name in CHIPS if name in words]
     if any(other in kind for other in OTHERS):
         return None
     return CHIPS[names[0]] if names else None

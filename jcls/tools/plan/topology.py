@@ -54,7 +54,7 @@ def parse(name: str) -> Topology:
         return Topology(name, 'cpu', '', (1, 1))
     kind, _, rest = name.partition(':')
     if kind == 'gpu':
-        found = re.fullmatch(r'(?:(\d+)x)?([a-z]+\d+)(?:x(\d+))?', rest)
+        found = re.fullmatch(r'(?:(\d+)x)?([a-z]+\d+[a-z]*?)(?:x(\d+))?', rest)
         if not found or found[2] not in _names('gpu'):
             raise _unknown(name, found[2] if found else rest, 'gpu')
         topology = Topology(name, 'gpu', found[2], (int(found[1] or 1), int(found[3] or 1)))
