@@ -176,7 +176,7 @@ def test_every_argument_of_a_config_does_something(file):
 
 def examples() -> list[str]:
     """Every config with its argument that the README and the config files themselves write."""
-    pages = [ROOT / 'README.md', *FILES]
+    pages = [ROOT / 'README.md', ROOT / 'configs' / 'README.md', *FILES]
     named = [
         m
         for page in pages
