@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jcls import config as configs
+from jcls.config import diff
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 PATIENCE = 5  # seconds in which a file of another host appears
@@ -49,7 +49,7 @@ def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], work
     problems = []
     for index, other in enumerate(others, 1):
         for what in ('code', 'config', 'data'):
-            for key, (expected, found) in configs.diff(first[what], other[what]).items():
+            for key, (expected, found) in diff(first[what], other[what]).items():
                 name = '' if what == 'config' else f'{what}: '
                 problems.append(
                     f'  process {index} on {other["host"]}: {name}{key} = {found!r}; process 0 on '

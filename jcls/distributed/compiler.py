@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jcls.distributed import mesh as meshes
+from jcls.distributed.mesh import kind, replicated
 from jcls.host.cache import cache_folder
 from jcls.host.machine import processor
 
@@ -52,20 +52,20 @@ def create(
         jax.config.update('jax_compilation_cache_dir', ours)
     elif not cache and place == ours:  # of an earlier config
         jax.config.update('jax_compilation_cache_dir', None)
-    kind = meshes.kind(mesh.devices.flat)
+    platform = kind(mesh.devices.flat)
     chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
     for name, texts in chosen.items():
         for text in texts:
             if not text.partition('=')[0].isidentifier() or '=' not in text:
                 raise ValueError(f'config.compiler.{name}: {text!r} is not written as option=value')
-    options = dict(_pair(text) for text in chosen[kind])
+    options = dict(_pair(text) for text in chosen[platform])
     if not options:
         return None
     try:
         _try(options, mesh)
     except Exception as error:  # of whatever kind the compiler raises
         reason = str(error).strip().split('\n')[0]
-        raise ValueError(f'config.compiler.{kind}={chosen[kind]}: {reason}') from None
+        raise ValueError(f'config.compiler.{platform}={chosen[platform]}: {reason}') from None
     return options
 
 
@@ -78,6 +78,6 @@ def _pair(text: str) -> tuple[str, Any]:
 
 def _try(options: dict[str, Any], mesh: Mesh) -> None:
     """Compile something small, which takes milliseconds."""
-    everywhere = meshes.replicated(mesh)
+    everywhere = replicated(mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()

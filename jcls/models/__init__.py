@@ -11,8 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jcls.config.parts import choose
-from jcls.models import batch_norm as norms
-from jcls.models import layers
+from jcls.models import batch_norm, layers
 from jcls.models.resnet import ResNet
 
 __all__ = ['MODELS', 'ResNet', 'create', 'layers']
@@ -23,7 +22,7 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 def create(
     name: str,
-    norm: Callable[..., norms.BatchNorm] | None = None,
+    norm: Callable[..., batch_norm.BatchNorm] | None = None,
     *,
     num_classes: int | None = None,
     stem: str | None = None,
@@ -40,7 +39,7 @@ def create(
 
     Args:
       name: of the preset.
-      norm: constructor of the normalisation layers; None: `norms.batch_norm()`.
+      norm: constructor of the normalisation layers; None: `batch_norm.batch_norm()`.
       num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
       stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
       blocks: blocks in each stage; None: the preset's.
@@ -88,7 +87,7 @@ def create(
         dropout=dropout,
         remat=remat,
         dtype=layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
-        norm=norm or norms.batch_norm(),
+        norm=norm or batch_norm.batch_norm(),
     )
 
 

@@ -25,8 +25,8 @@ from jcls.data.sources.folder import EXTENSIONS
 from jcls.data.sources.source import Source, from_files
 from jcls.host.tensorflow import tf
 from jcls.training.step import normalise
-from jcls.weights import load as loading
 from jcls.weights.foreign.convert import shown
+from jcls.weights.load import read, usable
 from jcls.weights.metadata import display_names
 
 Prediction = dict[str, Any]  # {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}
@@ -60,8 +60,8 @@ def predict(
     if top < 1 or batch_size < 1:
         raise ValueError(f'top={top}, batch_size={batch_size}: at least 1')
     files = find_images(images)
-    card, variables = loading.read(path, step, ema=ema)
-    model, variables = loading.usable(card, variables, path)
+    card, variables = read(path, step, ema=ema)
+    model, variables = usable(card, variables, path)
     names = display_names(card['classes'])
     if len(card['mean']) != 3:
         raise ValueError(

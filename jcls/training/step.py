@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jcls.distributed import mesh as meshes
+from jcls.distributed.mesh import batch_split, replicated
 from jcls.optim.ema import Ema
 from jcls.optim.optimizer import Optimizer
 from jcls.optim.schedule import Schedule
@@ -142,7 +142,7 @@ def create_train_step(
             new = dataclasses.replace(new, ema=ema.update(state.ema, new.variables, state.step))
         return new, measured
 
-    everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
+    everywhere, split = replicated(mesh), batch_split(mesh)
     return jax.jit(
         train_step,
         in_shardings=(everywhere, split),
@@ -180,7 +180,7 @@ def create_eval_step(
         values = {name: metric.function(logits, label) for name, metric in metrics.items()}
         return masked_sums(values, mask)
 
-    everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
+    everywhere, split = replicated(mesh), batch_split(mesh)
     return jax.jit(
         eval_step,
         in_shardings=(everywhere, split),

@@ -18,7 +18,6 @@ from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import load, metadata
 from jcls.weights.foreign.convert import adapt_channels, shown
-from jcls.weights.metadata import epsilon as epsilon_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
 
 def check_epsilon(card: dict[str, Any], ours: float) -> None:
     """Refuse a source whose normalisation layers add something else to the variance."""
-    theirs = epsilon_of(card)
+    theirs = metadata.epsilon(card)
     if theirs != ours:
         raise ValueError(
             f'config.init.source was trained with norm.epsilon={theirs}, but config.norm.epsilon='

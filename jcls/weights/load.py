@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jcls import models
-from jcls.weights import imported as weights
+from jcls.weights import imported
 from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_card
 from jcls.workdir.checkpoint import FOLDER, Checkpoints, read_tree
@@ -44,7 +44,7 @@ def usable(
     """The model that `card` describes, and the variables as arrays of JAX, see `load`."""
     if not card:
         raise ValueError(f'{path} has no model.json that describes an architecture')
-    weights.require_classifier(variables, path)
+    imported.require_classifier(variables, path)
     return model_of(card, dtype), jax.tree.map(jnp.asarray, variables)
 
 
@@ -66,13 +66,13 @@ def read(
         variables, averaged = choose_variables(tree, ema, path)
         if card:
             card |= {'step': number, 'averaged': averaged, 'metrics': metrics}
-        return card, weights.below(variables, prefix, path)
+        return card, imported.below(variables, prefix, path)
     if step != 'last':
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
-    if here.is_dir() and not weights.is_folder(here):
+    if here.is_dir() and not imported.is_folder(here):
         variables = choose_variables(read_tree(here), ema, path)[0]
-        return {}, weights.below(variables, prefix, path)
-    found = weights.read(path, prefix=prefix, ema=ema)
+        return {}, imported.below(variables, prefix, path)
+    found = imported.read(path, prefix=prefix, ema=ema)
     return found.card, found.variables
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jcls import models
-from jcls.models import batch_norm as norms
+from jcls.models.batch_norm import batch_norm
 from jcls.workdir.files import read_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as fractions of 255
@@ -158,7 +158,7 @@ def model_of(card: Mapping[str, Any], dtype: str = 'float32') -> models.ResNet:
     section = {**card['architecture'], 'dtype': dtype}
     if section.get('blocks'):
         section['blocks'] = tuple(section['blocks'])
-    return models.create(**section, norm=norms.batch_norm(**card['norm']))
+    return models.create(**section, norm=batch_norm(**card['norm']))
 
 
 def epsilon(card: Mapping[str, Any]) -> float:

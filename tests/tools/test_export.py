@@ -237,14 +237,14 @@ def test_the_exported_resize_is_pillows(shape: tuple[int, int], method: str) -> 
     resized = Image.fromarray(image).resize(after, filters[method])
     left, top = (round((side - 56) / 2) for side in after)
     wanted = np.asarray(resized.crop((left, top, left + 56, top + 56))).astype(int)
-    found = np.asarray(program.resize_and_crop(jnp.asarray(image)[None], 64, 56, method))[0]
+    found = np.asarray(program.resize_then_crop(jnp.asarray(image)[None], 64, 56, method))[0]
     assert np.abs(found - wanted).max() <= 1
     assert (found != wanted).mean() < 0.02
 
 
 def test_a_crop_larger_than_the_image_has_black_around() -> None:
     """As torchvision pads."""
-    found = program.resize_and_crop(jnp.asarray(photo(32, 32))[None], 32, 40, 'bilinear')
+    found = program.resize_then_crop(jnp.asarray(photo(32, 32))[None], 32, 40, 'bilinear')
     np.testing.assert_array_equal(found[0, 4:36, 4:36], photo(32, 32))
     assert not found[0, :4].any()
     assert not found[0, :, 36:].any()

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jcls import config as configs
 from jcls.assembly import SECTIONS, build_or_assume, load_config
+from jcls.config import diff, show
 from jcls.config.schema import complete, plain
 from jcls.tools.config import explain, facts
 from jcls.workdir.files import read_config
@@ -22,12 +22,12 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
         raise ValueError(f'jcls config {args.action} takes {wanted} config(s): {args.configs}')
     trees = [_read(path, overrides) for path in args.configs]
     if args.action == 'show':
-        print(configs.show(trees[0]))
+        print(show(trees[0]))
         return trees[0]
     if args.action == 'explain':
         return explain.explain(trees[0], args.out)
     found = [facts.facts(*build_or_assume(tree)) for tree in trees]
-    different = configs.diff(*trees)
+    different = diff(*trees)
     _print_pairs(different)
     if not different:
         print('no difference')
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any
     print('\nand so, before any run:')
     effects = {
         key: pair
-        for key, pair in configs.diff(*found).items()
+        for key, pair in diff(*found).items()
         if key not in ('recipe', 'learning_rate', 'promises')
     }
     _print_pairs(effects)

@@ -17,10 +17,10 @@ from jcls.config.parts import choose
 from jcls.models import ResNet
 from jcls.tools.import_ import tables
 from jcls.weights import artifact
-from jcls.weights import load as loading
 from jcls.weights.fetch import local
 from jcls.weights.foreign import layouts
 from jcls.weights.foreign.convert import Report, Row, state_dict
+from jcls.weights.load import read, usable
 from jcls.weights.metadata import EPSILON, epsilon, resize_and_crop
 from jcls.workdir.files import METADATA, write_json
 
@@ -50,8 +50,8 @@ def export(
         there already.
     """
     write, folder = choose(FORMATS, format, 'format'), artifact.new_folder(out)
-    card, variables = loading.read(path, step, ema=ema)
-    model, _ = loading.usable(card, variables, path)
+    card, variables = read(path, step, ema=ema)
+    model, _ = usable(card, variables, path)
 
     def fill(inside: Path) -> None:
         write(inside, model, variables, card)

@@ -22,7 +22,7 @@ from jcls.host.tensorflow import call_module, tf
 from jcls.models import ResNet
 from jcls.tools.predict import chain_of
 from jcls.training.step import normalise
-from jcls.weights.metadata import resize_and_crop as resize_and_crop_of
+from jcls.weights.metadata import resize_and_crop
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ def stablehlo(model: ResNet, variables: Any, card: Mapping[str, Any]) -> bytes:
 
     ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or Flax.
     """
-    size, crop, method = resize_and_crop_of(card, 'StableHLO')
+    size, crop, method = resize_and_crop(card, 'StableHLO')
     if card.get('exif'):
         logger.warning('note: the images are to be turned upright before, as their EXIF data say')
 
     @jax.jit
     def logits(images: jax.Array) -> jax.Array:
-        pixels = resize_and_crop(images, size, crop, method)
+        pixels = resize_then_crop(images, size, crop, method)
         values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
         return model.apply(variables, values, train=False)
 
@@ -49,7 +49,7 @@ def stablehlo(model: ResNet, variables: Any, card: Mapping[str, Any]) -> bytes:
     return bytes(exported.serialize())
 
 
-def resize_and_crop(images: jax.Array, size: int, crop: int, method: str) -> jax.Array:
+def resize_then_crop(images: jax.Array, size: int, crop: int, method: str) -> jax.Array:
     """uint8 [b, h, w, C] -> [b, crop, crop, C]: shorter side to `size`, then the centre."""
     height, width = (jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
     short, long = jnp.minimum(height, width), jnp.maximum(height, width)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcls.distributed import mesh as meshes
+from jcls.distributed.mesh import describe, put_batch
 from jcls.tools.plan.chips import chip_of
 from jcls.tools.plan.hlo import analysis
 from jcls.training.experiment import Experiment
@@ -75,7 +75,7 @@ def bench_step(
         'step_seconds_by_round': medians,
         'images_per_second': experiment.horizon.batch_size / seconds,
         'compile_seconds': compile_seconds,
-        'devices': meshes.describe(experiment.mesh.devices.flat),
+        'devices': describe(experiment.mesh.devices.flat),
         **facts,
         'roofline_seconds': roofline,
         'roofline_share': None if roofline is None else roofline / seconds,
@@ -97,7 +97,7 @@ def noise(
         return np.ones(like.shape, like.dtype)
 
     rows = {name: draw(name, like) for name, like in shapes.items()}
-    return meshes.put_batch(rows, experiment.mesh)
+    return put_batch(rows, experiment.mesh)
 
 
 def fastest(function: Callable[..., Any], *arguments: Any, calls: int = 6) -> float:
