@@ -82,7 +82,8 @@ def assemble(
     horizon = create_horizon(duration, batch_size, len(data.train))
     init_from = InitSettings(**sections['init'])
     model, frozen = _model(sections, data, init_from)
-    model = model.clone(store=compiler.must_store(mesh))
+    if isinstance(model, models.ResNet):  # not one of the user's own
+        model = model.clone(store=compiler.must_store(mesh))
     group_count(batch_size // accumulate, sections['norm']['batch_size'])
     updates = optimizer.create(
         batch_size,
@@ -98,7 +99,7 @@ def assemble(
     evaluation = EvaluateSettings(**sections['evaluate'])
     checkpoint = CheckpointSettings(**sections['checkpoint'])
     log = LogSettings(**sections['log'])
-    metrics = choose_metrics(evaluation.metrics, model.num_classes)
+    metrics = choose_metrics(evaluation.metrics, len(data.train.classes))
     _check_best(checkpoint.best, metrics, evaluation, averaged=average is not None)
     if evaluation.batch_size and evaluation.batch_size % mesh.size:
         raise ValueError(
@@ -275,7 +276,7 @@ SECTIONS: dict[str, Section] = {
     'init': Section(InitSettings),
     'log': Section(LogSettings, free=('*',)),
     'loss': Section(losses.create, losses.LOSSES),
-    'mix': Section(mix.create),
+    'mix': Section(mix.create, mix.MIXES),
     'model': Section(models.create, models.MODELS),
     'norm': Section(batch_norm),
     'optimizer': Section(optimizer.create, OPTIMIZERS),

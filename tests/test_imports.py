@@ -179,6 +179,8 @@ CONSTRUCTORS = {
     'nn.initializers.variance_scaling',
     'Section',
     'Metric',
+    'functools.partial',
+    'PRESETS.items',
     '_TensorFlow',
     '_preset',
     '_resnet_d',

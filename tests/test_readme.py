@@ -31,16 +31,19 @@ def test_own_parts(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / 'my_parts.py').write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', [*sys.path])
-    uses = dict(re.findall(r"# (schedule|loss|optimizer|data)\.name='(my_parts:\w+)'", text))
+    uses = dict(
+        re.findall(r"# (schedule|loss|optimizer|mix|data|model)\.name='(my_parts:\w+)'", text)
+    )
     metrics = re.search(r'# evaluate\.metrics=\((.+)\)', text)
     operation = re.search(r"# augment\[0\]\.name='(my_parts:\w+)'", text)
-    assert len(uses) == 4
+    assert len(uses) == 6
     assert metrics
     assert operation
     names = tuple(re.findall(r"'([\w:]+)'", metrics[1]))
     config = {
         **tiny,
-        **{section: {**tiny.get(section, {}), 'name': name} for section, name in uses.items()},
+        **{section: {'name': name} for section, name in uses.items()},
+        'optimizer': {**tiny['optimizer'], 'name': uses['optimizer']},
         'augment': ({'name': operation[1]}, *tiny['augment']),
         'evaluate': {**tiny['evaluate'], 'metrics': names},
     }
@@ -49,6 +52,11 @@ def test_own_parts(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
     assert result.metrics['eval/top1'] <= result.metrics['eval/top3'] <= 1
     described = json.loads((tmp_path / 'run' / 'model.json').read_text())
     functions = re.findall(r'^def (\w+)\(', text, re.MULTILINE)
+    model, variables = jcls.load(tmp_path / 'run')
+    logits = model.apply(variables, np.zeros((2, 8, 8, 3), np.float32), train=False)
+    assert logits.shape == (2, 10)
+    with pytest.raises(ValueError, match=r"format='timm' has names for ResNets only"):
+        jcls.export(tmp_path / 'run', tmp_path / 'timm', format='timm')
     assert {name.split(':')[1] for name in described['own_parts']} == set(functions)
     sys.modules.pop('my_parts')
 
@@ -57,7 +65,10 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines on the use from Python, for a run of four steps instead of a minute."""
     text = block('import jcls')
     assert "{'batch_size': 128, " in text
-    short = "'duration': '4 steps', 'batch_size': 16, 'model.blocks': (1, 1, 1), "
+    short = (
+        "'duration': '4 steps', 'schedule.warmup': '1 step', 'batch_size': 16, "
+        "'model.blocks': (1, 1, 1), "
+    )
     text = text.replace("'batch_size': 128, ", short)
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)

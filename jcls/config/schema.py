@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 def _parameters(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The keyword-only parameters of `function` as ``{name: (annotation, default)}``."""
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(getattr(function, 'func', function))  # of a partial, too
     return {
         key: (hints.get(key, Any), parameter.default)
         for key, parameter in inspect.signature(function).parameters.items()

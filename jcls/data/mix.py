@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jcls.config.parts import choose
+from jcls.config.parts import choose, part
 from jcls.data.sampler import STREAMS
 from jcls.host.tensorflow import tf
 
@@ -29,20 +29,23 @@ MODES = ('batch', 'pair', 'elem')
 PARTNERS = ('roll', 'flip')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mix:
-    """How the images of each group of `size` are mixed; see `create`."""
+    """How the images of each group of `size` are mixed; see `mixup_cutmix`.
 
-    mixup: float
-    cutmix: float
-    switch: float
-    probability: float
-    mode: str
-    partner: str
+    Your own way of mixing is a class derived from this one, with a `draw` of its own.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
+    probability: float = 1.0
+    mode: str = 'batch'
+    partner: str = 'roll'
     size: int
     groups: int  # in a global batch
-    stop: int | None  # the first step without mixing
-    seed: int
+    stop: int | None = None  # the first step without mixing
+    seed: int = 0
 
     def within(self, rows: slice) -> range:
         """The numbers of the groups that are these rows of a global batch."""
@@ -119,6 +122,18 @@ def create(
     seed: int,
     to_steps: Callable[[str], int],
     *,
+    name: str = 'mixup_cutmix',
+    **fields: Any,
+) -> Mix | None:
+    """The ``mix`` section: one of `MIXES`, or your own; None if it mixes nothing."""
+    return part(MIXES, name, 'mix')(examples, seed, to_steps, **fields)
+
+
+def mixup_cutmix(
+    examples: int,
+    seed: int,
+    to_steps: Callable[[str], int],
+    *,
     mixup: float = 0.0,
     cutmix: float = 0.0,
     switch: float = 0.5,
@@ -128,7 +143,7 @@ def create(
     batch_size: int = 0,
     until: str | None = None,
 ) -> Mix | None:
-    """The ``mix`` section; None if it mixes nothing.
+    """Mixup, CutMix, or both in turn; None with neither.
 
     Args:
       examples: in a global batch.
@@ -176,7 +191,16 @@ def create(
             f'config.mix.batch_size={batch_size}: in a group of 1 there is nobody to be mixed with'
         )
     return Mix(
-        mixup, cutmix, switch, probability, mode, partner, size, examples // size, stop, seed
+        mixup=mixup,
+        cutmix=cutmix,
+        switch=switch,
+        probability=probability,
+        mode=mode,
+        partner=partner,
+        size=size,
+        groups=examples // size,
+        stop=stop,
+        seed=seed,
     )
 
 
@@ -195,3 +219,6 @@ def _boxes(lam: np.ndarray, x: np.ndarray, y: np.ndarray, height: int, width: in
     edges = [row - tall, column - wide, row + tall, column + wide]
     limits = [height, width, height, width]
     return np.stack([np.clip(e, 0, n) for e, n in zip(edges, limits, strict=True)], -1).astype(int)
+
+
+MIXES: dict[str, Callable[..., Mix | None]] = {'mixup_cutmix': mixup_cutmix}

@@ -1,20 +1,21 @@
 """The model presets by name, and `create`, which builds one.
 
-A new preset is one line of `MODELS` and one line of the exact parameter counts in the tests.
+A new preset is one line of `PRESETS` and one line of the exact parameter counts in the tests.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from jcls.config.parts import choose
+from jcls.config.parts import choose, part
 from jcls.models import batch_norm, layers
 from jcls.models.resnet import ResNet
 
-__all__ = ['MODELS', 'ResNet', 'create', 'layers']
+__all__ = ['MODELS', 'PRESETS', 'ResNet', 'create', 'layers', 'resnet']
 
 STEMS = ('imagenet', 'deep', 'cifar')
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -25,6 +26,43 @@ def create(
     norm: Callable[..., batch_norm.BatchNorm] | None = None,
     *,
     num_classes: int | None = None,
+    dtype: str = 'float32',
+    **fields: Any,
+) -> ResNet:
+    """The ``model`` section: build the preset `name` (see `MODELS`), or a network of your own.
+
+    Your own is a function of (norm, num_classes, dtype) to a Flax module, which takes images
+    [N, H, W, C] and ``train`` and returns logits [N, num_classes]. Its classifier is named 'head'.
+
+    Args:
+      name: of the preset.
+      norm: constructor of the normalisation layers; None: `batch_norm.batch_norm()`.
+      num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
+      dtype: of the activations. Parameters, statistics and logits stay in parameter precision;
+        'float32' is float64 under ``jax_enable_x64``.
+      **fields: the fields of the preset, see `resnet`.
+
+    Raises:
+      ValueError: an unknown name or dtype, or what the preset refuses.
+    """
+    build = part(MODELS, name, 'model')
+    choose(dict.fromkeys(DTYPES), dtype, 'config.model.dtype')
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(f'config.model.num_classes={num_classes}: at least 2')
+    return build(
+        norm or batch_norm.batch_norm(),
+        1000 if num_classes is None else num_classes,
+        layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
+        **fields,
+    )
+
+
+def resnet(
+    preset: dict[str, Any],
+    norm: Callable[..., batch_norm.BatchNorm],
+    num_classes: int,
+    dtype: Any,
+    *,
     stem: str | None = None,
     blocks: tuple[int, ...] | None = None,
     width: int | None = None,
@@ -33,14 +71,14 @@ def create(
     drop_path: float = 0.0,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype: str = 'float32',
 ) -> ResNet:
-    """The ``model`` section: build the preset `name` (see `MODELS`).
+    """A ResNet like a preset of `PRESETS`.
 
     Args:
-      name: of the preset.
-      norm: constructor of the normalisation layers; None: `batch_norm.batch_norm()`.
-      num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
+      preset: what it is like.
+      norm: constructor of the normalisation layers.
+      num_classes: width of the classifier.
+      dtype: of the activations.
       stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
       blocks: blocks in each stage; None: the preset's.
       width: channels of the first stage, doubled in each further one; None: the preset's.
@@ -52,42 +90,36 @@ def create(
       dropout: probability that a feature is dropped before the classifier.
       remat: save memory in training: keep only what goes into each block, and compute the rest
         again in the backward pass (Chen et al. 2016, 1604.06174): one more forward pass.
-      dtype: of the activations. Parameters, statistics and logits stay in parameter precision;
-        'float32' is float64 under ``jax_enable_x64``.
 
     Raises:
-      ValueError: an unknown name, stem or dtype, or a rate outside [0, 1).
+      ValueError: an unknown stem, a rate outside [0, 1), or a width that makes no channels.
     """
-    preset = dict(choose(MODELS, name, 'model'))
-    choose(dict.fromkeys(STEMS), preset['stem'] if stem is None else stem, 'config.model.stem')
-    choose(dict.fromkeys(DTYPES), dtype, 'config.model.dtype')
+    given = {'stem': stem, 'blocks': blocks, 'width': width}
+    built = preset | {key: value for key, value in given.items() if value is not None}
+    choose(dict.fromkeys(STEMS), built['stem'], 'config.model.stem')
     for field, rate in (('drop_path', drop_path), ('dropout', dropout)):
         if not 0 <= rate < 1:
             raise ValueError(f'config.model.{field}={rate}: a probability in [0, 1)')
-    if num_classes is not None and num_classes < 2:
-        raise ValueError(f'config.model.num_classes={num_classes}: at least 2')
-    if blocks is not None and (not blocks or min(blocks) < 1):
+    if not built['blocks'] or min(built['blocks']) < 1:
         raise ValueError(f'config.model.blocks={blocks}: at least one block in every stage')
     if project_first and preset['shortcut'] == 'pad':
-        raise ValueError(f'config.model.project_first: the shortcuts of {name} have no parameters')
-    given = {'stem': stem, 'blocks': blocks, 'width': width}
-    preset |= {key: value for key, value in given.items() if value is not None}
-    if preset['width'] < 2 or preset['width'] % 2:
+        raise ValueError('config.model.project_first: these shortcuts have no parameters')
+    if built['width'] < 2 or built['width'] % 2:
         raise ValueError(f'config.model.width={width}: a positive even number of channels')
-    if preset['width'] * preset['inner_ratio'] < 1:
+    if built['width'] * built['inner_ratio'] < 1:
         raise ValueError(
-            f'config.model.width={width}: {name} needs at least {1 / preset["inner_ratio"]:.0f}'
+            f'config.model.width={width}: this preset needs at least {1 / built["inner_ratio"]:.0f}'
         )
     return ResNet(
-        **preset,
-        num_classes=1000 if num_classes is None else num_classes,
+        **built,
+        num_classes=num_classes,
         project_first=project_first,
         zero_gamma=zero_gamma,
         drop_path=drop_path,
         dropout=dropout,
         remat=remat,
-        dtype=layers.param_dtype() if dtype == 'float32' else jnp.dtype(dtype),
-        norm=norm or batch_norm.batch_norm(),
+        dtype=dtype,
+        norm=norm,
     )
 
 
@@ -111,7 +143,7 @@ def _cifar(blocks_per_stage: int) -> dict[str, Any]:
     return _preset('basic', (blocks_per_stage,) * 3, width=16, stem='cifar', shortcut='pad')
 
 
-MODELS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     'resnet18': _preset('basic', (2, 2, 2, 2)),
     'resnet34': _preset('basic', (3, 4, 6, 3)),
     'resnet26': _preset('bottleneck', (2, 2, 2, 2)),
@@ -138,4 +170,7 @@ MODELS: dict[str, dict[str, Any]] = {
     'resnet44': _cifar(7),
     'resnet56': _cifar(9),
     'resnet110': _cifar(18),
+}
+MODELS: dict[str, Callable[..., ResNet]] = {
+    name: functools.partial(resnet, preset) for name, preset in PRESETS.items()
 }

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jcls.assembly import build, load_config
 from jcls.config.horizon import is_length
 from jcls.host import tensorflow
-from jcls.models import MODELS
+from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
 
@@ -54,8 +54,6 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     shrunk = {
         'duration': '2 steps',
         'batch_size': batch_size,
-        'model.width': 16,
-        'model.blocks': (1,) * len(MODELS[config.model.name]['blocks']),
         'norm.batch_size': 0,
         'mix.batch_size': 0,
         'sizes': (),
@@ -72,6 +70,9 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         'log.every': '1 steps',
     }
     shrunk |= _within_two_steps(config.schedule)
+    if config.model.name in PRESETS:  # else a network of the user's own, which stays as it is
+        stages = len(PRESETS[config.model.name]['blocks'])
+        shrunk |= {'model.width': 16, 'model.blocks': (1,) * stages}
     if isinstance(config.init.freeze, tuple):  # the blocks that it names may be gone
         shrunk['init.freeze'] = -1
     if isinstance(config.loss.class_weights, tuple):

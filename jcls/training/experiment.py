@@ -137,7 +137,7 @@ class Experiment:
         if self.mix is not None:
             shapes |= {'label2': shapes['label'], 'lam': of_batch}
         if self.distillation is not None:
-            logits = (size, self.model.num_classes)
+            logits = (size, len(self.data.train.classes))
             shapes['teacher'] = of_batch.update(shape=logits)
         return shapes
 

@@ -33,7 +33,8 @@ def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
     paths = [*flatten_dict(params, sep='/')]
     where = f'config.init.freeze={freeze!r}'
     if isinstance(freeze, int):
-        stages = max(int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path)))
+        numbers = [int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path))]
+        stages = max(numbers, default=0)
         if freeze > stages:
             raise ValueError(f'{where}: the model has stages 1 to {stages}')
         patterns = ['stem/.*'] if freeze >= 0 else []

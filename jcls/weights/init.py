@@ -112,9 +112,9 @@ def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
     Two of them may have the same parameters and yet compute different things.
     """
     lines = [
-        f'! {field}: {getattr(source, field)} in the source, {getattr(model, field)} in the model'
-        for field in ARCHITECTURE
-        if getattr(source, field) != getattr(model, field)
+        f'! {field}: {theirs} in the source, {ours} in the model'
+        for field in ARCHITECTURE  # which a network of the user's own may lack
+        if (theirs := getattr(source, field, None)) != (ours := getattr(model, field, None))
     ]
     if lines:
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')

@@ -248,6 +248,7 @@ def functions() -> list[Any]:
     """Every function behind a section or a choice."""
     found = [s.function for s in SECTIONS.values()]
     found += [choice for s in SECTIONS.values() for choice in (s.table or {}).values()]
+    found = [getattr(function, 'func', function) for function in found]  # of a partial
     return list(dict.fromkeys(f for f in found if callable(f)))
 
 

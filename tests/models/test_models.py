@@ -74,13 +74,15 @@ def test_every_preset_has_the_exact_parameter_count() -> None:
 
 
 # With one block a stage, presets that differ in depth alone are the same network: one of each kind.
-KINDS = {str({**preset, 'blocks': len(preset['blocks'])}): n for n, preset in models.MODELS.items()}
+KINDS = {
+    str({**preset, 'blocks': len(preset['blocks'])}): n for n, preset in models.PRESETS.items()
+}
 
 
 @pytest.mark.parametrize('name', KINDS.values())
 def test_every_parameter_of_every_kind_of_preset_gets_a_gradient(name: str) -> None:
     """A gradient reaches every parameter, with drop path and dropout on; logits are float32."""
-    stages = len(models.MODELS[name]['blocks'])
+    stages = len(models.PRESETS[name]['blocks'])
     model = models.create(
         name, num_classes=5, blocks=(1,) * stages, width=16, drop_path=0.1, dropout=0.1
     )

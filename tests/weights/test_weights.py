@@ -152,7 +152,7 @@ def test_every_preset_is_recognised_in_every_layout(name: str) -> None:
         assert built(models.create(**section)) == built(model)
 
 
-CIFAR = [name for name, preset in models.MODELS.items() if preset['shortcut'] == 'pad']
+CIFAR = [name for name, preset in models.PRESETS.items() if preset['shortcut'] == 'pad']
 
 
 def test_paddles_own_networks() -> None:

@@ -52,6 +52,10 @@ def export(
     write, folder = choose(FORMATS, format, 'format'), artifact.new_folder(out)
     card, variables = read(path, step, ema=ema)
     model, _ = usable(card, variables, path)
+    if write in NAMED and not isinstance(model, ResNet):
+        raise ValueError(
+            f'format={format!r} has names for ResNets only, not for {card["architecture"]["name"]}'
+        )
 
     def fill(inside: Path) -> None:
         write(inside, model, variables, card)

@@ -138,7 +138,7 @@ def _section(found: dict[str, Any]) -> dict[str, Any]:
 
     fixed = 4  # fields that a config cannot change
     name, preset = max(
-        models.MODELS.items(),
+        models.PRESETS.items(),
         key=lambda item: (sum(agreement(item[1])[:fixed]), sum(agreement(item[1]))),
     )
     if not all(agreement(preset)[:fixed]):
