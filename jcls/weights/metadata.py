@@ -126,6 +126,8 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: that names it, if it cannot be read or lacks something.
     """
+    if not path.is_file():
+        raise ValueError(f'{path} cannot be read: there is no such file')
     return check_card(read_json(path), path)
 
 

@@ -114,10 +114,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; a ValueError that names the file if there is none."""
     if not path.exists():
         raise ValueError(f'{path.parent} is not a workdir of jcls: it has no {path.name}')
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text('utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is damaged: {error}') from None
     if not isinstance(content, dict):

@@ -207,7 +207,7 @@ def test_another_epsilon_is_another_network(source, tmp_path):
         ('config.json', '{}', 'config.json is damaged: it lacks data, model, checkpoint'),
         ('config.json', '[]', 'config.json is damaged: it is no JSON object'),
         ('config.json', '{', 'config.json is damaged: '),
-        ('model.json', '{', 'model.json cannot be read: '),
+        ('model.json', '{', 'model.json is damaged: '),
         ('model.json', '{}', 'model.json does not describe a model: it lacks architecture, norm'),
     ],
 )

@@ -451,7 +451,7 @@ def test_where_the_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (lambda folder: (folder / 'model.json').unlink(), 'model.json cannot be read'),
         (lambda folder: (folder / 'model.json').write_text('{}'), 'does not describe'),
-        (lambda folder: (folder / 'model.json').write_text('{'), 'model.json cannot be read'),
+        (lambda folder: (folder / 'model.json').write_text('{'), 'model.json is damaged'),
         (lambda f: (f / artifact.WEIGHTS).write_bytes(b'1234'), 'weights.safetensors cannot be'),
     ],
 )
@@ -485,7 +485,7 @@ def test_a_card_that_lacks_something(tmp_path: Path, changes: Any, message: str)
         with pytest.raises(ValueError, match=f'{path} does not describe a model: .*{message}'):
             use(tmp_path / 'out')
     path.write_text('[1, 2]')
-    with pytest.raises(ValueError, match=f'{path} does not describe a model: it is no JSON object'):
+    with pytest.raises(ValueError, match=f'{path} is damaged: it is no JSON object'):
         imported.sections(tmp_path / 'out')
 
 
