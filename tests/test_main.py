@@ -162,10 +162,10 @@ def test_a_traceback_comes_on_request(file, monkeypatch):
 
 
 def test_a_config_file_may_be_called_config_py(run, tmp_path, monkeypatch):
-    """Only config.x=value lacks its dashes; config/__init__.py is a good name for a file."""
-    (tmp_path / 'config/__init__.py').write_text(f'def get_config():\n    return {TINY!r}\n')
+    """Only config.x=value lacks its dashes; config.py is a good name for a file."""
+    (tmp_path / 'config.py').write_text(f'def get_config():\n    return {TINY!r}\n')
     monkeypatch.chdir(tmp_path)
-    code, out, err = run('config', 'show', 'config/__init__.py')
+    code, out, err = run('config', 'show', 'config.py')
     assert (code, err) == (0, '')
     assert 'optimizer.lr = 0.05' in out
 

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jcls.config.parts import suggest
-from jcls.config.schema import Sections, Text, complete, conform, plain
+from jcls.config.schema import Sections, Text, complete, conform, is_host_specific, plain
 
 
 def find(path: str | Path) -> Path:
@@ -103,6 +103,12 @@ def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
     else:
         return {prefix: tree} if prefix else {}
     return {key: value for part in parts for key, value in part.items()}
+
+
+def common_fields(tree: Any, sections: Sections) -> dict[str, Any]:
+    """The fields that must be the same on all hosts of a run."""
+    fields = flatten(tree)
+    return {key: value for key, value in fields.items() if not is_host_specific(sections, key)}
 
 
 def show(tree: Any) -> str:

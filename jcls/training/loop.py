@@ -14,9 +14,8 @@ from typing import Any
 
 import jax
 
-from jcls.config import flatten
+from jcls.config import common_fields
 from jcls.config.parts import own_sources
-from jcls.config.schema import is_host_specific
 from jcls.distributed import agree
 from jcls.training import freezing, report, traps
 from jcls.training.experiment import Experiment
@@ -43,7 +42,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
-    agree.agree(_common_fields(experiment), experiment.data.checksums, path)
+    agree.agree(_compared(experiment), experiment.data.checksums, path)
     with ExitStack() as stack:
         known = files.read_metadata(path) if (path / files.CONFIG).exists() else {}
         experiment = experiment.with_teacher(known.get('teacher_step'))
@@ -163,13 +162,11 @@ def _run(
     return None, state
 
 
-def _common_fields(experiment: Experiment) -> dict[str, Any]:
-    """The fields of the config that must be the same on all hosts."""
-    return {
-        field: value
-        for field, value in flatten(experiment.config).items()
-        if not is_host_specific(experiment.sections, field)
-    } | {f'source of {name}': digest for name, digest in own_sources(experiment.config).items()}
+def _compared(experiment: Experiment) -> dict[str, Any]:
+    """What all hosts must have alike: fields of the config, and the user's own parts."""
+    sources = own_sources(experiment.config)
+    named = {f'source of {name}': digest for name, digest in sources.items()}
+    return common_fields(experiment.config, experiment.sections) | named
 
 
 def _changed_parts(experiment: Experiment, known: dict[str, Any]) -> list[str]:

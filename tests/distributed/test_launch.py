@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from helpers.runs import environment, start
-from jcls.data import sources
+from jcls.data.sources.folder import folder
+from jcls.data.sources.source import from_memory
 from jcls.distributed import agree, launch
 
 
@@ -88,6 +89,8 @@ AGREE = """
 import json, sys, tempfile
 from pathlib import Path
 import jax
+from jcls.assembly import SECTIONS
+from jcls.config import common_fields
 from jcls.distributed import agree, launch
 launch.initialize()
 index = jax.process_index()
@@ -95,7 +98,7 @@ if index == 1 and sys.argv[1] == 'code':
     agree._code = lambda: 'another'
 data = lambda: {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
 workdir = Path(sys.argv[2]) / ('other' if index == 1 and sys.argv[1] == 'workdir' else 'run')
-config = {'seed': 0, 'data': {'dir': f'/host{index}'}}
+config = common_fields({'seed': 0, 'data': {'dir': f'/host{index}'}}, SECTIONS)
 try:
     agree.agree(config, data, workdir)
     print(json.dumps(''))
@@ -133,7 +136,7 @@ def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
     labels = np.arange(50) % 2
 
     def checksum(images: np.ndarray, labels: np.ndarray) -> int:
-        return sources.from_memory(images, labels, ('a', 'b'), 'image').checksum()
+        return from_memory(images, labels, ('a', 'b'), 'image').checksum()
 
     assert checksum(images, labels) == checksum(images.copy(), labels.copy())
     assert checksum(images, labels) != checksum(images, 1 - labels)
@@ -145,7 +148,7 @@ def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name in ('train/a/0.png', 'train/b/0.png', 'val/a/0.png', 'val/b/0.png'):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new('RGB', (4, 4)).save(tmp_path / name)
-    train, _ = sources.folder(dir=str(tmp_path))
+    train, _ = folder(dir=str(tmp_path))
     assert train.checksum() == train.checksum()
     missing = Path(train.name(0))
     missing.unlink()
