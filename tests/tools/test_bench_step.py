@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import jcls
-from jcls.host import cache
 from jcls.main import main
 from jcls.tools.plan import chips, input_rate, measure
 from jcls.tools.plan.chips import CHIPS
@@ -117,5 +116,5 @@ def test_a_measurement_is_of_its_machine(
     config = jcls.build(tiny).config
     input_rate.remember(config, {'images_per_second_per_core': 9.0})
     assert input_rate.per_core(config) == 9
-    monkeypatch.setattr(cache, 'processor', lambda: 'another')
+    monkeypatch.setattr(input_rate, 'processor', lambda: 'another')
     assert input_rate.per_core(config) is None

@@ -17,8 +17,8 @@ from jcls.data import augment, pipeline, sources
 from jcls.data.pipeline import Damage
 from jcls.data.sampler import Share, eval_rows, train_rows
 from jcls.data.sources import arrayrecord
-from jcls.data.sources import tfds as ours
 from jcls.data.sources.source import Source
+from jcls.data.sources.tfds import find_builder
 from jcls.host import tensorflow
 from jcls.host.tensorflow import tf
 
@@ -349,7 +349,7 @@ def test_the_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(tfds, 'builder', lambda *_, **__: made)
         with pytest.raises(ValueError, match='is not prepared') as error:
-            ours.find_builder('tiny_pictures', str(tmp_path))
+            find_builder('tiny_pictures', str(tmp_path))
         command = str(error.value).split('python -c "')[1].split('"\n')[0]
         exec(command)  # a line of our own
     train, _ = read(Path(), dataset='tiny_pictures', dir=str(tmp_path))
