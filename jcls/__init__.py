@@ -7,7 +7,7 @@
     jcls.evaluate('runs/quickstart')
     model, variables = jcls.load('runs/quickstart')
 
-Importing this package imports neither JAX nor TensorFlow; the first use of a name does.
+Importing this package imports neither JAX nor TensorFlow; the first use of one of its names does.
 """
 
 from __future__ import annotations

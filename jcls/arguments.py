@@ -1,6 +1,8 @@
-"""What the command line takes: the verbs and their arguments.
+"""The arguments of the command line: the verbs and what each takes.
 
-All in one place, without other imports: ``jcls --help`` loads neither JAX nor TensorFlow.
+This file imports nothing else, so that ``jcls --help`` loads neither JAX nor TensorFlow. An
+argument that is not given is not passed on, so that the verb's function decides the default, which
+the help text repeats as '(default: ...)'.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ VERBS = {
     'bench': 'measure how fast images come in, stage by stage, or a training step',
     'prepare': 'turn a folder or tar of images into a dataset, and report on the images',
 }
+WITHOUT_CONFIG = ('predict', 'import', 'export', 'prepare')
 
 DESCRIPTION = """\
 Train ResNet image classifiers with JAX.
@@ -35,252 +38,175 @@ SIGINT with the state saved, 130 interrupted outside of training or twice.
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line, without ``--config.section.field=value``."""
     top = argparse.ArgumentParser(
         'jcls', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = top.add_subparsers(dest='verb', metavar='VERB', required=True)
     for name, text in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        verb = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
         verb.add_argument('--json', action='store_true', help='end with one line of JSON')
         _ARGUMENTS[name](verb)
     return top
 
 
+def _config_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help=text)
+
+
+def _ema_argument(parser: argparse.ArgumentParser) -> None:
+    text = "'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones"
+    parser.add_argument('--ema', help=f'{text} (default: auto)')
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "checkpoint of a workdir: 'last', 'best' or a step (default: last)"
+    parser.add_argument('--step', help=text)
+    _ema_argument(parser)
+
+
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--config', required=True, metavar='FILE.py[:arg]', help='what to train')
-    parser.add_argument('--workdir', help='folder of the run; a run that is in it resumes')
-    parser.add_argument(
-        '--dry_run',
-        action='store_true',
-        help='run two steps of a shrunken copy, in a temporary folder',
+    add = parser.add_argument
+    _config_argument(parser, 'config to train')
+    add('--workdir', help='folder of the run; a run that is in it resumes')
+    text = 'run two steps of a shrunken copy, in a temporary folder'
+    add('--dry_run', action='store_true', help=text)
+    text = (
+        "'auto' joins the other processes of a run on several hosts if a launcher has started "
+        "some, 'on' always, 'off' never (default: auto)"
     )
-    parser.add_argument(
-        '--distributed', default='auto', choices=('auto', 'on', 'off'),
-        help='whether to join the other processes of a run on several hosts (default: auto, which '
-        'joins where a launcher has started some)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--distributed_wait', type=int, default=300, metavar='SECONDS',
-        help='how long to wait for the other processes (default: 300)',
-    )  # fmt: skip
+    add('--distributed', dest='mode', metavar='MODE', help=text)
+    text = 'how long to wait for the other processes (default: 300)'
+    add('--distributed_wait', dest='wait', type=int, metavar='SECONDS', help=text)
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('workdir', help='folder of a run; with --config, any weights')
-    parser.add_argument(
-        '--config',
-        metavar='FILE.py[:arg]',
-        help="config on whose data to evaluate, instead of the run's own",
-    )
+    text = "config on whose data to evaluate, instead of the run's own"
+    parser.add_argument('--config', metavar='FILE.py[:arg]', help=text)
     _weights_arguments(parser)
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = 'show every field, explain what they mean for a run, or diff two configs'
+    add('action', choices=('show', 'explain', 'diff'), help=text)
+    add('configs', nargs='+', help='config files (file.py:arg) or workdirs')
+    add('--out', help="file for the plot of explain; '' for none (default: explain.png)")
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('path', help='a workdir, imported weights, or whatever `jcls import` takes')
-    parser.add_argument(
-        'images', nargs='+', metavar='image-or-folder', help='image files, and folders of them'
-    )
-    parser.add_argument(
-        '--top', type=int, default=5, help='number of classes to print for each image (default: 5)'
-    )
-    parser.add_argument(
-        '--flip',
-        action='store_true',
-        help='average the probabilities of each image and its mirror image',
-    )
-    parser.add_argument(
-        '--batch_size', type=int, default=64, help='number of images in a batch (default: 64)'
-    )
+    add = parser.add_argument
+    add('path', help='a workdir, imported weights, or anything that `jcls import` takes')
+    add('images', nargs='+', metavar='image-or-folder', help='image files, and folders of them')
+    add('--top', type=int, help='number of classes to print for each image (default: 5)')
+    text = 'average the probabilities of each image and its mirror image'
+    add('--flip', action='store_true', help=text)
+    add('--batch_size', type=int, help='number of images in a batch (default: 64)')
     _weights_arguments(parser)
 
 
-def _weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--step',
-        default='last',
-        help="checkpoint of a workdir: 'last', 'best' or a step (default: last)",
-    )
-    parser.add_argument(
-        '--ema', default='auto', choices=('auto', 'yes', 'no'),
-        help='whether to take the averaged weights (default: auto, if there are any)',
-    )  # fmt: skip
-
-
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'src', help="a file, an https address, a folder, or 'hf:owner/name' on the Hub"
-    )
-    parser.add_argument('out', help='folder to write')
-    parser.add_argument(
-        '--prefix', default='', help='import only the tensors whose names begin so (default: all)'
-    )
-    parser.add_argument(
-        '--ema', default='auto', choices=('auto', 'yes', 'no'),
-        help='whether to take the averaged weights (default: auto, if there are any)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--classes', metavar='FILE', help='file of class names: one a line, or a JSON list'
-    )
-    parser.add_argument(
-        '--resize',
-        type=int,
-        metavar='PIXELS',
-        help='shorter side of an image before the crop at evaluation; give both or neither',
-    )
-    parser.add_argument(
-        '--crop', type=int, metavar='PIXELS', help='side of the central square at evaluation'
-    )
-    parser.add_argument(
-        '--interpolation',
-        default='bilinear',
-        choices=('bilinear', 'bicubic'),
-        help='interpolation of --resize (default: bilinear)',
-    )
-    parser.add_argument(
-        '--channels',
-        type=int,
-        help="channels of your images, if not the weights' (the first convolution is adapted)",
-    )
+    add = parser.add_argument
+    text = "a file, an https address, a folder, or 'hf:owner/name' on the Hub"
+    add('source', metavar='src', help=text)
+    add('out', help='folder to write')
+    add('--prefix', help='import only tensors whose names begin with this (default: all)')
+    _ema_argument(parser)
+    text = 'file of class names: one on each line, or a JSON list'
+    add('--classes', metavar='FILE', help=text)
+    text = 'shorter side of an image before the crop at evaluation; give --crop, too'
+    add('--resize', type=int, metavar='PIXELS', help=text)
+    text = 'side of the central square at evaluation; give --resize, too'
+    add('--crop', type=int, metavar='PIXELS', help=text)
+    add('--interpolation', help="of --resize: 'bilinear' or 'bicubic' (default: bilinear)")
+    text = "channels of your images, if not the weights'; the first convolution is adapted"
+    add('--channels', type=int, help=text)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help='a workdir or imported weights')
     parser.add_argument('out', help='folder to write')
-    parser.add_argument(
-        '--format', default='jcls',
-        choices=('jcls', 'torchvision', 'timm', 'stablehlo', 'savedmodel'),
-        help='timm: a folder for timm.create_model; torchvision: safetensors with its names; '
+    text = (
+        'timm: a folder for timm.create_model; torchvision: safetensors with its names; '
         'stablehlo: jax.export, pixels of any size to logits; savedmodel: for TensorFlow, image '
-        'files to probabilities; jcls: what `jcls import` writes (default: jcls)',
-    )  # fmt: skip
+        'files to probabilities; jcls: what `jcls import` writes (default: jcls)'
+    )
+    parser.add_argument('--format', help=text)
     _weights_arguments(parser)
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'action',
-        choices=('show', 'explain', 'diff'),
-        help='show every field, explain what they mean for a run, or diff two configs',
-    )
-    parser.add_argument('configs', nargs='+', help='config files (file.py:arg) or workdirs')
-    parser.add_argument(
-        '--out',
-        default='explain.png',
-        help="file for the plot of explain; '' for none (default: explain.png)",
-    )
-
-
-def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'src',
-        help='folder of class folders, or of train/ and val/; a tar of one, or a tar of tars',
-    )
-    parser.add_argument('out', help='folder of datasets; the new one is OUT/NAME/1.0.0')
-    parser.add_argument('--name', help="name of the dataset (default: made from the source's)")
-    parser.add_argument('--val', metavar='SRC2', help='folder or tar of validation images')
-    parser.add_argument(
-        '--val_fraction', type=float, metavar='F',
-        help='fraction of each class to set aside where there are no validation images '
-        '(default: 0.1; 0 for none)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--max_side', type=int, default=0, metavar='PIXELS',
-        help='shrink images whose shorter side is longer than this (default: 0, none)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--quality',
-        type=int,
-        default=95,
-        help='JPEG quality of images that are encoded anew (default: 95)',
-    )
-    parser.add_argument(
-        '--workers', type=int, metavar='N', help='number of threads (default: one a core)'
-    )
-    parser.add_argument(
-        '--drop', default='none', choices=('damaged', 'none'),
-        help='leave damaged images out instead of stopping (default: none)',
-    )  # fmt: skip
-
-
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--config', required=True, metavar='FILE.py[:arg]', help='config whose images to draw'
-    )
-    parser.add_argument(
-        '--out', default='preview.png', help='PNG file to write (default: preview.png)'
-    )
-    parser.add_argument(
-        '--images', type=int, default=8, help='number of images, each a row (default: 8)'
-    )
-    parser.add_argument(
-        '--step', type=int, default=0, help='training step that they are of (default: 0)'
-    )
-    parser.add_argument(
-        '--operations', action='store_true', help='draw every operation and its magnitudes instead'
-    )
+    add = parser.add_argument
+    _config_argument(parser, 'config whose images to draw')
+    add('--out', help='PNG file to write (default: preview.png)')
+    add('--images', type=int, help='number of images, one in each row (default: 8)')
+    add('--step', type=int, help='training step that sees them (default: 0)')
+    text = 'draw every operation and its magnitudes instead'
+    add('--operations', dest='by_operation', action='store_true', help=text)
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--config', required=True, metavar='FILE.py[:arg]', help='config whose steps to compile'
+    add = parser.add_argument
+    _config_argument(parser, 'config whose steps to compile')
+    text = (
+        'machines: v5e:4x4, v4:2x2x1, gpu:h100x8, gpu:2xh100x8 (two hosts with eight GPUs each) '
+        'or cpu (this machine, measured); several make a table'
     )
-    parser.add_argument(
-        '--topology', required=True, nargs='+', metavar='NAME',
-        help='machines: v5e:4x4, v4:2x2x1, gpu:h100x8, gpu:2xh100x8 (two hosts with eight '
-        'GPUs each) or cpu (this machine, measured); several make a table',
-    )  # fmt: skip
-    parser.add_argument(
-        '--per_chip_batch', type=int, metavar='N',
-        help="number of images for each chip, instead of the config's batch over all chips",
-    )  # fmt: skip
-    parser.add_argument(
-        '--no_search', action='store_true', help='do not look for the largest batch that fits'
-    )
-    parser.add_argument(
-        '--keep', default='auto', metavar='DIR',
-        help="folder that keeps results (default: ~/.cache/jcls/plans; '' for none)",
-    )  # fmt: skip
+    add('--topology', required=True, nargs='+', metavar='NAME', help=text)
+    text = "number of images for each chip, instead of the config's batch over all chips"
+    add('--per_chip_batch', type=int, metavar='N', help=text)
+    text = 'do not look for the largest batch that fits'
+    add('--no_search', dest='search', action='store_false', help=text)
+    text = "folder that keeps results; 'auto' is plans/ in the cache, '' none (default: auto)"
+    add('--keep', metavar='DIR', help=text)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'what', choices=('input', 'step'), help='measure the data pipeline, or a training step'
+    add = parser.add_argument
+    text = 'measure the data pipeline, or a training step'
+    add('what', choices=('input', 'step'), help=text)
+    _config_argument(parser, 'config to measure')
+    add('--cores', type=int, help='number of cores to use (default: all)')
+    text = 'how often to measure; the best round is reported (default: 3)'
+    add('--rounds', type=int, help=text)
+    add('--seconds', type=float, help='length of a measurement of `bench input` (default: 5)')
+    text = 'duration of a training step: `bench input` tells whether it waits for images'
+    add('--step_seconds', type=float, help=text)
+    text = 'let `bench input` also measure torchvision and DALI'
+    add('--compare', action='store_true', help=text)
+    add('--peer_python', help='Python that has torchvision and DALI (default: this one)')
+    add('--steps', type=int, help='training steps in a round of `bench step` (default: 20)')
+    add('--trace', metavar='DIR', help='folder for a profile of a few steps of `bench step`')
+    text = 'machines that `bench step` also plans for, such as v5e:2x2'
+    add('--topology', metavar='NAME', help=text)
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = 'folder of class folders, or of train/ and val/; a tar of one, or a tar of tars'
+    add('src', help=text)
+    add('out', help='folder of datasets; the new one is OUT/NAME/1.0.0')
+    add('--name', help="name of the dataset (default: made from the source's)")
+    add('--val', metavar='SRC2', help='folder or tar of validation images')
+    text = (
+        'fraction of each class to set aside if there are no validation images; 0 for none '
+        '(default: 0.1)'
     )
-    parser.add_argument(
-        '--config', required=True, metavar='FILE.py[:arg]', help='config to measure'
-    )
-    parser.add_argument(
-        '--cores', type=int, default=0, help='number of cores to use (default: 0, all)'
-    )
-    parser.add_argument(
-        '--seconds', type=float, help='length of a measurement of `bench input` (default: 5)'
-    )
-    parser.add_argument(
-        '--rounds', type=int, default=3,
-        help='how often to measure; the best round is reported (default: 3)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--steps', type=int, help='training steps in a round of `bench step` (default: 20)'
-    )
-    parser.add_argument(
-        '--trace', metavar='DIR', help='folder for a profile of a few steps of `bench step`'
-    )
-    parser.add_argument(
-        '--topology',
-        metavar='NAME',
-        help='machines that `bench step` also plans for, such as v5e:2x2',
-    )
-    parser.add_argument(
-        '--step_seconds',
-        type=float,
-        help='duration of a training step: `bench input` tells whether it waits for images',
-    )
-    parser.add_argument(
-        '--compare', action='store_true', help='let `bench input` also measure torchvision and DALI'
-    )
-    parser.add_argument(
-        '--peer_python', help='Python interpreter that has torchvision and DALI (default: this one)'
-    )
+    add('--val_fraction', type=float, metavar='F', help=text)
+    text = 'shrink images whose shorter side is longer than this; 0 for none (default: 0)'
+    add('--max_side', type=int, metavar='PIXELS', help=text)
+    text = 'JPEG quality of images that are encoded again (default: 95)'
+    add('--quality', type=int, help=text)
+    add('--workers', type=int, metavar='N', help='number of threads (default: one on each core)')
+    text = "'damaged' leaves damaged images out, 'none' stops at them (default: none)"
+    add('--drop', help=text)
 
 
 _ARGUMENTS = {

@@ -1,4 +1,4 @@
-"""From config to objects: the only place that knows every section and the function behind it."""
+"""From config to objects: the only file that knows every section and its function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jcls.optim import ema, optimizer, schedule
 from jcls.optim.update_rules import OPTIMIZERS
 from jcls.training import distill, freezing, losses, step
 from jcls.training.evaluate import EvaluateSettings
-from jcls.training.experiment import Experiment, share_of
+from jcls.training.experiment import Experiment, process_shard
 from jcls.training.metrics import Metric, choose_metrics
 from jcls.training.reference import Reference
 from jcls.weights.init import InitSettings
@@ -52,26 +52,26 @@ def assemble(
     augment: tuple = (),
     sizes: tuple[tuple[str, int], ...] = (),
 ) -> Experiment:
-    """The top level of a config; `sections` are the others.
+    """The top level of a config, with all other `sections`.
 
     Args:
-      sections: the sections by name, complete.
-      devices: to run on; None: all there are.
+      sections: the complete sections by name.
+      devices: devices to run on; None for all.
       given: images from Python, see `build`.
-      recipe: what this config is called; model.json passes it on.
-      batch_size: examples in a step, over all devices.
-      accumulate: micro-batches that a step's gradient is summed over, to save memory. BatchNorm
-        sees one of them at a time: with norm.batch_size=0 it is not over the whole batch any more,
-        and running statistics move so many times a step.
-      duration: of the run: '90 epochs', '1000 steps'.
-      seed: of the initial weights, the order and every random draw.
-      platform: 'cpu', 'gpu' or 'tpu' refuses to run elsewhere; 'any' takes what is there.
+      recipe: name of this config, which is copied into model.json.
+      batch_size: number of examples in a step, over all devices.
+      accumulate: number of micro-batches that a step's gradient is summed over, to save memory.
+        BatchNorm sees one of them at a time, so norm.batch_size=0 no longer means the whole batch,
+        and the running statistics move this many times in a step.
+      duration: length of the run, such as '90 epochs' or '1000 steps'.
+      seed: seed of the initial weights, the order and every random draw.
+      platform: 'cpu', 'gpu' or 'tpu' to refuse any other device; 'any' to use what is there.
       deterministic: also make GPUs bit-reproducible, at some cost in speed.
       augment: operations on a training image, in their order.
-      sizes: of training images, changing in the run: (('30 epochs', 192), ('60 epochs', 224)) sets
-        the size of random_resized_crop from these times on.
+      sizes: changes of the training images' size: (('30 epochs', 192), ('60 epochs', 224)) sets the
+        size of random_resized_crop from these times on.
     """
-    del recipe  # for people; it is part of the config, which the experiment keeps
+    del recipe  # it is in the config, which the experiment keeps
     if not 0 <= seed < 2**32:
         raise ValueError(f'config.seed={seed}: must be in 0..{2**32 - 1}')
     if deterministic:
@@ -82,8 +82,8 @@ def assemble(
     horizon = create_horizon(duration, batch_size, len(data.train))
     init_from = InitSettings(**sections['init'])
     model, frozen = _model(sections, data, init_from)
-    if isinstance(model, models.ResNet):  # not one of the user's own
-        model = model.clone(store=compiler.must_store(mesh))
+    if isinstance(model, models.ResNet):  # and not a network of the user's own
+        model = model.clone(materialise_gradient=compiler.must_materialise(mesh))
     group_count(batch_size // accumulate, sections['norm']['batch_size'])
     updates = optimizer.create(
         batch_size,
@@ -119,7 +119,7 @@ def assemble(
     distillation = distill.create(**sections['distill'])
     mixing = mix.create(batch_size, seed, horizon.steps, **sections['mix'])
     if mixing is not None:
-        mixing.within(share_of(batch_size).rows())
+        mixing.within(process_shard(batch_size).rows())
     return Experiment(
         config={},
         sections=SECTIONS,
@@ -137,7 +137,9 @@ def assemble(
             mesh,
             seed=seed,
             accumulate=accumulate,
-            unit=_unit(batch_size // accumulate, sections['norm']['batch_size'], mixing),
+            rows_kept_together=_rows_kept_together(
+                batch_size // accumulate, sections['norm']['batch_size'], mixing
+            ),
             ema=average,
             distillation=distillation,
             **common,
@@ -177,7 +179,7 @@ def _check_best(
     *,
     averaged: bool,
 ) -> None:
-    """Refuse to keep the best by what is not evaluated."""
+    """Raise ValueError if config.checkpoint.best is not evaluated."""
     if best is None:
         return
     known = [
@@ -199,23 +201,26 @@ def _check_best(
 def _model(
     sections: Mapping[str, Any], data: sources.Data, init_from: InitSettings
 ) -> tuple[models.ResNet, freezing.Frozen]:
-    """The model, and what of it never changes."""
+    """The model, and the part of it that never changes."""
     section = {**sections['model'], 'num_classes': _classes(sections['model'], data)}
     model = models.create(**section, norm=batch_norm(**sections['norm']))
     freeze, norm_eval = init_from.freeze, init_from.norm_eval
     if freeze in (-1, ()) and not norm_eval:
         return model, freezing.Frozen()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, data.channels)))
-    still = freezing.still_norms(shapes['params'], shapes['batch_stats'], freeze, norm_eval)
+    frozen_stats = freezing.norms_with_frozen_stats(
+        shapes['params'], shapes['batch_stats'], freeze, norm_eval
+    )
     trained = freezing.trained(shapes['params'], freeze)
-    model = models.create(**section, norm=batch_norm(still, **sections['norm']))
-    return model, freezing.Frozen(freezing.paths(trained), still)
+    model = models.create(**section, norm=batch_norm(frozen_stats, **sections['norm']))
+    return model, freezing.Frozen(freezing.paths(trained), frozen_stats)
 
 
-def _unit(part: int, ghost: int, mixing: mix.Mix | None) -> int:
-    """Rows that stay together in micro-batches of `part`: those normalised or mixed together.
+def _rows_kept_together(part: int, ghost: int, mixing: mix.Mix | None) -> int:
+    """How many rows of a batch stay together in micro-batches of `part` examples.
 
-    The copies of an image (`data.repeats`) are in different ones of these, and so remain apart.
+    They are those that are normalised together or mixed together. The copies of an image
+    (`data.repeats`) are in different ones, and so remain apart.
     """
     if ghost:
         return ghost
@@ -225,7 +230,7 @@ def _unit(part: int, ghost: int, mixing: mix.Mix | None) -> int:
 def _augmentation_by_step(
     augment: tuple, sizes: tuple[tuple[str, int], ...], horizon: Horizon
 ) -> tuple[tuple[int, Chain], ...]:
-    """(first step, augmentation) of each part of the run."""
+    """The (first step, augmentation) of each part of the run."""
     phases = [(0, compose(augment, 'augment'))]
     crops = [i for i, section in enumerate(augment) if section['name'] == 'random_resized_crop']
     if sizes and len(crops) != 1:
@@ -249,7 +254,7 @@ def _augmentation_by_step(
 
 
 def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
-    """The classifier's width: the data's, unless the config contradicts it."""
+    """The number of classes of the data; a ValueError if the config says another number."""
     found, wanted = len(data.train.classes), section['num_classes']
     if wanted is not None and wanted != found:
         raise ValueError(
@@ -303,17 +308,17 @@ def build(
 ) -> Experiment:
     """Make an `Experiment` from a config, complete or not.
 
-    Looks at the data's names and labels, not at images; allocates nothing on the devices.
+    It reads names and labels of the data, but no images, and allocates nothing on the devices.
 
     Args:
-      config: as `load_config` returns it, or nested dicts.
-      devices: to run on; None: all there are.
+      config: a config as `load_config` returns it, or nested dicts.
+      devices: devices to run on; None for all.
       data: images and labels in memory instead of config.data's, see
         `jcls.data.sources.from_python`: ``{'image': images, 'label': labels}``, a list of
         ``{'image': ..., 'label': ...}``, or ``{'train': ..., 'val': ...}`` of either.
 
     Raises:
-      ValueError: for anything in the config that cannot be, with its place and the cure.
+      ValueError: for any mistake in the config; the error names its place and the cure.
     """
     changes = {}
     if data is not None:
@@ -321,15 +326,15 @@ def build(
     tree = complete(config, changes, sections=SECTIONS)
     top = {key: tree[key] for key in fields(SECTIONS[''])}
     experiment = dataclasses.replace(assemble(tree, devices, data, **top), config=tree)
-    experiment.state_shapes()  # finds what is wrong with model, groups and image sizes now
-    pipeline.output_extent(experiment.data.val, experiment.eval_operation)
+    experiment.state_shapes()  # so that mistakes about model, groups and image sizes show now
+    pipeline.output_size(experiment.data.val, experiment.eval_operation)
     return experiment
 
 
 def build_or_assume(
     config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> tuple[Experiment, str]:
-    """The experiment, with made-up images if its folder is not there; and which it has."""
+    """The experiment, with synthetic images if its data are missing; and which data it has."""
     tree = plain(config)
     known, data = tree['reference'], tree['data']
     folder = data.get('dir')

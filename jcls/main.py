@@ -17,7 +17,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from jcls import arguments
 
@@ -30,14 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = arguments.parser()
     if not words or (words[0].startswith('-') and words[0] not in ('-h', '--help')):
-        words = ['train', *words]  # the verb that may be left out
+        words = ['train', *words]  # the default verb
     overrides, words = _split_overrides(words, parser)
-    args = parser.parse_args(words)
-    if args.verb == 'train' and not (args.workdir or args.dry_run):
+    args = vars(parser.parse_args(words))
+    verb, as_json = args.pop('verb'), args.pop('json', False)
+    if verb == 'train' and not (args.get('workdir') or 'dry_run' in args):
         parser.error('--workdir=DIR is missing: where the run keeps everything')
+    if verb in arguments.WITHOUT_CONFIG and overrides:
+        parser.error(f'{verb} has no config: --config.{next(iter(overrides))} means nothing')
+    elif verb not in arguments.WITHOUT_CONFIG:
+        args['overrides'] = overrides
     _set_up_logging()
     try:
-        code, result = _train(args, overrides) if args.verb == 'train' else _verb(args, overrides)
+        name = f'{verb}_' if keyword.iskeyword(verb) else verb
+        result = importlib.import_module(f'jcls.tools.{name}').run(**args)
     except KeyboardInterrupt:
         print('interrupted; what was saved before is intact', file=sys.stderr)
         return _leave(EXIT_KILLED)
@@ -52,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             raise
         return _leave(EXIT_ERROR)
-    if args.json:
+    if as_json:
         print(json.dumps(result))
-    return code
+    return EXIT_INTERRUPTED if verb == 'train' and result['interrupted'] else 0
 
 
 def _split_overrides(
@@ -79,48 +84,6 @@ def _split_overrides(
     return overrides, rest
 
 
-def _train(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
-    from jcls.distributed import launch
-
-    launch.initialize(args.distributed, wait=args.distributed_wait)
-    from jcls.distributed import watch
-    from jcls.tools import train
-
-    if args.dry_run:
-        return 0, _dry_run(args, overrides)
-    with watch.watching():
-        config = train.load_config(args.config, overrides)
-        result = train.train(config, args.workdir)
-    facts = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
-    code = EXIT_INTERRUPTED if result.interrupted else 0
-    return code, {**facts, **result.metrics, 'interrupted': result.interrupted}
-
-
-def _dry_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Any:
-    import tempfile
-
-    import jax
-
-    from jcls.tools import train
-
-    if jax.process_count() > 1:
-        raise ValueError('--dry_run is for one process: add --distributed=off')
-    shrunk = train.dry_run(args.config, overrides)
-    print('dry run of', args.config, 'with')
-    print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
-    config = train.load_config(args.config, shrunk)
-    with tempfile.TemporaryDirectory() as folder:
-        result = train.train(config, folder, summary=False)
-    print(f'dry run of {args.config}: done')
-    return {'step': result.step, **result.metrics}
-
-
-def _verb(args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[int, Any]:
-    name = f'{args.verb}_' if keyword.iskeyword(args.verb) else args.verb
-    tool = importlib.import_module(f'jcls.tools.{name}')
-    return 0, tool.run(args, overrides)
-
-
 def _has_peers() -> bool:
     return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
 
@@ -134,7 +97,10 @@ def _leave(code: int) -> int:
 
 
 def _set_up_logging() -> None:
-    """Our own notes at INFO, libraries' from WARNING on; Orbax's (absl) errors reach us anyway."""
+    """Show jcls's messages from INFO on and libraries' from WARNING on.
+
+    Orbax logs its errors through absl and raises them as well, so absl is silent.
+    """
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('jcls').setLevel(logging.INFO)
     for name in ('absl', 'asyncio'):
@@ -143,7 +109,7 @@ def _set_up_logging() -> None:
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
-    """Orbax's writers raise their errors again where the loop waits for them: once will do."""
+    """Orbax raises errors of its writers again in the main thread; do not print them twice."""
     if not type(args.thread).__module__.startswith('orbax'):
         threading.__excepthook__(args)
 

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import pytest
 
 import jcls
-from jcls import config as configs
 from jcls import models
-from jcls.config import horizon
+from jcls.config import diff, horizon
 from jcls.config.schema import plain
 from jcls.data import augment
 from jcls.main import main
-from jcls.models import batch_norm as norms
+from jcls.models import batch_norm
 from jcls.optim import optimizer, schedule
 from jcls.training import losses
 
@@ -58,10 +57,10 @@ def test_a_config_fits_together_at_full_size(file):
     """With no argument: model, statistics, optimizer and gradients trace at the full batch."""
     config = plain(jcls.load_config(str(file)))
     assert config['recipe'] == str(file)
-    height, width = augment.compose(tuple(config['augment']), 'augment').extent(None)
+    height, width = augment.compose(tuple(config['augment']), 'augment').output_size(None)
     classes = config['model']['num_classes'] or 1000
     model = models.create(
-        **{**config['model'], 'num_classes': classes}, norm=norms.batch_norm(**config['norm'])
+        **{**config['model'], 'num_classes': classes}, norm=batch_norm.batch_norm(**config['norm'])
     )
     images = jnp.zeros((1, height, width, 3))
     batch = config['batch_size']
@@ -98,13 +97,27 @@ def test_a_config_evaluates_images_of_one_size(file):
     """The preprocessing brings any image, or at least the data's own, to one size."""
     config = plain(jcls.load_config(str(file)))
     own = {'digits': (8, 8)}.get(config['data']['name'])
-    extent = augment.compose(tuple(config['evaluate']['preprocess']), 'x').extent(own)
-    assert extent is not None
-    assert min(extent) >= config['augment'][0]['size']
+    size = augment.compose(tuple(config['evaluate']['preprocess']), 'x').output_size(own)
+    assert size is not None
+    assert min(size) >= config['augment'][0]['size']
+
+
+# Configs whose steps have the same operations as those of another one.
+SAME_GRAPH = (
+    'base.py', 'finetune_cifar10.py', 'flax_example.py', 'resnet50_a2.py', 'resnet50_a3.py',
+    'resnet50_ladder.py', 'resnet50_v1.py', 'resolution_study.py', 'rsb.py',
+)  # fmt: skip
 
 
 @pytest.mark.usefixtures('quick_compiler')
-@all_files
+@pytest.mark.parametrize(
+    'file',
+    [
+        pytest.param(file, marks=[pytest.mark.slow] if file.name in SAME_GRAPH else [])
+        for file in FILES
+    ],
+    ids=lambda path: path.name,
+)
 def test_a_config_takes_real_steps_in_a_dry_run(file, capsys):
     """--dry_run, as a user types it, updates twice with finite losses and evaluates."""
     # A CPU emulates bfloat16, slowly; the test above traces it.
@@ -160,17 +173,15 @@ def test_every_argument_of_a_config_does_something(file):
     page = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == 'get_config')
     if not defaults:
         assert not page.args.args  # so that an argument is refused, not ignored
-    standard = plain(configs.read(file))
+    standard = plain(read(file))
     for key, value in defaults.items():
         choices = [choice for choice in CHOICES.get(key, ()) if choice != value]
         scaled = f'{value}x' if isinstance(value, str) else value * 2 or 0.1
         changed = choices[0] if choices else scaled
         assert f'args.{key}' in read
         needs = NEEDS.get((file.name, key), '')
-        assert configs.diff(
-            configs.read(file, needs), configs.read(file, f'{needs},{key}={changed}')
-        )
-        assert not configs.diff(standard, configs.read(file, f'{key}={value}')), key
+        assert diff(read(file, needs), read(file, f'{needs},{key}={changed}'))
+        assert not diff(standard, read(file, f'{key}={value}')), key
         assert f'{key}=' in (ast.get_docstring(page) or ''), key
 
 
@@ -255,7 +266,7 @@ def test_each_rung_of_the_ladder_changes_what_it_says_and_nothing_else():
     before = plain(jcls.load_config('configs/resnet50_ladder.py:rung=baseline'))
     for rung, fields in LADDER.items():
         config = plain(jcls.load_config(f'configs/resnet50_ladder.py:rung={rung}'))
-        found = {key.split('[')[0] for key in configs.diff(before, config)}
+        found = {key.split('[')[0] for key in diff(before, config)}
         assert found == fields | {'recipe', 'reference.top1'}, rung
         published.append(config['reference']['top1'])
         before = config
@@ -272,7 +283,7 @@ def test_the_ladder_begins_and_ends_with_the_two_recipes():
     ):
         pair = (f'configs/resnet50_ladder.py:rung={rung}', f'configs/{other}')
         trees = [plain(jcls.load_config(path)) for path in pair]
-        assert set(configs.diff(*trees)) == unlike | fields
+        assert set(diff(*trees)) == unlike | fields
 
 
 @pytest.mark.parametrize(

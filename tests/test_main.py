@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import logging
+import re
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +20,10 @@ from helpers.runs import TINY
 from jcls import arguments
 from jcls import main as command
 from jcls.config.schema import plain
-from jcls.tools import train
+from jcls.distributed import launch
+from jcls.tools import config, evaluate, export, import_, plan, predict, prepare, preview, train
+from jcls.tools.bench.input import bench_input
+from jcls.tools.plan.measure import bench_step
 from jcls.training.loop import Result
 
 OVERRIDES = ['--config.duration=3 steps', '--config.log.every', '1 steps']
@@ -94,12 +101,12 @@ def last_line(out: str) -> Any:
         (['--config', 'FILE', '--workdir', 'w', '--dry'], '--dry'),
         (['--config', 'FILE', '--workdir', 'w', '--optimizer.lr=3'], '--optimizer.lr=3'),
         (['--config', 'FILE', '--workdir', 'w', '--config.optimizer.lr'], 'lacks a value'),
-        (['--config', 'FILE', '--distributed', 'maybe', '--workdir', 'w'], 'auto'),
         (['trian', '--config', 'FILE', '--workdir', 'w'], 'trian'),
         (['evalute', 'runs/x'], 'evalute'),
         (['evaluate'], 'workdir'),
         (['config', 'shw', 'FILE'], 'show'),
         (['config', 'show'], 'configs'),
+        (['predict', 'w', 'a.jpg', '--config.seed=1'], 'predict has no config: --config.seed'),
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(run, file, words, message):
@@ -122,6 +129,7 @@ def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(run, file, wor
         (['--config', 'FILE', '--workdir', 'w', '--config.schedule.warmup=5 moons'],
          "config.schedule.warmup: '5 moons'"),
         (['--config', 'FILE', '--workdir', 'w', '--config.optimizer.lr=0'], 'must be positive'),
+        (['--config', 'FILE', '--workdir', 'w', '--distributed=maybe'], '--distributed'),
         (['config', 'diff', 'FILE'], 'takes 2'),
         (['config', 'show', 'FILE', 'FILE'], 'takes 1'),
         (['config', 'show', '.'], 'not a workdir'),
@@ -253,30 +261,30 @@ def test_evaluate_prints_the_metrics_of_the_run(run, workdir):
     code, out, _ = run('evaluate', workdir, '--json', '--config.evaluate.batch_size=90')
     assert code == 0
     found = last_line(out)
-    card = json.loads((workdir / 'model.json').read_text())
+    metadata = json.loads((workdir / 'model.json').read_text())
     assert (found['damaged'], found['step']) == (0, 3)
-    assert found['examples'] == card['metrics']['eval/examples'] > 350
-    assert found['top1'] == card['metrics']['eval/top1']
-    assert found['loss'] == pytest.approx(card['metrics']['eval/loss'], rel=1e-5)
+    assert found['examples'] == metadata['metrics']['eval/examples'] > 350
+    assert found['top1'] == metadata['metrics']['eval/top1']
+    assert found['loss'] == pytest.approx(metadata['metrics']['eval/loss'], rel=1e-5)
     assert run('evaluate', workdir, '--step', '2')[0] == 1
 
 
 def test_weights_from_elsewhere_are_evaluated_on_a_configs_data(run, file, workdir, tmp_path):
     """Exported and without a config of its own, the model has the run's metrics on the same data;
     without --config, with other classes or data of none, the message says what is missing."""
-    card = json.loads((workdir / 'model.json').read_text())
+    metadata = json.loads((workdir / 'model.json').read_text())
     assert run('export', workdir, tmp_path / 'out')[0] == 0
     code, out, err = run('evaluate', tmp_path / 'out', '--config', file, '--json')
     assert code == 0, err
-    assert last_line(out)['top1'] == card['metrics']['eval/top1']
-    assert last_line(out)['examples'] == card['metrics']['eval/examples']
+    assert last_line(out)['top1'] == metadata['metrics']['eval/top1']
+    assert last_line(out)['examples'] == metadata['metrics']['eval/examples']
     for path in (workdir, tmp_path / 'out'):
         code, out, _ = run('evaluate', path, '--config', file, '--json')
         assert (last_line(out)['step'], last_line(out)['ema']) == (3, False)
         assert f'{path}, checkpoint 3: top-1' in out
     code, _, err = run('evaluate', tmp_path / 'out')
     assert (code, 'is no workdir of jcls; name a config with the data' in err) == (1, True)
-    renamed = {**card, 'classes': card['classes'][::-1]}
+    renamed = {**metadata, 'classes': metadata['classes'][::-1]}
     (tmp_path / 'out' / 'model.json').write_text(json.dumps(renamed))
     code, _, err = run('evaluate', tmp_path / 'out', '--config', file)
     assert (code, 'they must be the same, in the same order' in err) == (1, True)
@@ -293,8 +301,8 @@ def test_evaluate_changes_no_weights(run, file, workdir, where):
 def test_weights_are_evaluated_on_images_turned_as_they_were(run, file, workdir, tmp_path):
     """The data of another config are prepared as model.json says, data.exif included."""
     assert run('export', workdir, tmp_path / 'out')[0] == 0
-    card = json.loads((workdir / 'model.json').read_text())
-    (tmp_path / 'out' / 'model.json').write_text(json.dumps({**card, 'exif': True}))
+    metadata = json.loads((workdir / 'model.json').read_text())
+    (tmp_path / 'out' / 'model.json').write_text(json.dumps({**metadata, 'exif': True}))
     built = mock.Mock(side_effect=ValueError('enough'))
     with mock.patch('jcls.tools.evaluate.build', built):
         run('evaluate', tmp_path / 'out', '--config', file)
@@ -344,6 +352,38 @@ def test_help_exits_with_0(run, words):
     assert (code, err) == (0, '')
     assert out.startswith(f'usage: {" ".join(["jcls", *words])}')
     assert words or all(verb in out for verb in arguments.VERBS)
+
+
+FUNCTIONS = {
+    'train': [launch.initialize],
+    'evaluate': [evaluate.evaluate],
+    'config': [config.run],
+    'predict': [predict.predict],
+    'import': [import_.import_weights],
+    'export': [export.export],
+    'preview': [preview.preview],
+    'plan': [plan.plan],
+    'bench': [bench_input, bench_step],
+    'prepare': [prepare.prepare],
+}
+
+
+@pytest.mark.parametrize('verb', arguments.VERBS)
+def test_help_tells_the_defaults_of_the_functions(verb):
+    """Every default in a signature stands in the help text as '(default: ...)'."""
+    defaults: dict[str, Any] = {}
+    for function in FUNCTIONS[verb]:
+        parameters = inspect.signature(function).parameters.values()
+        defaults |= {p.name: p.default for p in parameters if p.default is not p.empty}
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
+    arguments._ARGUMENTS[verb](parser)
+    for action in parser._actions:
+        default = defaults.get(action.dest)
+        told = re.search(r'\(default: (.*)\)$', action.help or '')
+        if isinstance(default, bool) or default in (None, '', sys.executable):
+            continue  # a flag, or a default that the text describes in words
+        assert told, action.dest
+        assert told[1] == f'{default:g}' if isinstance(default, float) else str(default)
 
 
 def test_python_and_the_command_line_agree(run, file):

@@ -102,6 +102,7 @@ def last_top1(workdir: Path) -> float:
     return [line['eval/top1'] for line in lines if 'eval/top1' in line][-1]
 
 
+@pytest.mark.slow
 def test_train(tmp_path: Path) -> None:
     """A network learns the digits, and the notebook shows rate, images, curves and predictions."""
     cells, right = run(
@@ -121,6 +122,7 @@ def test_train(tmp_path: Path) -> None:
     assert not complaints(cells)
 
 
+@pytest.mark.slow
 def test_finetune(tmp_path: Path) -> None:
     """Weights of digits learn shapes: report, curves, predictions, and an export that loads."""
     cells, predicted = run(
@@ -144,6 +146,7 @@ def test_finetune(tmp_path: Path) -> None:
     assert not complaints(cells)
 
 
+@pytest.mark.slow
 def test_explore(tmp_path: Path) -> None:
     """Four grids; a mixed image is made of the two that stand above it, with the lam below it."""
     probe = """

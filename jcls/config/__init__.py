@@ -1,8 +1,8 @@
-"""The config file, from text to one complete and checked tree of plain values.
+"""Config files: from text to one complete and checked tree of plain values.
 
 Loading runs in one direction: file -> names chosen on the command line -> defaults -> overrides ->
-types; `jcls.config.schema` has all but the first. Here is also what config files call, and what
-shows and compares configs.
+types. `jcls.config.schema` does all but the first. This file also has the functions that config
+files call, and those that show and compare configs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jcls.config.schema import Sections, Text, complete, conform, is_host_specif
 
 
 def find(path: str | Path) -> Path:
-    """Locate a config file: as given; else 'NAME.py' or 'configs/NAME.py' as it was shipped."""
+    """Locate a config file: the path as given, or 'NAME.py' or 'configs/NAME.py' as shipped."""
     path = Path(path)
     package = Path(__file__).parent.parent
     shipped = [package / 'configs', package.parent / 'configs']
@@ -49,7 +49,7 @@ def read(path: str | Path, arg: str = '') -> ConfigDict:
 
 
 def inherit(file: str, base: str, arg: str = '') -> ConfigDict:
-    """Return the config of `base`, a file beside `file` (pass ``__file__``); at most two deep."""
+    """The config of `base`, a file beside `file` (pass ``__file__``); it may inherit once more."""
     return read(Path(file).with_name(base), arg)
 
 
@@ -71,9 +71,9 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
 def load(
     path: str, overrides: Mapping[str, Any] | None = None, *, sections: Sections
 ) -> dict[str, Any]:
-    """Load ``'file.py:arg'``, apply `overrides` ({'optimizer.lr': 0.1}) and return all of it.
+    """Load ``'file.py:arg'``, apply `overrides` ({'optimizer.lr': 0.1}); returns all fields.
 
-    Override values may be Python values or the text that was typed on a command line.
+    Overrides may be Python values, or the text that was typed on a command line.
     """
     file, _, arg = path.partition(':')
     return complete(read(file, arg), overrides, sections=sections)
@@ -85,7 +85,7 @@ def as_config_dict(tree: Mapping[str, Any]) -> ConfigDict:
 
 
 def _wrap(value: Any, *, lock: bool = False) -> Any:
-    """ConfigDicts all the way down, inside tuples, too."""
+    """Make ConfigDicts of all dicts, also inside tuples."""
     if isinstance(value, Mapping):
         wrapped = ConfigDict({key: _wrap(item, lock=lock) for key, item in value.items()})
         return wrapped.lock() if lock else wrapped
@@ -112,7 +112,7 @@ def common_fields(tree: Any, sections: Sections) -> dict[str, Any]:
 
 
 def show(tree: Any) -> str:
-    """Every field on a line of its own."""
+    """A text with every field on a line of its own."""
     return '\n'.join(f'{key} = {value!r}' for key, value in flatten(plain(tree)).items())
 
 

@@ -1,4 +1,4 @@
-"""Lengths of time: every one is a string with a unit, converted to steps in one place, once.
+"""Lengths of time: strings with a unit, which are converted to steps in this one place.
 
 An epoch is floor(examples / batch_size) steps.
 """
@@ -14,7 +14,7 @@ NEVER = 'never'
 
 
 class Horizon(NamedTuple):
-    """How long a run is: `total` steps of `batch_size`, `steps_per_epoch` of them an epoch."""
+    """The length of a run: `total` steps of `batch_size`, with `steps_per_epoch` in an epoch."""
 
     total: int
     steps_per_epoch: int
@@ -25,7 +25,7 @@ class Horizon(NamedTuple):
         return _steps(length, self.steps_per_epoch, self.total)
 
     def every(self, interval: str, where: str) -> int:
-        """An interval in steps, at least 1; 'never' is 0."""
+        """Convert an interval to steps, at least 1; 'never' is 0."""
         if interval == NEVER:
             return 0
         try:
@@ -39,7 +39,7 @@ class Horizon(NamedTuple):
         return steps
 
     def epoch(self, step: int) -> float:
-        """Epochs completed after `step` steps."""
+        """The epochs that `step` steps complete."""
         return step / self.steps_per_epoch
 
 

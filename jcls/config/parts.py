@@ -1,8 +1,8 @@
 """Parts by name: an entry of a table, or your own function, ``'package.module:function'``.
 
-Your own function comes from an installed package or from a module in the working directory. It
-follows the law of all sections: its keyword-only parameters are the fields, with their defaults and
-types; what it takes before them is what the table's entries take.
+Your own function comes from an installed package or from a module in the working directory. The law
+of all sections holds for it: its keyword-only parameters are the fields, with their defaults and
+types. Its positional parameters are those of the table's entries.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def part(table: Mapping[str, Any], name: str, what: str) -> Any:
     """Return ``table[name]``, or the function that a name with a colon refers to.
 
     Raises:
-      ValueError: for an unknown name, a module that cannot be imported, or a function that does not
-        take what the table's entries take.
+      ValueError: for an unknown name, a module that cannot be imported, or a function with other
+        positional parameters than the table's entries.
     """
     if not is_own(name):
         return choose(table, name, what)
@@ -52,18 +52,18 @@ def part(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name refers to a user's own function."""
+    """Whether a name refers to a function of the user's own."""
     return ':' in name
 
 
 def own_sources(tree: Any) -> dict[str, str]:
-    """The hash of the source file of each own function that a config names, by its name."""
+    """The hash of the source file of each function of the user's own in a config, by name."""
     names = sorted({value for value in _names(tree) if is_own(value)})
     return {name: _hash(sys.modules[name.partition(':')[0]]) for name in names}
 
 
 def _names(tree: Any) -> Iterable[str]:
-    """Every ``name`` in a config, and the names that a field lists (``metrics``)."""
+    """All values of ``name`` in a config, and the names in a list of them (``metrics``)."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             if key == 'name' and isinstance(value, str):
@@ -87,11 +87,11 @@ def _imported(name: str, what: str) -> Any:
     if not module_name or not function_name.isidentifier():
         raise ValueError(f'{what} {name!r}: write your own as package.module:function')
     here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m` has it, too; last, so that it hides no package
+    if here not in sys.path:  # as for `python -m`, but last, so that it hides no package
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module may raise anything
         raise ValueError(
             f'{what} {name!r}: cannot import {module_name} ({type(error).__name__}: {error}); it '
             f'must be installed, or a file in {here}'
@@ -103,7 +103,7 @@ def _imported(name: str, what: str) -> Any:
 
 
 def _check_positional(own: Any, like: Any, name: str, what: str) -> None:
-    """Refuse a function that cannot be called as the table's entries are."""
+    """Raise ValueError for a function that cannot be called like the table's entries."""
     wanted = [key for key, p in inspect.signature(like).parameters.items() if _is_positional(p)]
     parameters = inspect.signature(own).parameters.values()
     taken = [p.name for p in parameters if _is_positional(p)]

@@ -1,11 +1,11 @@
-"""Sections and their fields: what may stand in a config, of which type, with which default.
+"""Sections and their fields: the names, types and defaults of everything in a config.
 
-A config *section* is the keyword arguments of exactly one function: its fields are that function's
-keyword-only parameters, their types its annotations, their defaults its defaults. A section with a
-``name`` may choose among several functions in a table; the chosen one's parameters are then fields
-of the section, too. The functions come in as a table of `Section`; nothing of jcls is imported.
+A config *section* is the keyword arguments of exactly one function. Its fields are the function's
+keyword-only parameters, with the function's annotations as types and the function's defaults. A
+section with a ``name`` may choose among several functions in a table; the parameters of the chosen
+one are then fields of the section, too. This file gets the functions as a table of `Section`.
 
-Whatever is wrong raises a ValueError that says where, what is allowed and how to cure it.
+Every mistake raises a ValueError that says where it is, what is allowed and how to cure it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ REQUIRED = inspect.Parameter.empty
 
 
 class Section(NamedTuple):
-    """One section: `function`, and where it takes ``name``, the `table` of its choices.
+    """A section: its `function` and, if it takes a ``name``, the `table` of choices.
 
-    A function with ``**kwargs`` hands them to ``table[name]``, whose keyword-only parameters are
+    A function with ``**kwargs`` passes them to ``table[name]``, whose keyword-only parameters are
     then fields as well. With ``function=None`` the section is an ordered tuple of such choices.
 
     Attributes:
-      function: whose keyword-only parameters are the fields; a dataclass, too.
-      table: of the choices by name.
-      free: fields without effect on the mathematics of a run, which may differ when it is resumed;
-        '*' for all of them.
-      host_specific: fields that may also differ between the hosts of a run: mostly places.
+      function: function, or dataclass, whose keyword-only parameters are the fields.
+      table: the choices by name.
+      free: fields that do not change the mathematics of a run, so that they may differ when it is
+        resumed; '*' for all fields.
+      host_specific: fields that may also differ between the hosts of a run, mostly places.
     """
 
     function: Callable[..., Any] | None
@@ -54,9 +54,9 @@ Sections = Mapping[str, Section]
 def complete(
     config: Any, overrides: Mapping[str, Any] | None = None, *, sections: Sections
 ) -> dict[str, Any]:
-    """Fill in every default, apply `overrides`, check names and types; returns plain values.
+    """Fill in all defaults, apply `overrides`, check names and types; returns plain values.
 
-    A section's new ``name`` comes first: it decides which fields there are to override.
+    A section's new ``name`` is applied first, since it decides which fields there are.
     """
     tree = plain(config)
     changes = {
@@ -67,18 +67,18 @@ def complete(
         where, name = key[:-5], changes.pop(key)
         tree[where] = _renamed(_section(tree.get(where, {}), where), sections[where], where, name)
     tree = _filled(tree, sections)
-    # Whole tuples before what is in them, and there again names first.
+    # First whole tuples, then what is in them, and there again names first.
     for key in sorted(changes, key=lambda key: (len(_steps(key)), not key.endswith('.name'))):
         _assign(tree, key, changes[key], sections)
     return _checked(tree, sections)
 
 
 class Text(str):
-    """A value as typed on a command line, still to be read as its field's type."""
+    """A value as typed on a command line, to be read as its field's type later."""
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts; a tuple of sections becomes a list of dicts, every other sequence a tuple."""
+    """The tree as nested dicts; tuples of sections become lists, other sequences tuples."""
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 def _parameters(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The keyword-only parameters of `function` as ``{name: (annotation, default)}``."""
-    hints = typing.get_type_hints(getattr(function, 'func', function))  # of a partial, too
+    hints = typing.get_type_hints(getattr(function, 'func', function))  # also for a partial
     return {
         key: (hints.get(key, Any), parameter.default)
         for key, parameter in inspect.signature(function).parameters.items()
@@ -100,7 +100,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tuple[Any, Any]]:
-    """The fields of a section whose choice is `name` (None: the default choice)."""
+    """The fields of a section with the choice `name`, or with the default choice for None."""
     found = _parameters(section.function) if section.function else {}
     if section.table is None:
         return found
@@ -120,7 +120,7 @@ def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tup
 
 
 def _renamed(values: Any, section: Section, where: str, name: str) -> dict[str, Any]:
-    """The section after ``name`` changed: without the old choice's fields that the new lacks."""
+    """The section after a change of ``name``, without fields that the new choice lacks."""
     table = typing.cast(Any, section.table)
     old = values.get('name')
     if old is None and section.function:
@@ -153,7 +153,7 @@ def is_host_specific(sections: Sections, field: str) -> bool:
 
 
 def _owner(sections: Sections, field: str) -> tuple[Section, str]:
-    """The section of a field, and its name in it; of 'evaluate.preprocess[0].size', preprocess."""
+    """The section of a field and the field's name in it; evaluate.preprocess[0] counts as one."""
     where, name, *_ = [*re.split(r'[.\[]', field), '']
     return (sections[where], name) if where in sections else (sections[''], where)
 
@@ -181,7 +181,7 @@ def _filled_items(items: Any, section: Section, where: str) -> Any:
 
 
 def _filled(tree: dict[str, Any], sections: Sections) -> dict[str, Any]:
-    """Every section and every field, defaults included; unknown ones are errors."""
+    """All sections with all fields, defaults included; unknown ones are errors."""
     top = _parameters(typing.cast(Any, sections[''].function))
     named = [where for where in sections if where and not where.endswith('[]')]
     for key in tree:
@@ -196,20 +196,20 @@ def _filled(tree: dict[str, Any], sections: Sections) -> dict[str, Any]:
 
 
 def _steps(path: str) -> list[str | int]:
-    """``'augment[0].size'`` -> ``['augment', 0, 'size']``."""
+    """The steps of a path: ``'augment[0].size'`` -> ``['augment', 0, 'size']``."""
     if not re.fullmatch(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[\d+\])*', path):
         raise ValueError(f"config.{path}: not the name of a field, like 'section.field'")
     return [int(part) if part.isdigit() else part for part in re.findall(r'\w+', path)]
 
 
 def _place(steps: Iterable[int | str]) -> str:
-    """``['augment', 0]`` -> ``'augment[0]'``."""
+    """The path of some steps: ``['augment', 0]`` -> ``'augment[0]'``."""
     text = ''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in steps)
     return text.removeprefix('.')
 
 
 def _holder(tree: dict[str, Any], path: str) -> tuple[Any, Any]:
-    """The container and the key in it that `path` ('optimizer.lr', 'augment[0].size') names."""
+    """The container and the key that `path` ('optimizer.lr', 'augment[0].size') refers to."""
     steps = _steps(path)
     holder: Any = tree
     for depth, step in enumerate(steps):
@@ -244,7 +244,7 @@ def _assign(tree: dict[str, Any], path: str, value: Any, sections: Sections) -> 
 
 
 def _checked(tree: dict[str, Any], sections: Sections) -> dict[str, Any]:
-    """The tree with every value of its annotated type; nothing required is missing."""
+    """The tree with every value converted to its annotated type; a missing one is an error."""
     for where, section in sections.items():
         items = where.endswith('[]')
         holder, key = _holder(tree, where.removesuffix('[]')) if where else ({'': tree}, '')
@@ -264,7 +264,7 @@ def _literal(text: str) -> Any:
 
 
 def conform(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`, an annotation; text from the command line is read as Python literals."""
+    """Convert `value` to `kind`, an annotation; `Text` is read as a Python literal."""
     if value is REQUIRED:
         raise ValueError(f'{where}: required; give it in the config or as --{where}=VALUE')
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

@@ -1,8 +1,8 @@
-"""Images, encoded or not: their size, their pixels, a crop of them, a resize.
+"""Images, encoded or not: their size, their pixels, crops and resizes.
 
 An *image* here is a tf string scalar (an encoded JPEG, PNG, BMP or GIF) or a uint8 tensor
-[H, W, C]. `crop` decodes no more of a JPEG than it needs. Pixels agree with Pillow's: the accurate
-integer DCT and, on resizing, an antialiased triangle filter.
+[H, W, C]. `crop` decodes no more of a JPEG than it needs. Pixels agree with Pillow's: decoding
+uses the accurate integer DCT, and resizing an antialiased triangle filter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_encoded(image: Image) -> bool:
 
 
 def size(image: Image) -> tuple[Any, Any]:
-    """(height, width), int32 scalars; of a JPEG from its header alone."""
+    """(height, width) as int32 scalars; for a JPEG from its header alone."""
     if not is_encoded(image):
         shape = tf.shape(image)
         return shape[0], shape[1]
@@ -40,7 +40,7 @@ def size(image: Image) -> tuple[Any, Any]:
 def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> list[Any]:
     """Control inputs that fail with `complaint` unless ``holds(height, width)``.
 
-    In a graph that knows the size this is found out now, as a ValueError: XLA leaves assertions
+    In a graph that knows the size, the failure is a ValueError now, because XLA leaves assertions
     out.
     """
     traced = not tf.executing_eagerly()
@@ -55,7 +55,7 @@ def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> l
 
 
 def pixels(image: Image) -> Any:
-    """The whole image as uint8 [H, W, C]; C is 3 for encoded ones. A damaged file is an error."""
+    """The whole image as uint8 [H, W, C], C = 3 if it was encoded; a damaged file is an error."""
     if not is_encoded(image):
         return image
     decoded = tf.cond(
@@ -69,8 +69,8 @@ def pixels(image: Image) -> Any:
 def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
     """The box as uint8 [height, width, C]; it must lie inside the image.
 
-    Of a JPEG one pixel more on every side is decoded, so that the colours at the border are
-    interpolated from the very neighbours that a whole decode sees.
+    Around the box of a JPEG one pixel more is decoded on every side, so that colours at the border
+    are interpolated from the same neighbours as in a decode of the whole image.
     """
 
     def part() -> Any:
@@ -89,15 +89,15 @@ def crop(image: Image, top: Any, left: Any, height: Any, width: Any) -> Any:
 
 
 def fast_crop(image: Image, top: Any, left: Any, height: Any, width: Any, *, target: int) -> Any:
-    """The box, to the nearest pixel after shrinking, for resizing without an antialiasing filter.
+    """The box, shrunk and rounded to whole pixels, for resizing without an antialiasing filter.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size by the inverse DCT itself, as
-    long as both sides of the box keep at least `target` pixels, and neighbouring pixels share their
-    colour where the file keeps colours at half the resolution.
+    The inverse DCT itself decodes a JPEG at a half, a quarter or an eighth of its size, as long as
+    both sides of the box keep at least `target` pixels. Where a file has colours at half the
+    resolution, neighbouring pixels share a colour.
     """
 
     def at(ratio: int) -> Callable[[], Any]:
-        corner = [(side + ratio // 2) // ratio for side in (top, left)]  # the nearest
+        corner = [(side + ratio // 2) // ratio for side in (top, left)]  # the nearest pixel
         box = [*corner, height // ratio, width // ratio]
         return lambda: tf.image.decode_and_crop_jpeg(
             image, box, channels=3, ratio=ratio, dct_method=DCT, fancy_upscaling=False
@@ -117,8 +117,8 @@ def _crop(
     """The box of an image, decoded by `part` if it is a JPEG that is whole."""
     if not is_encoded(image):
         return image[top : top + height, left : left + width]
-    # A JPEG cut off below the crop would decode without complaint: without its end marker it is
-    # decoded whole, which finds the damage whatever the crop.
+    # A JPEG cut off below the crop would decode without complaint. One without its end marker is
+    # therefore decoded whole, which finds the damage whatever the crop.
     whole = tf.strings.substr(image, -2, 2) == b'\xff\xd9'
     decoded = tf.cond(
         tf.logical_and(tf.io.is_jpeg(image), whole),
@@ -131,12 +131,12 @@ def _crop(
 def resize(
     image: Any, height: Any, width: Any, *, method: str = 'bilinear', antialias: bool = True
 ) -> Any:
-    """uint8 [H, W, C] -> uint8 [height, width, C], as Pillow's where `antialias` is on.
+    """Resize uint8 [H, W, C] to [height, width, C]; with `antialias` the result is Pillow's.
 
-    As Pillow, one direction after the other, the width first, and rounded in between; Pillow 13
-    takes the height first where that is shrunk much more. Each is done as on an image of one
-    column: TensorFlow then adds up whole rows at once, which takes two thirds of the time that it
-    needs for both directions together.
+    As in Pillow, the width is resized first, then the height, with rounding in between; Pillow 13
+    begins with the height where that shrinks much more. Each direction is resized as an image of
+    one column, so that TensorFlow adds up whole rows at once. That takes two thirds of the time of
+    both directions together.
     """
 
     def levels(scaled: Any) -> Any:
@@ -145,7 +145,7 @@ def resize(
         return tf.cast(scaled + 0.5, tf.uint8)
 
     def along(image: Any, length: Any) -> Any:
-        """uint8 [L, M, C] -> [length, M, C]."""
+        """Resize uint8 [L, M, C] along its first axis to [length, M, C]."""
         shape = tf.shape(image)
         rows = tf.reshape(image, [shape[0], 1, shape[1] * shape[2]])
         rows = levels(tf.image.resize(rows, [length, 1], method=method, antialias=True))
@@ -161,9 +161,9 @@ def resize(
 
 
 def _decode_other(image: Image) -> Any:
-    """Any other format as uint8 [H, W, 3]: PNG by TensorFlow, BMP and GIF by Pillow.
+    """The pixels, uint8 [H, W, 3], of a PNG by TensorFlow, of a BMP or GIF by Pillow.
 
-    TensorFlow's BMP takes palette indices for grey levels, and its GIF ignores transparency.
+    TensorFlow takes a BMP's palette indices for grey levels, and ignores the transparency of a GIF.
     """
 
     def by_pillow() -> Any:
@@ -181,7 +181,7 @@ def _decode_other(image: Image) -> Any:
 
 
 def _decode_by_pillow(content: Any) -> np.ndarray:
-    """A tf string scalar -> uint8 [H, W, 3]; an empty array if it is not an image."""
+    """The pixels, uint8 [H, W, 3], of a tf string scalar; an empty array if it is no image."""
     from PIL import Image as pillow  # noqa: N813
 
     try:

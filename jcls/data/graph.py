@@ -1,6 +1,8 @@
-"""The tf.data graph of a pipeline: reading and the head of a chain example by example, its tail on
-chunks of them, mixing on groups. What it makes depends on its arguments alone; see
-`jcls.data.pipeline`, which guards it against damaged images.
+"""The tf.data graph of a pipeline.
+
+Each example is read and goes through the head of the chain; chunks of examples go through its tail;
+groups of them are mixed. The batches depend on the arguments alone. `jcls.data.pipeline` guards the
+graph against damaged images.
 """
 
 from __future__ import annotations
@@ -13,20 +15,20 @@ import numpy as np
 
 from jcls.data import decode
 from jcls.data.augment.chain import Chain
-from jcls.data.augment.operation import MOST, Draw, Extent
+from jcls.data.augment.operation import MOST, Rng, Size
 from jcls.data.mix import Mix
-from jcls.data.sampler import Rows
+from jcls.data.sampler import Sampler
 from jcls.data.sources.source import Source
 from jcls.host.machine import cores
 from jcls.host.tensorflow import tf
 
-CHUNK = 32  # images that go through the tail of a chain together, more or less
+CHUNK = 32  # how many images go through the tail of a chain together, about
 
 
 def create(
     source: Source,
     chain: Chain,
-    rows: Rows,
+    sampler: Sampler,
     steps: range,
     *,
     mean: np.ndarray,
@@ -39,30 +41,34 @@ def create(
     With `mix` also label2 int32 [b] and lam float32 [b].
 
     Args:
-      source: of the examples.
-      chain: of operations on each.
-      rows: which examples a step sees, [index, word] int64 [b, 2]; an index below 0 is padding.
-      steps: of the run.
+      source: where the examples are read from.
+      chain: the operations on each example.
+      sampler: which examples a step sees; an index below 0 is padding.
+      steps: the steps to make batches for.
       mean: uint8 [C], the colour of padding and of images that cannot be read.
-      guarded: indices of images that may not be readable; one that is not gets mask 0.
-      mix: how groups of examples are mixed, None: not at all.
+      guarded: indices of images that may be unreadable; those that are get mask 0.
+      mix: how groups of examples are mixed; None not to mix.
       groups: the numbers of this process's groups in a global batch.
     """
-    head, extent, tail = chain.split(source.extent)
-    local = len(rows(steps.start))
+    head, size, tail = chain.split(source.image_size)
+    local = len(sampler(steps.start).indices)
     group = local if mix is None else mix.size
-    shape = (*one_size(extent), source.channels)
-    still = tf.autograph.experimental.do_not_convert  # it would wrap our messages in its own
-    example = _reader(source, head, shape, mean, sorted(guarded))
-    drawn = _each_step(
-        steps, lambda step: {'row': rows(step)}, {'row': tf.TensorSpec((local, 2), tf.int64)}
+    shape = (*one_size(size), source.channels)
+    no_autograph = tf.autograph.experimental.do_not_convert  # it would wrap our messages in its own
+    read = _reader(source, head, shape, mean, sorted(guarded))
+    each = tf.TensorSpec((local,), tf.int64)
+    examples = _each_step(
+        steps,
+        lambda step: dict(zip(('index', 'seed'), sampler(step), strict=True)),
+        {'index': each, 'seed': each},
     )
     options = tf.data.Options()
     options.deterministic = True
-    # TensorFlow's own search for the number of parallel calls settles on too few: two cores were
-    # 1.75 times as fast as one, and are 1.9 times so with these numbers.
+    # TensorFlow's own search settles on too few parallel calls: with it, two cores were 1.75 times
+    # as fast as one; with the numbers below they are 1.9 times as fast.
     options.autotune.enabled = False
-    dataset = drawn.map(still(example), num_parallel_calls=4 * cores()).with_options(options)
+    dataset = examples.map(no_autograph(read), num_parallel_calls=4 * cores())
+    dataset = dataset.with_options(options)
     if tail is None:
         dataset = dataset.map(_without_key).batch(group, drop_remainder=True)
     else:
@@ -78,78 +84,77 @@ def create(
             return _without_key({**batch, 'image': image})
 
         dataset = dataset.batch(chunk, drop_remainder=True)
-        dataset = dataset.map(still(finish), num_parallel_calls=cores())
+        dataset = dataset.map(no_autograph(finish), num_parallel_calls=cores())
         dataset = _joined(dataset, group // chunk)
     if mix is not None:
         dataset = _joined(_mixed(dataset, mix, groups, steps), len(groups))
     return dataset.prefetch(2)
 
 
-def one_size(extent: Extent) -> tuple[int, int]:
+def one_size(size: Size) -> tuple[int, int]:
     """The (height, width) of all images; a ValueError if they differ."""
-    if extent is None:
+    if size is None:
         raise ValueError(
             'images of different sizes cannot form a batch: let config.augment and '
             'config.evaluate.preprocess contain random_resized_crop, center_crop or pad_and_crop'
         )
-    return extent
+    return size
 
 
 def _reader(
     source: Source, head: Any, shape: tuple[int, ...], mean: np.ndarray, guarded: list[int]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """From a row [index, word] to an example whose image has gone through the head."""
+    """The function from an index and a seed to an example, its image as the head left it."""
     blank = np.broadcast_to(mean, shape)
 
-    def read(row: Any) -> tuple[Any, Any, Any]:
-        image, label = load(source, row[0])
-        return tf.ensure_shape(head(image, draw(row, mean)), shape), label, True
+    def read(index: Any, rng: Rng) -> tuple[Any, Any, Any]:
+        image, label = load(source, index)
+        return tf.ensure_shape(head(image, rng), shape), label, True
 
     def padding() -> tuple[Any, Any, Any]:
         return tf.constant(blank), 0, False
 
-    def under_guard(row: Any) -> tuple[Any, Any, Any]:
-        def attempt(row: Any) -> Any:
+    def under_guard(index: Any, rng: Rng) -> tuple[Any, Any, Any]:
+        def attempt(index: Any, key: Any) -> Any:
             label: Any = 0
             try:
-                image, label = load(source, row[0])
-                return tf.ensure_shape(head(image, draw(row, mean)), shape), label, True
+                image, label = load(source, index)
+                return tf.ensure_shape(head(image, Rng(key, mean)), shape), label, True
             except tf.errors.OpError:
                 return blank, label, False
 
-        image, label, real = tf.py_function(attempt, [row], (tf.uint8, tf.int32, tf.bool))
+        types = (tf.uint8, tf.int32, tf.bool)
+        image, label, real = tf.py_function(attempt, [index, rng.key], types)
         shaped = tf.ensure_shape(image, shape)
         return shaped, tf.ensure_shape(label, []), tf.ensure_shape(real, [])
 
-    def example(drawn: dict[str, Any]) -> dict[str, Any]:
-        row = drawn['row']
+    def example(which: dict[str, Any]) -> dict[str, Any]:
+        index, rng = which['index'], example_rng(which['index'], which['seed'], mean)
+        suspect = tf.reduce_any(index == tf.constant(guarded, tf.int64))
         image, label, real = tf.case(
-            [
-                (row[0] < 0, padding),
-                (tf.reduce_any(row[0] == tf.constant(guarded, tf.int64)), lambda: under_guard(row)),
-            ],
-            default=lambda: read(row),
+            [(index < 0, padding), (suspect, lambda: under_guard(index, rng))],
+            default=lambda: read(index, rng),
         )
-        mask = tf.cast(real, tf.float32)
-        return {'image': image, 'label': label, 'mask': mask, 'key': draw(row, mean).key}
+        return {'image': image, 'label': label, 'mask': tf.cast(real, tf.float32), 'key': rng.key}
 
     return example
 
 
 def load(source: Source, index: Any) -> tuple[Any, Any]:
-    """An image of a source and its label; decoded where all have one size.
+    """An image of a source and its label.
 
-    That size is then known before the first operation, as it is where images are in memory.
+    The image is decoded if all images of the source have one size: the first operation then knows
+    it, as it does where images are in memory.
     """
     image, label = source.read(index)
-    if source.extent is not None:
-        image = tf.ensure_shape(decode.pixels(image), [*source.extent, source.channels])
+    if source.image_size is not None:
+        image = tf.ensure_shape(decode.pixels(image), [*source.image_size, source.channels])
     return image, label
 
 
-def draw(row: Any, mean: np.ndarray) -> Draw:
-    """The random numbers of the example of a row [index, word]; `mean` is the mean colour."""
-    return Draw(tf.stack([row[1], row[0] * MOST]), mean)
+def example_rng(index: Any, seed: Any, mean: np.ndarray) -> Rng:
+    """The random numbers of an example by index and seed, int64 scalars; `mean` is uint8 [C]."""
+    return Rng(tf.stack([seed, index * MOST]), mean)
 
 
 def _without_key(batch: dict[str, Any]) -> dict[str, Any]:
@@ -157,13 +162,13 @@ def _without_key(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chunk(group: int) -> int:
-    """The divisor of `group` that is nearest to `CHUNK`, as a ratio."""
+    """The divisor of `group` whose ratio to `CHUNK` is nearest to 1."""
     divisors = [n for n in range(1, group + 1) if group % n == 0]
     return min(divisors, key=lambda n: abs(math.log(n / CHUNK)))
 
 
 def _joined(dataset: Any, count: int) -> Any:
-    """Every `count` batches as one."""
+    """The dataset with every `count` batches joined to one."""
     if count == 1:
         return dataset
     return dataset.batch(count, drop_remainder=True).map(
@@ -172,7 +177,7 @@ def _joined(dataset: Any, count: int) -> Any:
 
 
 def _mixed(dataset: Any, mix: Mix, groups: range, steps: range) -> Any:
-    """Each group of a dataset of groups, mixed."""
+    """The dataset with each of its groups mixed."""
     height, width = dataset.element_spec['image'].shape[1:3]
 
     def draws(step: int) -> dict[str, np.ndarray]:
@@ -194,15 +199,16 @@ def _each_step(
 ) -> Any:
     """A dataset of the elements of the arrays that `compute` returns for each step, in order.
 
-    Not `Dataset.from_generator`: that sets malloc's thresholds back, see `jcls.host.tensorflow`.
+    `Dataset.from_generator` would do the same, but resets malloc's thresholds, which
+    `jcls.host.tensorflow` has set.
     """
 
     def arrays(step: Any) -> dict[str, Any]:
         types = [spec.dtype for spec in signature.values()]
-        found = tf.numpy_function(lambda step: [*compute(int(step)).values()], [step], types)
+        computed = tf.numpy_function(lambda step: [*compute(int(step)).values()], [step], types)
         return {
             key: tf.ensure_shape(array, spec.shape)
-            for array, (key, spec) in zip(found, signature.items(), strict=True)
+            for array, (key, spec) in zip(computed, signature.items(), strict=True)
         }
 
     return tf.data.Dataset.range(steps.start, steps.stop).map(arrays).unbatch()

@@ -1,14 +1,13 @@
 """The ``mix`` section: Mixup and CutMix of the images in a group.
 
-Zhang et al. 2017 (1710.09412); Yun et al. 2019 (1905.04899). What a group draws depends on (seed,
-step, number of the group) and on nothing else. Images stay uint8: a mixed one is rounded, as in
-timm's prefetcher. Its target is lam of `label` and 1 - lam of `label2`. An image that could not be
-read is mixed with none and stays as it is, and so does the one whose partner it is.
+Zhang et al. 2017 (1710.09412); Yun et al. 2019 (1905.04899). The random numbers of a group depend
+on (seed, step, number of the group) and on nothing else. Images stay uint8: a mixed image is
+rounded, as in timm's prefetcher. Its target is lam of `label` and 1 - lam of `label2`. An image
+that could not be read is not mixed, and neither is the image whose partner it is.
 
 Sources: torchvision's references/classification (v0.29: one draw a group, partner i - 1) and timm's
-Mixup (v1.0: the modes, partner n - 1 - i, which is what it calls flip). Boxes are torchvision's,
-whose sides are even before clipping; so were timm's, in which (1.0.31) some now have one more row
-or column.
+Mixup (v1.0: the modes, partner n - 1 - i, which it calls flip). Boxes are torchvision's, whose
+sides are even before clipping. So were timm's, but in 1.0.31 some have one more row or column.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class Mix:
     mode: str = 'batch'
     partner: str = 'roll'
     size: int
-    groups: int  # in a global batch
+    groups: int  # number of groups in a global batch
     stop: int | None = None  # the first step without mixing
     seed: int = 0
 
     def within(self, rows: slice) -> range:
-        """The numbers of the groups that are these rows of a global batch."""
+        """The numbers of the groups that these rows of a global batch make up."""
         if rows.start % self.size or rows.stop % self.size:
             raise ValueError(
                 f'a group of {self.size} examples, which are mixed with each other, does not fit '
@@ -58,11 +57,11 @@ class Mix:
         return range(rows.start // self.size, rows.stop // self.size)
 
     def draw(self, step: int, group: int, height: int, width: int) -> dict[str, np.ndarray]:
-        """What happens to each image of a group: lam float32 [n] and box int32 [n, 4].
+        """Draw how each image of a group is mixed: lam float32 [n] and box int32 [n, 4].
 
-        `box` is [top, left, bottom, right], the part that comes from the partner; it is empty for
-        Mixup, of which `lam` is the share of the image itself. For CutMix that is the share of the
-        area that remains, after clipping the box at the border.
+        `box` is [top, left, bottom, right], the part that comes from the partner, empty for Mixup.
+        `lam` is the share of the image itself: its weight in Mixup; in CutMix the area outside the
+        box, which is clipped at the border.
         """
         number = step * self.groups + group
         raw = np.random.Philox(key=[self.seed + 4 * STREAMS, number]).random_raw(5 * self.size)
@@ -74,21 +73,21 @@ class Mix:
         area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
         lam = np.where(cut, 1 - area / (height * width), lam)
         drawn = {'lam': np.where(on, lam, 1.0).astype(np.float32), 'box': box.astype(np.int32)}
-        return {key: value[self._who()] for key, value in drawn.items()}
+        return {key: value[self._draw_of_each()] for key, value in drawn.items()}
 
     @property
     def _cut_share(self) -> float:
         return self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
 
-    def _who(self) -> np.ndarray:
-        """Whose draw each image of the group takes."""
+    def _draw_of_each(self) -> np.ndarray:
+        """The place in the group whose draw each image uses."""
         own = np.arange(self.size)
         return {'batch': 0 * own, 'pair': np.minimum(own, own[::-1]), 'elem': own}[self.mode]
 
     def apply(self, batch: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
-        """Mix a group, {image, label, mask} of tf tensors; adds label2 int32 [n], lam float32 [n].
+        """Mix a group {image, label, mask} of tf tensors; adds label2 int32 [n], lam float32 [n].
 
-        For use inside of a compiled function.
+        This is for use inside a compiled function.
         """
 
         def of_partner(values: Any) -> Any:
@@ -113,7 +112,7 @@ class Mix:
 
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
-        """`apply`, compiled."""
+        """The compiled `apply`."""
         return tf.function(self.apply, jit_compile=True, autograph=False)
 
 
@@ -143,22 +142,23 @@ def mixup_cutmix(
     batch_size: int = 0,
     until: str | None = None,
 ) -> Mix | None:
-    """Mixup, CutMix, or both in turn; None with neither.
+    """Mixup, CutMix, or both in turn; None if neither is on.
 
     Args:
-      examples: in a global batch.
-      seed: of the run.
-      to_steps: from a length of time to steps.
-      mixup: alpha of Beta(alpha, alpha), from which Mixup draws lam; 0: no Mixup.
-      cutmix: alpha of CutMix; 0: no CutMix.
-      switch: the probability of CutMix where both are on.
-      probability: of mixing at all.
-      mode: 'batch', one draw for each group; 'pair', one for each image and its partner; 'elem',
-        one for each image.
-      partner: 'roll', image i is mixed with i - 1 (torchvision); 'flip', with n - 1 - i (timm).
-      batch_size: examples in a group; 0: the whole batch. torchvision draws once on each device:
-        128 makes its eight draws for a batch of 8 x 128.
-      until: a length of time, '280 epochs', after which nothing is mixed; None: to the end.
+      examples: number of examples in a global batch.
+      seed: the run's seed.
+      to_steps: function from lengths of time to steps.
+      mixup: alpha of Beta(alpha, alpha), from which Mixup draws lam; 0 for no Mixup.
+      cutmix: alpha of CutMix; 0 for no CutMix.
+      switch: probability of CutMix where both are on.
+      probability: probability of mixing at all.
+      mode: 'batch' draws once for each group, 'pair' for each image and its partner, 'elem' for
+        each image.
+      partner: 'roll' mixes image i with i - 1 (torchvision), 'flip' with n - 1 - i (timm).
+      batch_size: number of examples in a group; 0 for the whole batch. torchvision draws once on
+        each device: 128 gives its eight draws for a batch of 8 x 128.
+      until: length of time, such as '280 epochs', after which nothing is mixed; None to mix to the
+        end.
     """
     for name, value in (('mixup', mixup), ('cutmix', cutmix)):
         if not 0 <= value < math.inf:
@@ -205,14 +205,14 @@ def mixup_cutmix(
 
 
 def _beta(quantile: np.ndarray, alpha: float) -> np.ndarray:
-    """Beta(alpha, alpha) by its inverse: the same numbers for every version of NumPy."""
+    """Numbers from Beta(alpha, alpha) by its inverse, the same for every version of NumPy."""
     from scipy.special import betaincinv
 
     return quantile if alpha == 1 else betaincinv(alpha, alpha, quantile)
 
 
 def _boxes(lam: np.ndarray, x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
-    """CutMix's boxes int64 [n, 4]: a share 1 - lam around a uniform centre, clipped."""
+    """CutMix's boxes, int64 [n, 4]: a share 1 - lam around a uniform centre, clipped."""
     column, row = np.floor(x * width), np.floor(y * height)
     radius = 0.5 * np.sqrt(1 - lam)
     tall, wide = np.floor(radius * height), np.floor(radius * width)

@@ -1,8 +1,8 @@
 """From a source to batches: reading, augmentation, mixing, padding and masks.
 
-Which examples a step sees is `jcls.data.sampler`'s. There is no iterator state: a pipeline starts
-anywhere at once, so a resumed run sees exactly what an uninterrupted one would. A damaged image
-keeps its place in the batch as the mean colour with mask 0.
+`jcls.data.sampler` says which examples a step sees. There is no iterator state: a pipeline starts
+at any step at once, so a resumed run sees exactly what an uninterrupted one would. A damaged image
+keeps its place in the batch, as the mean colour with mask 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from jcls.data import decode, graph
 from jcls.data.augment.chain import Chain
 from jcls.data.mix import Mix
-from jcls.data.sampler import Rows
+from jcls.data.sampler import Examples, Sampler
 from jcls.data.sources.source import Source
 from jcls.host.tensorflow import tf
 
@@ -29,19 +29,19 @@ Batch = dict[str, np.ndarray]
 
 
 class Damage:
-    """The images that could not be read, by name, and how many of them are put up with."""
+    """The images that could not be read, by name, and how many of them are tolerated."""
 
     def __init__(self, limit: int = 0, *, log: bool = True) -> None:
         self.limit, self._log = limit, log
         self.reasons: dict[str, str] = {}
-        self._suspects: dict[int, set[int]] = {}
+        self._suspects: dict[Source, set[int]] = {}
 
     def suspects(self, source: Source) -> set[int]:
         """The indices of the images of `source` that are read under guard from now on."""
-        return self._suspects.setdefault(id(source), set())
+        return self._suspects.setdefault(source, set())
 
     def add(self, name: str, reason: str) -> None:
-        """Note one; a ValueError that names them all if they are too many."""
+        """Note a damaged image; raises a ValueError that names them all if they are too many."""
         if name not in self.reasons:
             self.reasons[name] = reason
             if self._log:
@@ -58,7 +58,7 @@ class Damage:
 def batches(
     source: Source,
     chain: Chain,
-    rows: Rows,
+    sampler: Sampler,
     start: int,
     stop: int,
     *,
@@ -69,12 +69,12 @@ def batches(
 ) -> Iterator[Batch]:
     """This process's batches of steps start..stop-1, as NumPy arrays.
 
-    With `mix`, `groups` are the numbers of the groups of its examples in a global batch.
+    With `mix`, `groups` are the numbers of its examples' groups in a global batch.
 
-    TensorFlow ends a pipeline at the first image that it cannot read. The batch is then looked at
-    image by image, the culprits are noted in `damage`, and reading goes on at the same step with
-    these *suspects* read under guard from then on. Being a suspect changes no result: whether an
-    image is masked depends on the image and its own crop alone, as it must for an exact resume.
+    TensorFlow ends a pipeline at the first image that it cannot read. The batch is then read again
+    image by image and the unreadable ones are noted in `damage`. Reading goes on at the same step,
+    and these *suspects* are read under guard from then on. Being a suspect changes no result:
+    whether an image is masked depends on the image and its own crop alone, as exact resuming needs.
     """
     colour = np.round(255 * np.array(mean)).astype(np.uint8)
     suspects = damage.suspects(source)
@@ -85,7 +85,7 @@ def batches(
         made = graph.create(
             source,
             chain,
-            rows,
+            sampler,
             range(step, stop),
             mean=colour,
             guarded=guarded,
@@ -97,12 +97,12 @@ def batches(
                 yield batch
                 step += 1
         except unreadable as error:
-            found, whole = _failing(source, chain, rows(step), guarded, colour)
-            if not found:
+            damaged, whole = _failing(source, chain, sampler(step), guarded, colour)
+            if not damaged:
                 image = f', at {whole[0]}' if whole else ''
                 message = f'the pipeline failed at step {step}{image}: {_reason(error)}'
                 raise ValueError(message) from error
-            for index, reason in found.items():
+            for index, reason in damaged.items():
                 damage.add(source.name(index), reason)
                 suspects.add(index)
 
@@ -111,41 +111,41 @@ def _elements(made: Any, count: int) -> Iterator[Batch]:
     """The first `count` elements of a dataset."""
     held = [made.as_numpy_iterator()]
     elements = (next(held[0]) for _ in range(count))
-    # A dataset at work that is only destroyed when Python has ended waits for Python forever; this
-    # destroys it before.
+    # A dataset at work that is destroyed only after Python has ended waits for Python forever, so
+    # destroy it before.
     weakref.finalize(elements, held.clear)
     return elements
 
 
 def _failing(
-    source: Source, chain: Chain, rows: np.ndarray, guarded: Collection[int], mean: np.ndarray
+    source: Source, chain: Chain, examples: Examples, guarded: Collection[int], mean: np.ndarray
 ) -> tuple[dict[int, str], list[str]]:
     """Read the examples of a batch one by one: {index: reason} of the damaged ones.
 
-    Also the names of those that can be read, but on which an operation fails: an error of the
-    config, not damage.
+    The second result has the names of examples that can be read, but on which an operation fails:
+    an error of the config, not damage.
     """
-    found: dict[int, str] = {}
+    damaged: dict[int, str] = {}
     whole: list[str] = []
-    head = chain.split(source.extent).head
-    for row in rows:
-        index = int(row[0])
+    head = chain.split(source.image_size).head
+    for index, seed in zip(*map(np.ndarray.tolist, examples), strict=True):
         if index >= 0 and index not in guarded:
+            place = tf.constant(index, tf.int64)
             try:
-                image, _ = graph.load(source, tf.constant(index))
-                head(image, graph.draw(tf.constant(row), mean))
+                image, _ = graph.load(source, place)
+                head(image, graph.example_rng(place, tf.constant(seed, tf.int64), mean))
             except tf.errors.OpError:
                 try:
-                    decode.pixels(source.read(tf.constant(index))[0])
+                    decode.pixels(source.read(place)[0])
                 except tf.errors.OpError as error:
-                    found[index] = _reason(error)
+                    damaged[index] = _reason(error)
                 else:
                     whole.append(source.name(index))
-    return found, whole
+    return damaged, whole
 
 
 def _reason(error: Any) -> str:
-    """TensorFlow's message without the names of its nodes; of an assertion, its complaint."""
+    """TensorFlow's message without the names of its nodes; an assertion's message alone."""
     message = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]|\[\[.*', '', str(error.message), flags=re.DOTALL)
     complaint = re.fullmatch(r'Expected .* to be true. Summarized data: (.*)', message, re.DOTALL)
     if complaint is None:
@@ -153,6 +153,6 @@ def _reason(error: Any) -> str:
     return ' '.join(re.sub(r"^b(['\"])(.*)\1$", r'\2', part) for part in complaint[1].split('\n'))
 
 
-def output_extent(source: Source, chain: Chain) -> tuple[int, int]:
-    """(height, width) of what `chain` makes of `source`; a ValueError if images differ."""
-    return graph.one_size(chain.extent(source.extent))
+def output_size(source: Source, chain: Chain) -> tuple[int, int]:
+    """(height, width) of the images of `source` after `chain`; a ValueError if they differ."""
+    return graph.one_size(chain.output_size(source.image_size))

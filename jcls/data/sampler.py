@@ -16,7 +16,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-Rows = Callable[[int], np.ndarray]  # step -> int64 [b, 2]: index (-1: padding), random word
+
+class Examples(NamedTuple):
+    """What a process reads in a step.
+
+    Attributes:
+      indices: int64 [b], the examples' places in their source; -1 is padding.
+      seeds: int64 [b], which decide their augmentation.
+    """
+
+    indices: np.ndarray
+    seeds: np.ndarray
+
+
+Sampler = Callable[[int], Examples]  # from a step, counted from 0
 
 STREAMS = 1 << 32  # seeds are below it: seed + k * STREAMS is the k-th independent seed
 
@@ -28,11 +41,11 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 
 def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
-    """N draws, int64, from N examples in which each of the K classes there are comes equally often.
+    """N draws, int64, from N examples, in which each of the K classes comes equally often.
 
-    Each class has N // K draws, and N % K of them, which change with the epoch, one more. A class
-    with fewer examples than draws repeats them as evenly as it can, each floor or ceil(draws / n)
-    times; one with more gives other ones each epoch. `labels` are integers [N].
+    Each class has N // K draws; N % K of the classes, others in each epoch, have one more. A class
+    with n examples, fewer than its draws, repeats each of them floor or ceil(draws / n) times. A
+    class with more shows other examples in each epoch. `labels` are integers [N].
     """
     examples = len(labels)
     present, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -47,14 +60,17 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
     return drawn[epoch_order(seed + 2 * STREAMS, epoch, examples)]
 
 
-def epoch_word(seed: int, epoch: int, copy: int = 0) -> int:
-    """The random word, a signed 64-bit integer, that keys the augmentation of an epoch's copy."""
-    word = np.random.SeedSequence((seed, epoch, copy)).generate_state(1, np.uint64)
-    return int(word.view(np.int64)[0])
+def epoch_seed(seed: int, epoch: int, copy: int = 0) -> int:
+    """The seed, a signed 64-bit integer, of the augmentation of an epoch's examples.
+
+    `copy` counts the copies of an example within a batch.
+    """
+    seeds = np.random.SeedSequence((seed, epoch, copy)).generate_state(1, np.uint64)
+    return int(seeds.view(np.int64)[0])
 
 
-class Share(NamedTuple):
-    """This process's part of every global batch of `batch_size`."""
+class ProcessShard(NamedTuple):
+    """The part of every global batch of `batch_size` examples that one process reads."""
 
     batch_size: int
     process: int = 0
@@ -71,73 +87,75 @@ class Share(NamedTuple):
         return slice(self.process * local, (self.process + 1) * local)
 
 
-def train_rows(
+def train_sampler(
     examples: int,
     seed: int,
-    share: Share,
+    shard: ProcessShard,
     *,
     labels: np.ndarray | None = None,
     repeats: int = 1,
     groups: int = 1,
-) -> Rows:
-    """Which examples a training step sees: see the module's docstring.
+) -> Sampler:
+    """Which examples a training step sees; the module's docstring says how.
 
     Args:
-      examples: how many there are.
-      seed: of the run.
-      share: this process's.
-      labels: [N], to draw every class equally often; None: every example once. Who is drawn again
-        in an epoch is augmented differently.
-      repeats: copies of each example in a batch, augmented differently (Hoffer et al. 2019,
-        1901.09335; Berman et al. 2019, 1902.05509). An epoch is as long as without, over a part of
-        the examples, which changes with the epoch.
-      groups: in a global batch, over which the copies of an example are spread.
+      examples: number of examples, N.
+      seed: the run's seed.
+      shard: the part of a batch that this process reads.
+      labels: [N], to draw every class equally often; None to see every example once. An example
+        that is drawn again in an epoch is augmented differently.
+      repeats: number of copies of each example in a batch, augmented differently (Hoffer et al.
+        2019, 1901.09335; Berman et al. 2019, 1902.05509). An epoch has as many steps as without
+        repeats; it sees a part of the examples, another one each time.
+      groups: number of groups in a global batch, over which the copies of an example are spread.
     """
-    size, local = share.batch_size, share.rows()
+    size = shard.batch_size
     steps_per_epoch = examples // size
-    # Where a group has several copies of an example they are no neighbours, which `partner='roll'`
-    # would mix with each other; 'flip' may still mix some that share a group.
+    # Several copies of an example in one group are kept apart: `partner='roll'` would mix
+    # neighbours with each other. 'flip' may still mix some of them.
     together = -(-repeats // groups)
     apart = np.argsort(np.arange(size // groups) % together, kind='stable')
+    # One example to each group in turn, as torchvision deals them out to its devices.
+    places = np.arange(size).reshape(-1, groups)[apart].T.reshape(size)[shard.rows()]
 
     @functools.lru_cache(maxsize=2)  # the epoch that is read and the one that is prefetched
-    def epoch_of(epoch: int) -> np.ndarray:
+    def of_epoch(epoch: int) -> Examples:
         if labels is None:
-            index = np.repeat(epoch_order(seed, epoch, examples), repeats)[:examples]
+            indices = np.repeat(epoch_order(seed, epoch, examples), repeats)[:examples]
             copies = np.arange(examples) % repeats
         else:
-            index = np.repeat(balanced_order(seed, epoch, labels), repeats)[:examples]
-            copies = _copies(index)
-        words = np.array([epoch_word(seed, epoch, copy) for copy in range(int(np.max(copies)) + 1)])
-        return np.stack([index, words[copies]], axis=1)
+            indices = np.repeat(balanced_order(seed, epoch, labels), repeats)[:examples]
+            copies = _copies(indices)
+        seeds = np.array([epoch_seed(seed, epoch, copy) for copy in range(int(np.max(copies)) + 1)])
+        return Examples(indices, seeds[copies])
 
-    def rows(step: int) -> np.ndarray:
-        epoch, place = divmod(step, steps_per_epoch)
-        batch = epoch_of(epoch)[place * size : (place + 1) * size]
-        # One example to each group in turn, as torchvision deals them out to its devices.
-        dealt = batch.reshape(-1, groups, 2)[apart].swapaxes(0, 1).reshape(size, 2)
-        return dealt[local]
+    def of_step(step: int) -> Examples:
+        epoch, batch = divmod(step, steps_per_epoch)
+        indices, seeds = of_epoch(epoch)
+        here = batch * size + places
+        return Examples(indices[here], seeds[here])
 
-    return rows
+    return of_step
 
 
-def _copies(index: np.ndarray) -> np.ndarray:
+def _copies(indices: np.ndarray) -> np.ndarray:
     """How often each entry came before, int64: [7, 7, 3, 7] -> [0, 1, 0, 2]."""
-    by_index = np.argsort(index, kind='stable')
-    ordered = index[by_index]
-    copies = np.empty_like(index)
-    copies[by_index] = np.arange(len(index)) - np.searchsorted(ordered, ordered)
+    by_index = np.argsort(indices, kind='stable')
+    ordered = indices[by_index]
+    copies = np.empty_like(indices)
+    copies[by_index] = np.arange(len(indices)) - np.searchsorted(ordered, ordered)
     return copies
 
 
-def eval_rows(order: np.ndarray, share: Share) -> tuple[Rows, int]:
-    """Each example of `order` (int64 indices) exactly once, padded with -1; and how many steps."""
-    steps = -(-len(order) // share.batch_size)
-    padded = np.full(steps * share.batch_size, -1, np.int64)
+def eval_sampler(order: np.ndarray, shard: ProcessShard) -> tuple[Sampler, int]:
+    """Each example of `order` (int64 indices) exactly once, padded with -1; the number of steps."""
+    size = shard.batch_size
+    steps = -(-len(order) // size)
+    padded = np.full(steps * size, -1, np.int64)
     padded[: len(order)] = order
 
-    def rows(step: int) -> np.ndarray:
-        index = padded[step * share.batch_size : (step + 1) * share.batch_size][share.rows()]
-        return np.stack([index, np.zeros_like(index)], axis=1)
+    def of_step(step: int) -> Examples:
+        indices = padded[step * size : (step + 1) * size][shard.rows()]
+        return Examples(indices, np.zeros_like(indices))
 
-    return rows, steps
+    return of_step, steps

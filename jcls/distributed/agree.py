@@ -1,7 +1,7 @@
 """Before the first step all processes of a run compare what they are about to do.
 
-Another config, other code or libraries, other data or another workdir on one host would else show
-as a hang, or not at all.
+Without that, a host with another config, code, libraries, data or workdir would make the run hang,
+or spoil it without a word.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from jax.experimental import multihost_utils
 from jcls.config import diff
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-PATIENCE = 5  # seconds in which a file of another host appears
+PATIENCE = 5  # seconds to wait for a file that another host has made
 
 
 def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], workdir: Path) -> None:
-    """Make sure that all processes run the same: config, code, libraries, data, and in one place.
+    """Make sure that all processes have the same config, code, libraries, data and workdir.
 
     Args:
       config: {field: value}, without the fields that may differ between hosts.
-      data: finds facts of the data, by name.
-      workdir: which all must see.
+      data: computes facts about the data, {name: value}.
+      workdir: folder that all processes must see.
 
     Raises:
       ValueError: in every process, naming the hosts that differ from process 0, and in what.
@@ -62,17 +62,17 @@ def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], work
 
 
 def _share(workdir: Path) -> None:
-    """Make sure that every process sees what the first one writes."""
+    """Make sure that every process sees what the first process writes into `workdir`."""
     primary, existed = jax.process_index() == 0, False
-    mark = workdir / f'.{gather(uuid.uuid4().hex)[0]}'  # named by the first
+    probe = workdir / f'.{gather(uuid.uuid4().hex)[0]}'  # the first process names it
     if primary:
         existed = workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    gather(0)  # all wait for that
-    seen = gather((socket.gethostname(), str(workdir), _appears(mark)))
+        probe.touch()
+    gather(0)  # all processes wait for it
+    seen = gather((socket.gethostname(), str(workdir), _appears(probe)))
     if primary:
-        mark.unlink()
+        probe.unlink()
     blind = [
         f'process {i} on {host} ({path})' for i, (host, path, sees) in enumerate(seen) if not sees
     ]
@@ -86,7 +86,7 @@ def _share(workdir: Path) -> None:
 
 
 def _appears(file: Path) -> bool:
-    """Whether `file` is there, or comes within seconds: shared file systems take their time."""
+    """Whether `file` appears within `PATIENCE` seconds: shared file systems take their time."""
     for _ in range(PATIENCE):
         if file.exists():
             return True
@@ -103,7 +103,7 @@ def _code() -> str:
 
 
 def gather(value: Any) -> list[Any]:
-    """This value of every process, in their order."""
+    """The `value` of every process, in the order of the processes."""
     text = np.frombuffer(json.dumps(value, default=list).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(text)]))
     padded = np.zeros(int(lengths.max()), np.uint8)

@@ -1,4 +1,4 @@
-"""XLA: its options, as the config states them and nowhere else, and what it compiled before."""
+"""XLA: its options, which the config alone states, and the programs it compiled before."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from jcls.distributed.mesh import kind, replicated
 from jcls.host.cache import cache_folder
 from jcls.host.machine import processor
 
-# libtpu 0.0.42 overflows its stack, for chips with matrix units of 256, where the gradient of a 3x3
-# convolution with stride 2 and 128 channels goes straight into what follows: 128 images of 44 x 44
-# a chip are enough. The other chips do without: a step of a v5e would take 1.5 % longer.
-STORES = ('TPU v6 lite', 'TPU v6e', 'TPU7x')
+# libtpu 0.0.42, compiling for chips with 256 x 256 matrix units, overflows its stack where it fuses
+# the gradient of a 3x3 convolution with stride 2 and 128 channels into what follows (128 images of
+# 44 x 44 a chip are enough). Storing that gradient avoids it. Other chips do not store it: a step
+# of a v5e would take 1.5 % longer.
+MUST_MATERIALISE = ('TPU v6 lite', 'TPU v6e', 'TPU7x')
 
 
-def must_store(mesh: Mesh) -> bool:
-    """Whether the compiler for these devices needs gradients of strided convolutions stored."""
-    return mesh.devices.flat[0].device_kind in STORES
+def must_materialise(mesh: Mesh) -> bool:
+    """Whether the compiler of these devices needs the gradients of strided convolutions stored."""
+    return mesh.devices.flat[0].device_kind in MUST_MATERIALISE
 
 
 def create(
@@ -34,15 +35,15 @@ def create(
     """The ``compiler`` section: options for the platform of `mesh`; None if there are none.
 
     Args:
-      mesh: whose devices are compiled for.
-      cache: keep compiled programs in $XDG_CACHE_HOME/jcls (~/.cache/jcls), so that the next start
-        is short; where JAX_COMPILATION_CACHE_DIR names another place, there.
-      cpu: options such as 'xla_cpu_enable_fast_math=true', for CPUs.
-      gpu: for GPUs.
-      tpu: for TPUs, such as 'xla_tpu_scoped_vmem_limit_kib=65536'.
+      mesh: devices to compile for.
+      cache: keep compiled programs, so that the next start is short, in the folder
+        JAX_COMPILATION_CACHE_DIR or else in jcls's own (`jcls.host.cache`).
+      cpu: options for CPUs, such as 'xla_cpu_enable_fast_math=true'.
+      gpu: options for GPUs.
+      tpu: options for TPUs, such as 'xla_tpu_scoped_vmem_limit_kib=65536'.
 
     Raises:
-      ValueError: for what is not written so, and for an option that the compiler refuses.
+      ValueError: for an option that is not written as option=value, or that the compiler refuses.
     """
     place, ours = (
         getattr(jax.config, 'jax_compilation_cache_dir', None),
@@ -50,7 +51,7 @@ def create(
     )
     if cache and not place:
         jax.config.update('jax_compilation_cache_dir', ours)
-    elif not cache and place == ours:  # of an earlier config
+    elif not cache and place == ours:  # an earlier config of this process has set it
         jax.config.update('jax_compilation_cache_dir', None)
     platform = kind(mesh.devices.flat)
     chosen = {'cpu': cpu, 'gpu': gpu, 'tpu': tpu}
@@ -63,7 +64,7 @@ def create(
         return None
     try:
         _try(options, mesh)
-    except Exception as error:  # of whatever kind the compiler raises
+    except Exception as error:  # the compiler raises several kinds
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'config.compiler.{platform}={chosen[platform]}: {reason}') from None
     return options
@@ -77,7 +78,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _try(options: dict[str, Any], mesh: Mesh) -> None:
-    """Compile something small, which takes milliseconds."""
+    """Compile a small program with these options, which takes milliseconds."""
     everywhere = replicated(mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()

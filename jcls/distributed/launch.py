@@ -1,7 +1,7 @@
-"""Several processes of one run: find each other, say who they are, and end together.
+"""Processes of one run find each other, say who they are, and end together.
 
-`jax.distributed` connects them; what it lacks is told here: who waits for whom and how long, and
-that a process that fails does not keep the others waiting.
+`jax.distributed` connects them. This adds what it lacks: messages that say who waits for whom and
+for how long, and an end of all processes when one of them fails.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import jax
 
 from jcls.config.parts import choose
 
-LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')  # how many processes they started
+LAUNCHERS = (
+    'SLURM_STEP_NUM_TASKS',
+    'OMPI_COMM_WORLD_SIZE',
+)  # variables with the number of processes that a launcher started
 BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 SILENCE = 100  # seconds after which a process that does not answer is taken for dead
-GRACE = 2.0  # seconds the first process leaves the others to say why they end, too
+GRACE = 2.0  # seconds that the first process gives the others to say why they end
 ONE_EACH = {'SLURM_STEP_TASKS_PER_NODE': r'1(\(x\d+\))?', 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}
 
 
@@ -31,9 +34,9 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
     """Join the processes of this run through `jax.distributed`; call before any other use of JAX.
 
     Args:
-      mode: 'auto' does so where `has_peers` finds other processes in the environment; 'on' always,
-        'off' never.
-      wait: seconds until the process gives up on the others, says so and ends with exit code 1.
+      mode: 'auto' to join where `has_peers` finds other processes in the environment, 'on' to join
+        always, 'off' never.
+      wait: seconds after which the process gives up on the others and ends with exit code 1.
     """
     choose(dict.fromkeys(('auto', 'on', 'off')), mode, '--distributed')
     if wait < 1:
@@ -57,7 +60,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
                 num_processes=int(count) if count else None,
                 process_id=int(index) if index else None,
                 local_device_ids=_local_device_ids(os.environ),
-                initialization_timeout=wait + 60,  # JAX would abort without a message for people
+                initialization_timeout=wait + 60,  # JAX would abort without a readable message
                 heartbeat_timeout_seconds=SILENCE,
             )
         except ValueError as error:
@@ -74,7 +77,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
 def has_peers(env: Mapping[str, str]) -> bool:
     """Whether the environment shows that this is one of several processes of a run.
 
-    It does if srun, mpirun or a TPU launcher says so, or `BY_HAND` does: all three or none.
+    srun, mpirun or a TPU launcher sets variables of its own; by hand one sets `BY_HAND`, all three.
     """
     given = [name for name in BY_HAND if env.get(name)]
     if given and len(given) < len(BY_HAND):
@@ -87,7 +90,7 @@ def has_peers(env: Mapping[str, str]) -> bool:
 
 
 def _check(address: str, count: str, index: str) -> None:
-    """Refuse what JAX would answer with a traceback, or not at all."""
+    """Refuse settings that JAX would answer with a traceback, or not at all."""
     host, _, port = address.rpartition(':')
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ValueError(
@@ -113,26 +116,26 @@ def _check(address: str, count: str, index: str) -> None:
 
 
 def _local_device_ids(env: Mapping[str, str]) -> list[int] | None:
-    """[] where a launcher started one process on each host: it uses all of its GPUs.
+    """[], for all GPUs of the host, if a launcher started one process on each host; else None.
 
-    None leaves it to JAX, which gives every process of srun or mpirun one GPU.
+    None leaves the choice to JAX, which gives every process of srun or mpirun one GPU.
     """
     alone = any(re.fullmatch(form, env.get(name, '')) for name, form in ONE_EACH.items())
     return [] if alone and not env.get('JAX_LOCAL_DEVICE_IDS') else None
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, one of several, at once: a proper exit would wait for the others."""
+    """End this process, one of several, at once; a proper exit would wait for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.process_index() == 0:  # whose end is the others'
+    if jax.process_index() == 0:  # when it ends, JAX ends the others
         time.sleep(GRACE)
     os._exit(code)
 
 
 @contextlib.contextmanager
 def _patience(seconds: float, message: str) -> Iterator[None]:
-    """End the process with `message` unless what is inside ends first."""
+    """End the process with `message` after some time, unless the context is left first."""
 
     def give_up() -> None:
         print(message, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Devices: build the mesh over those of all processes, place states and batches.
+"""The mesh of devices, and the placement of states and batches on it.
 
-One axis, 'data', over all devices of all processes, in the order of the processes: so that the rows
-of a global batch are the same examples in the same places on any number of hosts and devices.
+The mesh has one axis, 'data', over the devices of all processes, in the order of the processes. The
+rows of a global batch are therefore the same examples on any number of hosts and devices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import xla_bridge  # the only place that tells whether there are backends yet
+from jax._src import xla_bridge  # nothing else tells whether JAX has backends yet
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcls.config.parts import choose
@@ -41,7 +41,7 @@ def make_deterministic() -> None:
 
 
 def create_mesh(platform: str, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over `devices` (default: all there are).
+    """The mesh over `devices`, by default all of them.
 
     Raises:
       ValueError: if `platform` is not what JAX found, or the batch does not divide over the
@@ -65,13 +65,13 @@ def create_mesh(platform: str, batch_size: int, devices: Sequence[Any] | None = 
 
 
 def kind(devices: Iterable[Any]) -> str:
-    """'cpu', 'gpu' or 'tpu'."""
+    """The kind of these devices: 'cpu', 'gpu' or 'tpu'."""
     platform = next(iter(devices)).platform
     return {'cuda': 'gpu', 'rocm': 'gpu'}.get(platform, platform)
 
 
 def describe(devices: Iterable[Any]) -> str:
-    """What the run runs on, in words: '8 TPU v5 lite devices in 2 processes'."""
+    """The devices of a run in words, such as '8 TPU v5 lite devices in 2 processes'."""
     devices = list(devices)
     name = devices[0].device_kind
     name = name.upper() if devices[0].platform == 'cpu' else name
@@ -81,17 +81,17 @@ def describe(devices: Iterable[Any]) -> str:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_split(mesh: Mesh) -> NamedSharding:
-    """The sharding of what is split over the devices along its first axis."""
+    """The sharding of an array that is split over the devices along its first axis."""
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch -> the global batch on the devices (asynchronous)."""
+    """Start to put this process's rows on its devices; returns the global batch."""
     sharding = batch_split(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
@@ -101,7 +101,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 def put_batches(
     batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """`put_batch` of each, `AHEAD` batches before they are used."""
+    """`put_batch` each of `batches`, `AHEAD` of them before they are used."""
     waiting: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
         waiting.append(put_batch(batch, mesh))

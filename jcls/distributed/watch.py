@@ -1,8 +1,8 @@
 """Processes of one run watch each other: when one dies, the others say which, and end.
 
-Every process keeps a connection to the first one. A process that ends says so on it; of one that is
-killed the operating system closes it. JAX alone notices that after `launch.SILENCE` seconds, and
-where there is no connection it still does.
+Every process keeps a connection to the first one. A process that ends says so on it; the operating
+system closes the connection of a process that is killed. Where there is no connection, JAX notices
+after `launch.SILENCE` seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jcls.distributed.launch import GRACE, SILENCE
 WELCOME, DONE, FAILED = 'welcome', 'done', 'failed'  # the first and last words on a connection
 DIED = 'has died: killed, out of memory, or its host is gone'
 FAILING = 'has failed, and says why'
-PATIENCE = 5.0  # seconds for a connection
+PATIENCE = 5.0  # seconds to wait for a connection
 ALIVE = 30  # seconds after which an idle connection shows routers that it is in use
 
 
@@ -34,9 +34,8 @@ ALIVE = 30  # seconds after which an idle connection shows routers that it is in
 def watching() -> Iterator[None]:
     """End this process with a message and code 1 when another one dies or fails inside.
 
-    A process that leaves with an exception has failed. All processes enter it, after
-    `jcls.distributed.launch.initialize`, as `jcls.main` does; nothing is watched where there is but
-    one.
+    A process that leaves with an exception has failed. All processes must enter this context, after
+    `jcls.distributed.launch.initialize`, as `jcls.main` does. A single process watches nothing.
     """
     if jax.process_count() == 1:
         yield
@@ -46,7 +45,9 @@ def watching() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(GRACE / 2)  # it follows from another's end, which is heard of meanwhile
+            time.sleep(
+                GRACE / 2
+            )  # its cause may be the end of another, which is heard of meanwhile
         watch.leave(FAILED)
         raise
     watch.leave(DONE)
@@ -59,33 +60,33 @@ class _Watch:
         self.index, self.count = jax.process_index(), jax.process_count()
         self.peers: list[socket.socket] = []
         self.all_here = threading.Event()
-        self.over = threading.Lock()  # held from the first end on, whosever it is
+        self.over = threading.Lock()  # held once any process has ended
         if self.index:
             self._connect(gather({})[0])
             return
         server = _server(self.count)
         port, token = server.getsockname()[1], secrets.token_hex()
-        letter = {'host': socket.gethostname(), 'port': port, 'token': token}
-        _start(self._accept, server, gather(letter)[0]['token'])
+        address = {'host': socket.gethostname(), 'port': port, 'token': token}
+        _start(self._accept, server, gather(address)[0]['token'])
         self.all_here.wait(PATIENCE)
 
     def leave(self, word: str) -> None:
-        """Say so, and watch no more."""
+        """Tell the others how this process ends, unless one ended before; then stop watching."""
         if self.over.acquire(blocking=False):
-            self._tell(word)
+            self._send_all(word)
 
     def _accept(self, server: socket.socket, token: str) -> None:
         while not self.all_here.is_set():
             try:
                 peer, _ = server.accept()
-            except OSError:  # one that hung up, or too many open files for now
+            except OSError:  # the peer hung up, or too many files are open for now
                 time.sleep(1)
             else:
                 _start(self._greet, peer, token)
         server.close()
 
     def _greet(self, peer: socket.socket, token: str) -> None:
-        """Listen to whoever knows the token; others, such as port scanners, are sent away."""
+        """Listen to a peer that knows the token; hang up on others, such as port scanners."""
         lines = _lines(peer)
         try:
             hello = json.loads(lines.readline())
@@ -102,47 +103,47 @@ class _Watch:
             self.all_here.set()
         self._listen(peer, lines, name)
 
-    def _connect(self, letter: dict[str, Any]) -> None:
+    def _connect(self, address: dict[str, Any]) -> None:
         by_hand = os.environ.get('JAX_COORDINATOR_ADDRESS', '').rpartition(':')[0].strip('[]')
-        ours = {'index': self.index, 'host': socket.gethostname(), 'token': letter['token']}
-        for host in filter(None, (by_hand, letter['host'])):
+        ours = {'index': self.index, 'host': socket.gethostname(), 'token': address['token']}
+        for host in filter(None, (by_hand, address['host'])):
             with contextlib.suppress(OSError):
-                peer = socket.create_connection((host, letter['port']), timeout=PATIENCE)
+                peer = socket.create_connection((host, address['port']), timeout=PATIENCE)
                 _send(peer, json.dumps(ours))
                 lines = _lines(peer)
-                # Who answers may be a stranger, or a proxy with nobody behind it.
+                # A stranger may answer, or a proxy with nobody behind it.
                 if lines.readline().strip() == WELCOME:
                     self.peers.append(peer)
-                    _start(self._listen, peer, lines, self._name(0, letter['host']))
+                    _start(self._listen, peer, lines, self._name(0, address['host']))
                     return
                 peer.close()
         print(
-            f'{self._name(self.index, socket.gethostname())}: no connection to {letter["host"]}:'
-            f'{letter["port"]}; a process that dies is noticed after {SILENCE} seconds',
+            f'{self._name(self.index, socket.gethostname())}: no connection to {address["host"]}:'
+            f'{address["port"]}; a process that dies is noticed after {SILENCE} seconds',
             flush=True,
         )
 
     def _listen(self, peer: socket.socket, lines: TextIO, name: str) -> None:
-        """Wait for the last word of a process."""
+        """Wait for the last word of a peer, and end this process if the peer died or failed."""
         try:
             peer.settimeout(None)
             word = lines.readline().strip()
         except OSError:
-            return  # the network is at fault: left to JAX
+            return  # the network is at fault: JAX decides what to do
         if word == DONE or not self.over.acquire(blocking=False):
             return
         died = not word or word.endswith(DIED)
         text = f'{name}, {DIED if died else FAILING}' if word in ('', FAILED) else word
-        self._tell(text)
+        self._send_all(text)
         try:
             print(f'error: {text}; this process ends, too', file=sys.stderr, flush=True)
-            # The first ends last: JAX aborts the others, with a stack trace, as soon as it is gone.
-            # What failed there may fail here as well, which is told best by itself.
+            # The first process ends last: as soon as it is gone, JAX aborts the others with a stack
+            # trace. The pause lets a process that fails by itself say why.
             time.sleep(GRACE if self.index == 0 else 0 if died else GRACE / 2)
         finally:
             os._exit(1)  # the process may wait in C++ for the other
 
-    def _tell(self, word: str) -> None:
+    def _send_all(self, word: str) -> None:
         for peer in self.peers:
             _send(peer, word)
 
@@ -151,7 +152,7 @@ class _Watch:
 
 
 def _server(backlog: int) -> socket.socket:
-    """Listens on a free port, to both kinds of addresses where there are both."""
+    """A socket that listens on a free port, for IPv4 and, where there is any, IPv6."""
     if socket.has_dualstack_ipv6():
         family = socket.AF_INET6
         return socket.create_server(('', 0), family=family, backlog=backlog, dualstack_ipv6=True)
@@ -159,7 +160,7 @@ def _server(backlog: int) -> socket.socket:
 
 
 def _lines(peer: socket.socket) -> TextIO:
-    """What a peer says, line by line; there must be one reader only, which reads ahead."""
+    """A reader of what a peer says, line by line; a peer needs one only, since it reads ahead."""
     peer.settimeout(PATIENCE)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, 'TCP_KEEPIDLE'):
@@ -168,7 +169,7 @@ def _lines(peer: socket.socket) -> TextIO:
 
 
 def _send(peer: socket.socket, line: str) -> None:
-    with contextlib.suppress(OSError):  # one that has ended
+    with contextlib.suppress(OSError):  # the peer has ended
         peer.sendall(f'{line}\n'.encode())
 
 

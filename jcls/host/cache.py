@@ -1,7 +1,7 @@
-"""What takes long to find out about files, remembered on disk until the files change.
+"""Results that take long to compute from files, kept on disk until the files change.
 
 Everything that jcls caches lies in one folder: $JCLS_CACHE, else $XDG_CACHE_HOME/jcls, else
-~/.cache/jcls. Deleting it costs the time to find things out again and nothing else.
+~/.cache/jcls. Deleting it costs the time to compute them again, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The root of all caches of jcls."""
+    """The folder of all caches of jcls."""
     base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'jcls'
     return Path(os.environ.get('JCLS_CACHE') or base).expanduser()
 
@@ -30,22 +30,22 @@ def fingerprint(files: Sequence[str]) -> list[tuple[str, int, int]]:
     """(absolute path, bytes, nanoseconds of the last change) of each file: equal if unchanged.
 
     Raises:
-      ValueError: for a file that is not there or not to be looked at.
+      ValueError: for a file that does not exist or cannot be accessed.
     """
-    found = []
+    prints = []
     for file in files:
         try:
-            facts = Path(file).stat()
+            status = Path(file).stat()
         except OSError as error:
             raise ValueError(f'cannot read {file}: {error.strerror}') from None
-        found.append((str(Path(file).absolute()), facts.st_size, facts.st_mtime_ns))
-    return found
+        prints.append((str(Path(file).absolute()), status.st_size, status.st_mtime_ns))
+    return prints
 
 
 def remembered(what: str, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """``compute()``, from disk if it was once computed for the same `what` and `key` (JSON).
+    """``compute()``, read from disk if it was computed before for the same `what` and `key` (JSON).
 
-    A memory that is damaged, or cannot be written, costs a warning and the time.
+    A cache file that is damaged, or cannot be written, costs a warning and the time to compute.
     """
     name = hashlib.sha256(json.dumps([what, key]).encode()).hexdigest()[:32]
     try:
@@ -54,7 +54,7 @@ def remembered(what: str, key: Any, compute: Callable[[], np.ndarray]) -> np.nda
     except FileNotFoundError:
         pass
     except (OSError, ValueError, EOFError, RuntimeError) as error:
-        logger.warning('cannot use what is remembered of the %s: %s', what, error)
+        logger.warning('cannot read the cached %s: %s', what, error)
     values = compute()
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -67,5 +67,5 @@ def remembered(what: str, key: Any, compute: Callable[[], np.ndarray]) -> np.nda
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except (OSError, RuntimeError) as error:
-        logger.warning('cannot remember the %s for the next time: %s', what, error)
+        logger.warning('cannot cache the %s for the next time: %s', what, error)
     return values

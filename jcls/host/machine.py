@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # not on macOS or Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """A name for this kind of CPU: a home may serve machines of several kinds."""
+    """A name for this kind of CPU, since several kinds of machines may share a home folder."""
     described, facts = platform.processor(), Path('/proc/cpuinfo')
     if facts.exists():
         lines = facts.read_text().split('\n')
@@ -27,9 +27,9 @@ def processor() -> str:
 
 
 def available_memory(root: str = '/') -> float | None:
-    """Bytes of memory that can be had without swapping, as the system under `root` says, or None.
+    """Bytes of memory that are free without swapping, as the system under `root` says, or None.
 
-    Of a container it is what its limit leaves.
+    In a container the limit counts.
     """
     base, found = Path(root), []
     try:
@@ -38,7 +38,7 @@ def available_memory(root: str = '/') -> float | None:
     except (OSError, KeyError, ValueError):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
             found.append(float(os.sysconf('SC_AVPHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE'))
-    with contextlib.suppress(OSError, KeyError, ValueError):  # no container, or without a limit
+    with contextlib.suppress(OSError, KeyError, ValueError):  # no container, or no limit
         group = base / 'sys/fs/cgroup'
         used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
         found.append(float((group / 'memory.max').read_text()) - float(used['anon']))
@@ -46,7 +46,7 @@ def available_memory(root: str = '/') -> float | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had resident so far; 0 where that is not known."""
+    """The highest resident memory of this process so far, in bytes; 0 where it is not known."""
     try:
         import resource
     except ImportError:  # Windows

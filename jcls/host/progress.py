@@ -1,4 +1,4 @@
-"""A bar on the terminal for what takes longer than one likes to wait without a word."""
+"""A progress bar on the terminal for what takes longer than a moment."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 1.5  # seconds without a word
-PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+PATIENCE = 1.5  # seconds before anything is shown
+PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call, from any thread, with how many of `total` have been done since.
+    """Show how many of `total` are done, by a function that adds a number to them, from any thread.
 
-    Nothing is shown within the first `PATIENCE` seconds. Without a terminal it is lines in the log.
+    Nothing is shown in the first `PATIENCE` seconds. Without a terminal, lines go to the log.
     """
     console = Console(stderr=True)
     bar = Progress(

@@ -1,4 +1,4 @@
-"""TensorFlow, imported late and kept off the accelerators: it feeds the run, JAX computes it.
+"""TensorFlow, imported late and kept off the accelerators: it reads the data, JAX computes.
 
     from jcls.host.tensorflow import tf
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class _TensorFlow:
-    """Stands for the module until it is needed."""
+    """A stand-in for the module until it is needed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(load(), name)
@@ -27,15 +27,15 @@ tf: Any = _TensorFlow()
 
 @functools.cache
 def load() -> Any:
-    """Import TensorFlow now; hides GPUs and TPUs from it."""
+    """Import TensorFlow now, and hide GPUs and TPUs from it."""
     # Silence its start-up messages. The oneDNN one ignores the log level, so switch oneDNN off.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     import tensorflow
 
     _keep_memory()
-    # There are images enough for all cores: several cores for one would wait for each other.
-    # Where TensorFlow was used before, both are fixed: that costs speed and memory, no more.
+    # There are enough images for all cores; several cores for one image would wait for each other.
+    # If TensorFlow was used before, both are fixed, which costs speed and memory but nothing else.
     with contextlib.suppress(RuntimeError):
         tensorflow.config.threading.set_intra_op_parallelism_threads(1)
     with contextlib.suppress(RuntimeError):
@@ -45,7 +45,7 @@ def load() -> Any:
 
 
 def call_module(arguments: list[Any], **settings: Any) -> Any:
-    """TensorFlow's operation that runs a StableHLO module; ``tf.raw_ops`` lacks it."""
+    """The operation of TensorFlow that runs a StableHLO module, which ``tf.raw_ops`` lacks."""
     load()
     from tensorflow.compiler.tf2xla.python import xla
 
@@ -65,4 +65,4 @@ def _keep_memory() -> None:
         return
     mallopt(trim_threshold, 1 << 30)
     mallopt(top_pad, 64 << 20)
-    mallopt(mmap_threshold, 32 << 20)  # the highest that is allowed
+    mallopt(mmap_threshold, 32 << 20)  # the highest value allowed

@@ -29,21 +29,22 @@ def create(
     dtype: str = 'float32',
     **fields: Any,
 ) -> ResNet:
-    """The ``model`` section: build the preset `name` (see `MODELS`), or a network of your own.
+    """The ``model`` section: build the preset `name` of `MODELS`, or a network of your own.
 
-    Your own is a function of (norm, num_classes, dtype) to a Flax module, which takes images
-    [N, H, W, C] and ``train`` and returns logits [N, num_classes]. Its classifier is named 'head'.
+    Your own is a function from (norm, num_classes, dtype) to a Flax module. The module takes images
+    [N, H, W, C] and ``train``, returns logits [N, num_classes], and names its classifier 'head'.
 
     Args:
-      name: of the preset.
-      norm: constructor of the normalisation layers; None: `batch_norm.batch_norm()`.
-      num_classes: width of the classifier. None: the classes of the data in a config, else 1000.
-      dtype: of the activations. Parameters, statistics and logits stay in parameter precision;
-        'float32' is float64 under ``jax_enable_x64``.
+      name: name of the preset.
+      norm: constructor of the normalisation layers; None for `batch_norm.batch_norm()`.
+      num_classes: width of the classifier; None for the number of classes of the data in a config,
+        or else 1000.
+      dtype: dtype of the activations. Parameters, statistics and logits stay in parameter
+        precision; 'float32' is float64 under ``jax_enable_x64``.
       **fields: the fields of the preset, see `resnet`.
 
     Raises:
-      ValueError: an unknown name or dtype, or what the preset refuses.
+      ValueError: for an unknown name or dtype, or fields that the preset refuses.
     """
     build = part(MODELS, name, 'model')
     choose(dict.fromkeys(DTYPES), dtype, 'config.model.dtype')
@@ -75,24 +76,25 @@ def resnet(
     """A ResNet like a preset of `PRESETS`.
 
     Args:
-      preset: what it is like.
+      preset: fields of the preset.
       norm: constructor of the normalisation layers.
       num_classes: width of the classifier.
-      dtype: of the activations.
-      stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling). None: the preset's.
-      blocks: blocks in each stage; None: the preset's.
-      width: channels of the first stage, doubled in each further one; None: the preset's.
-      project_first: give the first block's shortcut a convolution whether it needs one or not, as
+      dtype: dtype of the activations.
+      stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling); None for the
+        preset's.
+      blocks: number of blocks in each stage; None for the preset's.
+      width: channels of the first stage, doubled in each further one; None for the preset's.
+      project_first: give the first block's shortcut a convolution even if it needs none, as
         PaddleClas's ResNet-18 and 34 do.
       zero_gamma: start every block as the identity (Goyal et al. 2017, 1706.02677, section 5.1).
       drop_path: probability that the last block's branch is dropped, rising linearly from 0 at
         the first block (Huang et al. 2016).
       dropout: probability that a feature is dropped before the classifier.
-      remat: save memory in training: keep only what goes into each block, and compute the rest
-        again in the backward pass (Chen et al. 2016, 1604.06174): one more forward pass.
+      remat: save memory in training by keeping only the input of each block and computing the rest
+        again in the backward pass (Chen et al. 2016, 1604.06174), at the cost of a forward pass.
 
     Raises:
-      ValueError: an unknown stem, a rate outside [0, 1), or a width that makes no channels.
+      ValueError: for an unknown stem, a rate outside [0, 1), or a width without channels.
     """
     given = {'stem': stem, 'blocks': blocks, 'width': width}
     built = preset | {key: value for key, value in given.items() if value is not None}

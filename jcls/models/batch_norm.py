@@ -1,14 +1,14 @@
-"""Batch normalisation over groups of examples, of activations or of a 1x1 convolution's product.
+"""Batch normalisation over groups of examples, of activations or of a deferred 1x1 convolution.
 
 Papers: Ioffe & Szegedy 2015 (1502.03167, batch normalisation); Hoffer et al. 2017 (1705.08741,
 ghost batches).
 
-Most of a bottleneck ResNet's memory traffic is the wide output of its last 1x1 convolution, which
-batch normalisation reads twice more before it is added to the shortcut, and the backward pass four
-times. None of that is needed: the product y = x w has the mean m w and the variance
-diag(w' C w), with mean m and covariance C of the narrow x, and what the backward pass asks of y,
-the sum of dy y, is diag(w' x' dy), a by-product of the weight's gradient. So y goes from the
-matrix product straight into the sum and is never stored, see `normalised_product`.
+Most of a bottleneck ResNet's memory traffic is the wide output of its last 1x1 convolution: batch
+normalisation reads it twice more before it is added to the shortcut, and the backward pass four
+times. None of that is needed. The product y = x w has the mean m w and the variance diag(w' C w),
+with the mean m and the covariance C of the narrow x. The backward pass needs only the sum of dy y,
+which is diag(w' x' dy), a by-product of the weight's gradient. So in `normalised_product` y goes
+from the matrix product straight into the sum and is never stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jax import lax
 
 from jcls.models import cpu_gradients
 
-EXACT = lax.Precision.HIGHEST  # of float32 products, which TPUs else round to bfloat16
+EXACT = lax.Precision.HIGHEST  # for float32 products, whose factors TPUs round to bfloat16 else
 
 
 def param_dtype() -> Any:
@@ -33,58 +33,60 @@ def param_dtype() -> Any:
     return jax.dtypes.canonicalize_dtype(float)
 
 
-class Product(NamedTuple):
-    """A 1x1 convolution that is still to be carried out."""
+class DeferredConv1x1(NamedTuple):
+    """A 1x1 convolution that batch normalisation will carry out."""
 
     rows: jax.Array  # [N, H, W, C]
-    kernel: jax.Array  # [C, K], in the dtype of the rows
+    kernel: jax.Array  # [C, K], in the dtype of `rows`
 
     def compute(self) -> jax.Array:
-        """[N, H, W, K]."""
+        """Carry it out: [N, H, W, K]."""
         return cpu_gradients.multiply(self.rows, self.kernel)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over groups of `batch_size` examples (0: the whole, global batch).
 
-    Training: y = (x - mean) / sqrt(var + epsilon) * scale + bias with the biased variance of the
+    In training y = (x - mean) / sqrt(var + epsilon) * scale + bias, with the biased variance of the
     example's own group. Under ``jax.jit`` over a mesh the batch is the global one, so the default
-    is cross-replica; a group that lies inside one device needs no communication. Running statistics
-    r <- momentum * r + (1 - momentum) * s, where s averages over groups each group's mean and
-    *unbiased* variance (torch's convention; with momentum = 1 - torch's).
+    is cross-replica. A group inside one device needs no communication. Running statistics move as r
+    <- momentum * r + (1 - momentum) * s, where s is the average over groups of each group's mean
+    and *unbiased* variance (torch's convention, with momentum = 1 - torch's).
 
     Statistics are computed and kept in parameter precision whatever the compute dtype. [N, H, W, C]
-    or a `Product` -> [N, H, W, C] in the compute dtype.
+    or a `DeferredConv1x1` -> [N, H, W, C] in the compute dtype.
     """
 
     batch_size: int = 0
     momentum: float = 0.9
     epsilon: float = 1e-5
     zero_scale: bool = False
-    still: frozenset[str] = frozenset()  # paths of layers that never train their statistics
+    frozen_stats: frozenset[str] = frozenset()  # paths of layers that keep their statistics
 
     @nn.compact
-    def __call__(self, x: jax.Array | Product, train: bool) -> jax.Array:
-        features = x.kernel.shape[-1] if isinstance(x, Product) else x.shape[-1]
+    def __call__(self, x: jax.Array | DeferredConv1x1, train: bool) -> jax.Array:
+        features = x.kernel.shape[-1] if isinstance(x, DeferredConv1x1) else x.shape[-1]
         channels, dtype = (features,), param_dtype()
         scale_init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param('scale', scale_init, channels, dtype)
         bias = self.param('bias', nn.initializers.zeros, channels, dtype)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, dtype)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, dtype)
-        if not train or '/'.join(self.path) in self.still:
-            x = x.compute() if isinstance(x, Product) else x
+        if not train or '/'.join(self.path) in self.frozen_stats:
+            x = x.compute() if isinstance(x, DeferredConv1x1) else x
             multiplier = lax.rsqrt(running_var.value + self.epsilon) * scale
             return ((x - running_mean.value) * multiplier + bias).astype(x.dtype)
 
-        shape = x.rows.shape if isinstance(x, Product) else x.shape  # [N, H, W, ...]
+        shape = x.rows.shape if isinstance(x, DeferredConv1x1) else x.shape  # [N, H, W, ...]
         groups = group_count(shape[0], self.batch_size)
         count = shape[0] * shape[1] * shape[2] // groups  # rows of a group
-        if isinstance(x, Product) and count >= features:  # fewer are better normalised directly
+        if (
+            isinstance(x, DeferredConv1x1) and count >= features
+        ):  # with fewer rows, normalising directly is faster
             rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
             y, mean, var = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
         else:
-            x = x.compute() if isinstance(x, Product) else x
+            x = x.compute() if isinstance(x, DeferredConv1x1) else x
             y, mean, var = self._normalised(x.reshape(groups, -1, *x.shape[1:]), scale, bias)
         if not self.is_initializing():
             unbiased = var.mean(0) * (count / max(count - 1, 1))
@@ -94,11 +96,11 @@ class BatchNorm(nn.Module):
         return y.reshape(*shape[:3], features)
 
     def _normalised(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
-        """[G, N / G, H, W, C] -> the same; and mean and biased variance [G, C] of each group."""
-        # The axes stay apart: XLA chooses layouts in which they cannot be one without a copy.
+        """Normalised [G, N / G, H, W, C], and the mean and biased variance [G, C] of each group."""
+        # Joining the axes would cost a copy in the layouts that XLA chooses.
         wide, axes = x.astype(param_dtype()), (1, 2, 3)
         mean = wide.mean(axes, keepdims=True)
-        # E[x^2] - E[x]^2 reads the activations once; rounding may take it just below zero.
+        # E[x^2] - E[x]^2 reads the activations once; rounding may make it negative.
         var = jnp.maximum(jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean), 0)
         y = (wide - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(x.dtype), mean.squeeze(axes), var.squeeze(axes)
@@ -108,13 +110,13 @@ class BatchNorm(nn.Module):
 def normalised_product(
     epsilon: float, x: jax.Array, w: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """y = x w, normalised over the rows of each group, and the mean and biased variance of y.
+    """Normalise y = x w over the rows of each group; also gives y's mean and biased variance.
 
     Args:
-      epsilon: added to the variance.
+      epsilon: number added to the variance.
       x: [G, N, H, W, C]: G groups of M = N H W rows.
       w: [C, K].
-      scale: [K], like `bias` and the statistics in parameter precision.
+      scale: [K], in parameter precision, like `bias` and the statistics.
       bias: [K].
 
     Returns:
@@ -133,7 +135,7 @@ def _forward(
     covariance = square - m[:, :, None] * m[:, None, :]
     spread = jnp.matmul(covariance, wide, precision=EXACT)  # [G, C, K]
     mean = jnp.matmul(m, wide, precision=EXACT)
-    # Rounding may take it just below zero.
+    # Rounding may make it negative.
     var = jnp.maximum(jnp.sum(wide * spread, axis=1), 0)
     inverse = lax.rsqrt(var + epsilon)
     y = (x @ w - _spread(mean)) * _spread(inverse * scale) + bias
@@ -150,7 +152,7 @@ def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ..
     total = dz.astype(dtype).sum((1, 2, 3))  # sum of dz: [G, K]
     product = _sum_of_products(x, dz)  # x' dz: [G, C, K]
     along = inverse * (jnp.sum(wide * product, axis=1) - mean * total)  # sum of dz u: [G, K]
-    # dy w', the terms in dz, in x (for u is linear in it) and in neither apart:
+    # dy w' is a term in dz, one in x (u is linear in x) and a constant one:
     weighted = (wide * a[:, None]).astype(x.dtype)
     turn = a * inverse * along / count
     through = -jnp.einsum('ck,gk,dk->gcd', wide, turn, wide, precision=EXACT).astype(x.dtype)
@@ -174,7 +176,7 @@ def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
     def cpu(x: jax.Array, y: jax.Array) -> jax.Array:
         return cpu_gradients.sum_of_products(x, y).astype(dtype)
 
-    return cpu_gradients.by_platform(cpu, default, x, y)
+    return cpu_gradients.on_cpu_or_else(cpu, default, x, y)
 
 
 def _spread(x: jax.Array) -> jax.Array:
@@ -200,7 +202,7 @@ def group_count(examples: int, batch_size: int) -> int:
 
 
 def batch_norm(
-    still: frozenset[str] = frozenset(),
+    frozen_stats: frozenset[str] = frozenset(),
     *,
     batch_size: int = 0,
     momentum: float = 0.9,
@@ -209,16 +211,20 @@ def batch_norm(
     """The ``norm`` section: a constructor of `BatchNorm` layers with these settings.
 
     Args:
-      still: paths of the layers that normalise with their running statistics and never move them,
-        such as 'stem/norm1'.
+      frozen_stats: paths, such as 'stem/norm1', of the layers that normalise with their running
+        statistics and never update them.
       batch_size: examples a group is normalised over; 0 is the global batch (cross-replica).
       momentum: share of the old running statistics kept at each step (torch's 0.1 is 0.9 here).
-      epsilon: added to the variance.
+      epsilon: number added to the variance.
     """
     if not 0 <= momentum < 1:
         raise ValueError(f'config.norm.momentum={momentum}: must be in [0, 1)')
     if not 0 < epsilon < 1:
         raise ValueError(f'config.norm.epsilon={epsilon}: must be in (0, 1)')
     return functools.partial(
-        BatchNorm, batch_size=batch_size, momentum=momentum, epsilon=epsilon, still=still
+        BatchNorm,
+        batch_size=batch_size,
+        momentum=momentum,
+        epsilon=epsilon,
+        frozen_stats=frozen_stats,
     )

@@ -1,9 +1,9 @@
-"""Convolution and max pooling, with the gradients that a CPU is fast at.
+"""Convolution and max pooling, with gradients that are fast on a CPU.
 
-XLA derives good gradients of these for TPUs and GPUs. For CPUs it makes of a kernel's gradient a
-convolution whose window is the whole image, after transposing both operands, and of max pooling's a
-search for the largest entry of every window and a scatter: several times slower than the same sums
-as they are written here. Which runs is chosen when the program is lowered for its platform.
+XLA derives good gradients of these for TPUs and GPUs. For CPUs it turns the gradient of a kernel
+into a convolution whose window is the whole image, after transposing both operands, and that of max
+pooling into a search for the largest entry of every window and a scatter. The same sums, written as
+they are here, are several times faster. The platform that a program is lowered for decides.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LANES = 8  # parts of a batch whose sums are kept apart: work for so many cores, or devices
-SUMS = 2 * 2**20  # bytes of the sums of all lanes, above which there is but one
-PATCHES = 10 * 2**20  # bytes of patches at a time, which should stay in a cache
-ROWS = 2048  # of a lane, below which there is but one
+LANES = 8  # partial sums of a batch, so that up to 8 cores or devices work in parallel
+SUMS = 2 * 2**20  # bytes; where the partial sums take more, there is only one
+PATCHES = 10 * 2**20  # bytes of patches at a time, so that they stay in a cache
+ROWS = 2048  # rows of a partial sum; where there would be fewer, there is only one
 
 
-def by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array) -> Any:
-    """Of two ways to compute the same, the one for the platform that the program is lowered for."""
+def on_cpu_or_else(
+    cpu: Callable[..., Any], default: Callable[..., Any], *operands: jax.Array
+) -> Any:
+    """Run `cpu` in a program that is lowered for CPUs, else `default`; both compute the same."""
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
 
 
@@ -42,26 +44,27 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(
-    x: jax.Array, kernel: jax.Array, stride: int, groups: int, store: bool = False
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int, materialise_gradient: bool = False
 ) -> jax.Array:
     """2-d convolution, padded by ``(k - 1) // 2`` on every side as torch does.
 
-    [N, H, W, C], [k, k, C / groups, K] -> [N, ceil(H / stride), ceil(W / stride), K]. With `store`
-    and a stride, the gradient of x is stored before it is used, see `jcls.distributed.compiler`.
+    [N, H, W, C], [k, k, C / groups, K] -> [N, ceil(H / stride), ceil(W / stride), K]. With
+    `materialise_gradient` and a stride above 1, the gradient of x is stored before it is used;
+    `jcls.distributed.compiler` says for which devices that is needed.
     """
-    del store
+    del materialise_gradient
     return _convolve(x, kernel, stride, groups)
 
 
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, groups: int, store: bool
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int, materialise_gradient: bool
 ) -> Any:
-    del store
+    del materialise_gradient
     return _convolve(x, kernel, stride, groups), (x, kernel)
 
 
 def _convolve_backward(
-    stride: int, groups: int, store: bool, kept: Any, dy: jax.Array
+    stride: int, groups: int, materialise_gradient: bool, kept: Any, dy: jax.Array
 ) -> tuple[jax.Array, ...]:
     x, kernel = kept
 
@@ -72,18 +75,19 @@ def _convolve_backward(
         return kernel_gradient(x, dy, len(kernel), stride)
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(dy)
-    if store and stride > 1:
+    if materialise_gradient and stride > 1:
         dx = lax.optimization_barrier(dx)
-    return dx, default(x, dy) if groups > 1 else by_platform(cpu, default, x, dy)
+    return dx, default(x, dy) if groups > 1 else on_cpu_or_else(cpu, default, x, dy)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, size: int, stride: int) -> jax.Array:
-    """Of `convolve` with one group: [N, H, W, C], [N, h, w, K] -> [size, size, C, K].
+    """The kernel's gradient of `convolve` with one group, from x and dy.
 
-    The patches of some rows of all images at a time, as one matrix, times those of dy.
+    [N, H, W, C], [N, h, w, K] -> [size, size, C, K]. Each term is the matrix of the patches of some
+    rows of all images, times the matrix of the same rows of dy.
     """
     (n, h, w, features), channels = dy.shape, x.shape[-1]
     dtype, taps, width = _sum_dtype(x), range(size), size**2 * channels
@@ -121,7 +125,7 @@ def _multiply_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sum_of_products(x[None], dy[None])[0].astype(kernel.dtype)
 
     (dx,) = jax.linear_transpose(lambda x: x @ kernel, x)(dy)
-    return dx, by_platform(cpu, default, x, dy)
+    return dx, on_cpu_or_else(cpu, default, x, dy)
 
 
 multiply.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _multiply_backward)
@@ -164,14 +168,14 @@ def _max_pool_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array]:
         del y
         return jax.vjp(_max_pool, x)[1](dy)[0]
 
-    return (by_platform(max_pool_gradient, default, *kept, dy),)
+    return (on_cpu_or_else(max_pool_gradient, default, *kept, dy),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
-    """Of y = `max_pool` (x): x [N, H, W, C], y and dy [N, h, w, C] -> [N, H, W, C].
+    """The gradient of y = `max_pool` (x): x [N, H, W, C], y and dy [N, h, w, C] -> [N, H, W, C].
 
     Each dy goes to the first of its window's largest entries, row by row, as with XLA and torch.
     """

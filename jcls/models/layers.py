@@ -1,7 +1,7 @@
-"""The layers a ResNet is made of, but for its norm: convolution, ReLU, drop path, classifier.
+"""The layers of a ResNet except its norm: convolution, ReLU, drop path, classifier.
 
-They differ from `flax.linen`'s where published weights need it (torch's explicit padding,
-untruncated fan-out initialisation) and where speed does (1x1 convolutions as matrix products).
+They differ from `flax.linen`'s if published weights need it (torch's explicit padding, untruncated
+fan-out initialisation) or speed does (1x1 convolutions as matrix products).
 Parameters live in the parameter dtype (float32; float64 under
 ``jax_enable_x64``), activations in the compute dtype of the input.
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jcls.models.batch_norm import Product, param_dtype
+from jcls.models.batch_norm import DeferredConv1x1, param_dtype
 from jcls.models.cpu_gradients import convolve
 
 # He et al. 2015, section 2.2, "backward": std = sqrt(2 / (k * k * out_channels)).
@@ -31,37 +31,38 @@ class Conv(nn.Module):
     """2-d convolution without bias, padded by ``(kernel - 1) // 2`` on every side as torch does.
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features], in the dtype of the input.
-    The kernel is [kernel, kernel, C / groups, features]. Where `lazy`, a 1x1 convolution is left to
-    the batch normalisation after it, which does better with a `Product`. See `convolve` of `store`.
+    The kernel is [kernel, kernel, C / groups, features]. With `defer`, a 1x1 convolution is left to
+    the batch normalisation after it, as a `DeferredConv1x1`, which saves memory traffic. `convolve`
+    says what `materialise_gradient` does.
     """
 
     features: int
     kernel: int = 1
     stride: int = 1
     groups: int = 1
-    lazy: bool = False
-    store: bool = False
+    defer: bool = False
+    materialise_gradient: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array | Product:
+    def __call__(self, x: jax.Array) -> jax.Array | DeferredConv1x1:
         k, s = self.kernel, self.stride
         shape = (k, k, x.shape[-1] // self.groups, self.features)
         weight = self.param('kernel', conv_init, shape, param_dtype()).astype(x.dtype)
         if k == 1 and self.groups == 1:
-            # The same sum as a matrix product: XLA's convolution gradients are far slower for it.
-            product = Product(x[:, ::s, ::s], weight[0, 0])
-            return product if self.lazy else product.compute()
-        return convolve(x, weight, s, self.groups, self.store)
+            # A matrix product is the same sum, and its gradients are far faster in XLA.
+            product = DeferredConv1x1(x[:, ::s, ::s], weight[0, 0])
+            return product if self.defer else product.compute()
+        return convolve(x, weight, s, self.groups, self.materialise_gradient)
 
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), stored once: its gradient's mask is taken from it, and not from a stored x."""
+    """max(x, 0), stored once: the gradient takes its mask from the result, not from x."""
     return jnp.maximum(x, 0)
 
 
 def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Without the barrier XLA keeps what x is computed from, and computes this anew for each use.
+    # Without the barrier XLA stores the inputs of x and computes the result again at each use.
     y = lax.optimization_barrier(jnp.maximum(x, 0))
     return y, y
 
@@ -72,7 +73,7 @@ relu.defvjp(_relu_forward, lambda y, dy: (jnp.where(y > 0, dy, 0),))
 class DropPath(nn.Module):
     """Stochastic depth: drop the whole branch of an example with probability `rate`.
 
-    What is kept is divided by 1 - rate, so that the expectation is unchanged.
+    Branches that stay are divided by 1 - rate, so that the expectation is unchanged.
     """
 
     rate: float

@@ -1,6 +1,6 @@
-"""One ResNet for all: v1.5, wide, ResNeXt, -D ("vd") and the CIFAR nets.
+"""One network for all ResNets: v1.5, wide, ResNeXt, -D ("vd") and the CIFAR nets.
 
-What a preset is lies in the table of `jcls.models`; this file knows stems, blocks and their order.
+The presets are in the table of `jcls.models`; this file has the stems, the blocks and their order.
 Parameter paths are ``stem/conv1/kernel``, ``stage2_block1/conv3/kernel``,
 ``stage2_block1/norm3/scale``, ``stage2_block1/shortcut_conv/kernel``, ``head/kernel``: stages and
 blocks count from 1, as in the papers.
@@ -27,7 +27,7 @@ Norm = Callable[..., BatchNorm]
 
 
 class Stem(nn.Module):
-    """The input layers, to `features` channels.
+    """The input layers, with `features` channels at their end.
 
     'imagenet': 7x7 stride 2, max pool (1/4). 'deep': three 3x3, the first of stride 2, max pool
     (1/4). 'cifar': one 3x3, no pool (1/1).
@@ -62,14 +62,14 @@ class Block(nn.Module):
     kind: str
     features: int  # the stage's width; the output has `features * expansion` channels
     stride: int
-    inner: int  # the 3x3 convolution's width in a bottleneck
+    inner: int  # width of the 3x3 convolution in a bottleneck
     groups: int
     shortcut: str
-    project: bool  # a convolution in the shortcut even if the shape stays
+    project: bool  # whether the shortcut has a convolution even if the shape stays
     zero_gamma: bool
     drop_path: float
     norm: Norm
-    store: bool
+    materialise_gradient: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -83,14 +83,22 @@ class Block(nn.Module):
         y = x
         for i, (features, kernel, stride, groups) in enumerate(convs, 1):
             last = i == len(convs)
-            y = Conv(features, kernel, stride, groups, last, self.store, name=f'conv{i}')(y)
+            y = Conv(
+                features,
+                kernel,
+                stride,
+                groups,
+                defer=last,
+                materialise_gradient=self.materialise_gradient,
+                name=f'conv{i}',
+            )(y)
             y = self.norm(zero_scale=last and self.zero_gamma, name=f'norm{i}')(y, train)
             y = y if last else nn.relu(y)
         y = DropPath(self.drop_path)(y, train)
         return relu(self._shortcut(x, out, train) + y)
 
     def _shortcut(self, x: jax.Array, features: int, train: bool) -> jax.Array:
-        """Bring x [N, H, W, C] to the branch's shape."""
+        """Give x [N, H, W, C] the branch's shape."""
         stride = self.stride
         if stride == 1 and x.shape[-1] == features and not self.project:
             return x
@@ -98,11 +106,11 @@ class Block(nn.Module):
             extra = features - x.shape[-1]
             return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, extra)))
         if self.shortcut == 'pool' and stride > 1:
-            # Equal to torch's ceil_mode without counting the padding, at odd sizes, too.
+            # This equals torch's ceil_mode without counting the padding, also at odd sizes.
             window = (stride, stride)
             x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
             stride = 1
-        x = Conv(features, 1, stride, lazy=True, name='shortcut_conv')(x)
+        x = Conv(features, 1, stride, defer=True, name='shortcut_conv')(x)
         return self.norm(name='shortcut_norm')(x, train)
 
 
@@ -131,19 +139,19 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]  # per stage
     num_classes: int
     block: str  # 'basic', 'bottleneck'
-    width: int  # of the first stage; each further stage doubles it
+    width: int  # channels of the first stage; each further stage doubles them
     stem: str  # 'imagenet', 'deep', 'cifar'
     shortcut: str  # 'conv', 'pool' (average pool, then 1x1), 'pad' (no parameters)
     groups: int
     inner_ratio: float  # a bottleneck's 3x3 is width * inner_ratio * groups channels wide
-    project_first: bool  # a convolution in the first block's shortcut, whether needed or not
+    project_first: bool  # whether the first block's shortcut has a convolution in any case
     zero_gamma: bool
     drop_path: float
     dropout: float
-    remat: bool  # keep only the blocks' inputs for the backward pass, and compute them again
-    dtype: Any  # of the activations
+    remat: bool  # keep only the blocks' inputs, and compute the rest again in the backward pass
+    dtype: Any  # dtype of the activations
     norm: Norm
-    store: bool = False  # see `jcls.distributed.compiler.must_store`; the values are the same
+    materialise_gradient: bool = False  # changes no value; `jcls.distributed.compiler` says why
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -164,7 +172,7 @@ class ResNet(nn.Module):
                     zero_gamma=self.zero_gamma,
                     drop_path=self.drop_path * index / max(total - 1, 1),
                     norm=self.norm,
-                    store=self.store,
+                    materialise_gradient=self.materialise_gradient,
                     name=f'stage{stage}_block{block}',
                 )(x, train)
                 index += 1

@@ -1,1 +1,1 @@
-"""Learning-rate schedules, optimizers and the groups of parameters they treat differently."""
+"""Learning-rate schedules, optimizers, and the groups of parameters that they treat differently."""

@@ -1,8 +1,8 @@
 """Groups of parameters by regex over their paths: the first rule that matches wins.
 
 A path is the keys joined by '/', such as ``stage1_block2/norm3/scale``; a rule's pattern must match
-all of it. Rules must cover every parameter, and a rule that decides about none is an error: both
-are how a typing mistake in a pattern shows.
+all of it. Rules must cover every parameter, and a rule that applies to none is an error: both
+reveal a typing mistake in a pattern.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Rules = tuple[tuple[str, float], ...]
 
 
 def path_of(keys: tuple[Any, ...]) -> str:
-    """The path of a leaf from the keys that `jax.tree_util` gives for it."""
+    """The path of a leaf, from its keys in `jax.tree_util`."""
     return jax.tree_util.keystr(keys, simple=True, separator='/')
 
 
 def assign(params: Any, rules: Rules, where: str) -> Any:
-    """The tree of `params` with each leaf's value by `rules`, ((pattern, value), ...).
+    """The tree of `params` with the value that `rules`, ((pattern, value), ...), give each leaf.
 
     Raises:
       ValueError: for an invalid pattern, a parameter that no rule matches, or a rule that is the
@@ -57,9 +57,9 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
 
 
 def depths(params: Any) -> Any:
-    """The tree of `params` with how many blocks each leaf's is before the last: the head's is 0.
+    """The tree of `params` with the number of blocks between each leaf's block and the last one.
 
-    The blocks are the parts that the model is made of: the stem, every residual block, the head.
+    Blocks are the parts of the model: the stem, every residual block, the head (which gets 0).
     """
 
     def place(part: str) -> tuple[int, ...]:

@@ -3,9 +3,9 @@
     params <- params - lr(step) * direction
 
 Keeping the rate out of the optimizer makes decoupled weight decay follow the whole scheduled rate,
-and what is logged as the learning rate is what was applied. Here is what all optimizers share:
-clipping -> the chosen `directions` function, which places the decay -> multipliers of the rate;
-and what is frozen takes part in none of it.
+and the learning rate that is logged is the one that was applied. This file has what all optimizers
+share: clipping -> the chosen function of `update_rules`, which places the decay -> multipliers of
+the rate. Frozen parameters skip all of this.
 
 Papers: Loshchilov & Hutter 2017 (1711.05101, decoupled weight decay); Goyal et al. 2017
 (1706.02677, linear scaling); Brock et al. 2021 (2102.06171, adaptive clipping).
@@ -29,22 +29,23 @@ NORM = r'.*norm\d*/(scale|bias)'  # every parameter of a normalisation layer
 
 
 class Groups(NamedTuple):
-    """How each parameter is treated: trees like the parameters."""
+    """How each parameter is treated, in trees like the parameters' tree."""
 
-    decay: Any  # float: its weight decay
-    rate: Any  # float: what multiplies its learning rate
-    trained: Any  # bool
+    decay: Any  # float: weight decay
+    rate: Any  # float: multiplier of the learning rate
+    trained: Any  # bool: whether it is trained
 
 
 class Optimizer(NamedTuple):
     """`direction` turns gradients into the direction of the update; `peak` is the peak rate.
 
-    ``direction.update(gradients, state, params, lr=lr)``: the rate is for optimizers that need it.
+    It is called as ``direction.update(gradients, state, params, lr=lr)``; a few optimizers need the
+    rate.
     """
 
     direction: optax.GradientTransformationExtraArgs
     peak: float
-    groups: Callable[[Any], Groups]  # of parameters, arrays or shapes
+    groups: Callable[[Any], Groups]  # from parameters, arrays or shapes
 
 
 def create(
@@ -68,27 +69,27 @@ def create(
     """The ``optimizer`` section.
 
     Args:
-      batch_size: examples in a step.
-      trained: from parameters to a tree of whether each is trained; None: all are.
-      examples: in the training set, for lr='by_dataset_size'.
+      batch_size: number of examples in a step.
+      trained: a function of the parameters to a tree of whether each is trained; None to train all.
+      examples: number of training examples, for lr='by_dataset_size'.
       name: one of `OPTIMIZERS`.
       lr: peak learning rate for a batch of `reference_batch`; or 'by_dataset_size', for
         finetuning, see `rate_by_dataset_size`.
-      reference_batch: the batch that `lr` is stated for; None leaves `lr` as it is.
-      scaling: how `lr` follows the batch: 'linear', or 'sqrt' (usual for adaptive optimizers).
+      reference_batch: batch size that `lr` is stated for; None to use `lr` as it is.
+      scaling: how `lr` follows the batch size: 'linear', or 'sqrt' (usual for adaptive optimizers).
       lr_groups: rules (pattern, multiplier of the rate) over parameter paths, see
         `jcls.optim.groups`; e.g. (('stem/.*', 0.1), ('stage1_.*', 0.2), ('.*', 1.0)).
-      layer_decay: multiplies the rate by layer_decay ** d for a block that is d blocks before the
-        classifier (the stem is one, too), as timm counts.
-      weight_decay: w >= 0; the default acts like the usual 1e-4 coupled.
+      layer_decay: factor of the rate from block to block, as in timm: a block that is d blocks
+        before the classifier has layer_decay ** d. The stem counts as a block.
+      weight_decay: w >= 0; the default acts like the usual coupled 1e-4.
       decay: 'decoupled' adds w * p to the direction, so that p <- p - lr * (update + w * p);
         'coupled' adds w * p to the gradient before momentum (torch's SGD). With momentum m a
         coupled w acts about like a decoupled w / (1 - m).
       decay_groups: rules (pattern, multiplier of w). Norm parameters are exempt by default; add
         ('head/bias', 0.0) for a recipe that exempts biases.
-      clip_norm: scale all gradients down together where their global norm is larger.
-      adaptive_clip: scale the gradient of each unit (output channel) down where its norm is larger
-        than so many times the norm of the unit's weights; not of the classifier's.
+      clip_norm: limit of the gradients' global norm; larger gradients are scaled down together.
+      adaptive_clip: limit of the norm of each output channel's gradient, as a multiple of the norm
+        of the channel's weights; larger ones are scaled down. The classifier is exempt.
       **fields: the fields of the chosen optimizer.
     """
     if isinstance(lr, str):
@@ -128,7 +129,7 @@ def create(
             )
     rule = part(OPTIMIZERS, name, 'optimizer')
     choose(dict.fromkeys(('decoupled', 'coupled')), decay, 'config.optimizer.decay')
-    rule(Decay({}, decay), **fields)  # refuses wrong fields now
+    rule(Decay({}, decay), **fields)  # so that wrong fields are refused now
 
     def groups_of(params: Any) -> Groups:
         rules = {'decay_groups': decay_groups, 'lr_groups': lr_groups}
@@ -169,21 +170,21 @@ def create(
 
 
 def rate_by_dataset_size(examples: int) -> float:
-    """A rate to finetune with: 0.001 up to 1,000 images, 0.01 from 100,000 on, in between by log.
+    """A rate for finetuning: 0.001 up to 1,000 images, 0.01 from 100,000 on, log-linear between.
 
-    PaddleClas's advice, per 256 examples of a batch ("Tricks for Training", finetuning).
+    This is PaddleClas's advice for batches of 256 ("Tricks for Training", finetuning).
     """
     share = (math.log10(max(examples, 1)) - 3) / 2
     return 0.001 * 10 ** min(max(share, 0.0), 1.0)
 
 
 def _only(trained: Any, tree: Any) -> Any:
-    """The tree without what is not trained, as optax masks it."""
+    """The tree with `optax.MaskedNode` in place of what is not trained."""
     return jax.tree.map(lambda keep, value: value if keep else optax.MaskedNode(), trained, tree)
 
 
 def _scale(rates: Any) -> optax.GradientTransformation:
-    """Multiply by the tree of `rates`."""
+    """A transformation that multiplies updates by the tree of `rates`."""
     return optax.stateless(
         lambda updates, _: jax.tree.map(lambda u, k: u if k == 1 else u * k, updates, rates)
     )

@@ -1,8 +1,8 @@
 """The learning rate as a function of the step: a warm-up, then a shape from a table.
 
-A shape is a factor of the peak, 1 at its time 0; the steps of its time and of its whole length are
-given to it, so that it knows neither warm-up nor units. Not here: the peak itself, which
-`jcls.optim.optimizer` scales to the batch size.
+A shape is a factor of the peak that is 1 at time 0. It is given its time and its whole length in
+steps, so it knows neither the warm-up nor units of time. `jcls.optim.optimizer` scales the peak
+itself to the batch size.
 
 Papers: Goyal et al. 2017 (1706.02677, warm-up); Loshchilov & Hutter 2016 (1608.03983, cosine and
 restarts).
@@ -44,15 +44,16 @@ def create(
 
     Args:
       peak: the highest learning rate.
-      total: steps of the run.
-      to_steps: converts lengths of time to steps.
-      warmup: length of the warm-up, e.g. '5 epochs', '500 steps', '0.02 run'.
+      total: number of steps of the run.
+      to_steps: function from lengths of time to steps.
+      warmup: length of the warm-up, such as '5 epochs', '500 steps', '0.02 run'.
       warmup_shape: 'linear' as above, or 'constant': peak * start throughout the warm-up.
       warmup_start: the first step's rate as a fraction of the peak.
-      after_warmup: the shape's time starts when the warm-up ends (torchvision). False: it starts
-        with the run, and the warm-up hides its beginning (timm, unless ``--warmup-prefix``).
-      every: how often the rate moves. '1 epoch' holds each epoch's first rate throughout the epoch,
-        as torchvision and timm do.
+      after_warmup: start the shape's time when the warm-up ends, as torchvision does. With False it
+        starts with the run, and the warm-up hides its beginning, as in timm (unless
+        ``--warmup-prefix``).
+      every: how often the rate changes. '1 epoch' keeps each epoch's first rate throughout the
+        epoch, as torchvision and timm do.
       **shape: the fields of the chosen shape.
     """
     shape_of = part(SCHEDULES, name, 'schedule')
@@ -71,29 +72,29 @@ def create(
     after = shape_of(total - first, to_steps, **shape)
 
     def schedule(step: Any) -> jax.Array:
-        # The widest integer there is: a quotient of int32 is float32 even where float64 is on.
+        # The widest integer, because a quotient of int32 is float32 even where float64 is on.
         step = jnp.asarray(step, int) // hold * hold
         progress = 0 * step if constant_warmup else step / max(warmup_steps, 1)
         ramp = warmup_start + (1 - warmup_start) * progress
-        # A step before the shape's time is the warm-up's: what the shape says there is not used.
+        # Before the shape's time the warm-up counts, and the shape's value is not used.
         return peak * jnp.where(step < warmup_steps, ramp, after(jnp.maximum(step - first, 0)))
 
     return schedule
 
 
 def constant(length: int, to_steps: ToSteps) -> Schedule:
-    """1 throughout."""
+    """The peak throughout: 1."""
     del length, to_steps
     return lambda t: jnp.ones_like(t / 1)
 
 
 def linear(length: int, to_steps: ToSteps, *, end: float = 0.0) -> Schedule:
-    """1 - (1 - end) * t / length."""
+    """A line down to `end`: 1 - (1 - end) * t / length."""
     return polynomial(length, to_steps, power=1.0, end=end)
 
 
 def polynomial(length: int, to_steps: ToSteps, *, power: float = 2.0, end: float = 0.0) -> Schedule:
-    """end + (1 - end) * (1 - t / length) ** power."""
+    """A polynomial down to `end`: end + (1 - end) * (1 - t / length) ** power."""
     del to_steps
     _check_end(end)
     if not 0 < power < math.inf:
@@ -102,7 +103,7 @@ def polynomial(length: int, to_steps: ToSteps, *, power: float = 2.0, end: float
 
 
 def cosine(length: int, to_steps: ToSteps, *, end: float = 0.0) -> Schedule:
-    """end + (1 - end) * (1 + cos(pi * t / length)) / 2."""
+    """Half a cosine down to `end`: end + (1 - end) * (1 + cos(pi * t / length)) / 2."""
     del to_steps
     _check_end(end)
     return lambda t: end + (1 - end) * _half_cosine((length - t) / length)
@@ -119,16 +120,16 @@ def cosine_restarts(
 ) -> Schedule:
     """Cosines of growing length and falling height, one after the other.
 
-    Cycle i = 0, 1, ... is cycle * stretch ** i long and falls from restart_decay ** i to `end`,
-    or stays there, once it would begin below.
+    Cycle i = 0, 1, ... is cycle * stretch ** i long and falls from restart_decay ** i to `end`. A
+    cycle that would begin below `end` stays there.
 
     Args:
-      length: of the whole, in steps; the last cycle may be cut off.
-      to_steps: converts lengths of time to steps.
-      cycle: length of the first.
-      stretch: each further one is so many times as long.
-      restart_decay: each further one starts so many times as high.
-      end: where each ends, as a fraction of the peak.
+      length: length of all cycles, in steps; the last one may be cut off.
+      to_steps: function from lengths of time to steps.
+      cycle: length of the first cycle.
+      stretch: factor of the length from cycle to cycle.
+      restart_decay: factor of the height from cycle to cycle.
+      end: end of each cycle, as a fraction of the peak.
     """
     _check_end(end)
     first = _steps(to_steps, cycle, 'cycle', 1)
@@ -158,18 +159,18 @@ def cosine_restarts(
 def exponential(
     length: int, to_steps: ToSteps, *, gamma: float = 0.97, interval: str = '1 epoch'
 ) -> Schedule:
-    """gamma ** (t / interval), smoothly; `step` has the staircase."""
+    """Smooth decay, gamma ** (t / interval); `step` decays in stairs."""
     del length
     _check_gamma(gamma)
     steps = _steps(to_steps, interval, 'interval', 1)
-    # Not gamma ** ...: a float32 gamma to a high power has lost its last digits.
+    # Not gamma ** ...: a high power of a float32 gamma loses its last digits.
     return lambda t: jnp.exp(math.log(gamma) * (t / steps))
 
 
 def step(
     length: int, to_steps: ToSteps, *, gamma: float = 0.1, interval: str = '30 epochs'
 ) -> Schedule:
-    """gamma ** floor(t / interval)."""
+    """Decay in stairs: gamma ** floor(t / interval)."""
     del length
     _check_gamma(gamma)
     steps = _steps(to_steps, interval, 'interval', 1)
@@ -183,7 +184,7 @@ def multi_step(
     milestones: tuple[str, ...] = ('30 epochs', '60 epochs'),
     gamma: float = 0.1,
 ) -> Schedule:
-    """gamma ** (the milestones reached), times from the shape's beginning: see `after_warmup`."""
+    """gamma ** (number of milestones reached); see `create`'s `after_warmup` for their time 0."""
     _check_gamma(gamma)
     factors = tuple(gamma**i for i in range(1, len(milestones) + 1))
     return piecewise(length, to_steps, milestones=milestones, factors=factors)
@@ -198,7 +199,7 @@ def piecewise(
 ) -> Schedule:
     """1 before the first milestone, then factors[i] from milestones[i] on.
 
-    Milestones are times from the shape's beginning, which may be the warm-up's end: see `create`.
+    See `create`'s `after_warmup` for the milestones' time 0.
     """
     bounds = [_steps(to_steps, text, f'milestones[{i}]', 1) for i, text in enumerate(milestones)]
     if sorted(set(bounds)) != bounds or (bounds and bounds[-1] >= length):
@@ -217,10 +218,10 @@ def piecewise(
 
 
 def _half_cosine(left: Any) -> jax.Array:
-    """(1 - cos(pi * left)) / 2: 1 at left = 1, where a cosine begins, and 0 at its end.
+    """(1 - cos(pi * left)) / 2, which is 1 at left = 1, where a cosine begins, and 0 at its end.
 
-    As sin^2(pi / 2 * left), the same function without the cancellation that costs the usual form
-    three digits near its end in float32.
+    It is computed as sin^2(pi / 2 * left). The usual form cancels near its end, where float32 loses
+    three digits.
     """
     return jnp.square(jnp.sin(jnp.pi / 2 * left))
 

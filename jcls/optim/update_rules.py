@@ -1,8 +1,8 @@
-"""The optimizers: each a function of its fields to a transformation of gradients into directions.
+"""The optimizers, each a function of its fields to a transformation of gradients into directions.
 
-None knows the rate (but TensorFlow's RMSProp, whose momentum holds it); each says where weight
-decay enters. They compute what the named implementation does, which the tests compare them with:
-torch's SGD, RMSprop, Adam, AdamW and Adadelta; timm's RMSpropTF, Lamb and Lars.
+None knows the learning rate, except TensorFlow's RMSProp, whose momentum contains it. Each says
+where weight decay enters. They compute what the named implementation does, and tests compare them
+with it: torch's SGD, RMSprop, Adam, AdamW and Adadelta; timm's RMSpropTF, Lamb and Lars.
 
 Papers: Sutskever et al. 2013 (momentum, Nesterov's form as torch computes it); Kingma & Ba 2014
 (1412.6980, Adam); Zeiler 2012 (1212.5701, Adadelta); You et al. 2019 (1904.00962, LAMB); You et al.
@@ -23,24 +23,24 @@ Transformation: TypeAlias = optax.GradientTransformation
 
 
 class Decay(NamedTuple):
-    """Weight decay: `weights`, a tree of floats like the parameters, and where it enters."""
+    """Weight decay: `weights` is a tree of floats like the parameters; `order`, where it enters."""
 
     weights: Any
     order: str  # 'coupled': added to the gradient; 'decoupled': to the direction
 
     @property
     def coupled(self) -> Transformation:
-        """Adds to the gradient, if that is the order."""
+        """A transformation that adds the decay to the gradient, if that is the order."""
         return self._added if self.order == 'coupled' else optax.identity()
 
     @property
     def decoupled(self) -> Transformation:
-        """Adds to the direction, if that is the order."""
+        """A transformation that adds the decay to the direction, if that is the order."""
         return self._added if self.order == 'decoupled' else optax.identity()
 
     @property
     def _added(self) -> Transformation:
-        """u <- u + w * p."""
+        """A transformation of updates u, u <- u + w * p."""
 
         def add(u: jax.Array, p: jax.Array, w: float) -> jax.Array:
             return u + w * p if w else u
@@ -61,7 +61,7 @@ def rmsprop(
 ) -> Transformation:
     """torch's RMSprop: v <- rho * v + (1 - rho) * g^2 from v = 0; g / (sqrt(v) + epsilon).
 
-    With `momentum`, m <- momentum * m + that.
+    With `momentum`, m <- momentum * m + that, and the direction is m.
     """
     _check(rho=rho, epsilon=epsilon)
     scaled = optax.scale_by_rms(rho, epsilon, eps_in_sqrt=False)
@@ -74,9 +74,9 @@ def rmsprop_tf(
     """TensorFlow's RMSProp: v starts at 1, g / sqrt(v + epsilon), and momentum holds the rate.
 
     v <- rho * v + (1 - rho) * g^2, and b <- momentum * b + lr * g / sqrt(v + epsilon); the
-    parameters move by b. The direction is therefore b / lr (0 while the rate is 0). timm's
-    RMSpropTF with its defaults, but for `epsilon` and `momentum`, which are those that its recipes
-    set.
+    parameters move by b. The direction is therefore b / lr (0 while the rate is 0). This is timm's
+    RMSpropTF with its defaults, except for `epsilon` and `momentum`, which are those of its
+    recipes.
     """
     _check(rho=rho, epsilon=epsilon, momentum=momentum)
     scaled = optax.scale_by_rms(rho, epsilon, initial_scale=1.0, eps_in_sqrt=True)
@@ -96,7 +96,7 @@ def rmsprop_tf(
 def adam(
     decay: Decay, *, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    """m / (sqrt(v) + epsilon) of bias-corrected moments; torch's Adam with coupled decay.
+    """torch's Adam: m / (sqrt(v) + epsilon) of bias-corrected moments.
 
     m <- b1 * m + (1 - b1) * g and v <- b2 * v + (1 - b2) * g^2.
     """
@@ -107,7 +107,7 @@ def adam(
 def adamw(
     decay: Decay, *, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    """`adam`, with its b1, b2 and epsilon, and decoupled decay."""
+    """torch's AdamW: `adam`, with its b1, b2 and epsilon, and decoupled decay."""
     if decay.order != 'decoupled':
         raise ValueError(
             "config.optimizer.decay='coupled': AdamW is Adam with decoupled decay; set decay="
@@ -119,7 +119,7 @@ def adamw(
 def adadelta(decay: Decay, *, rho: float = 0.9, epsilon: float = 1e-6) -> Transformation:
     """torch's Adadelta: g times the ratio of root mean squares of past updates and gradients.
 
-    Means run with `rho`; `epsilon` is added under both roots.
+    `rho` is the decay of the means; `epsilon` is added under both roots.
     """
     _check(rho=rho, epsilon=epsilon)
     return optax.chain(decay.coupled, optax.scale_by_adadelta(rho, epsilon), decay.decoupled)
@@ -135,16 +135,16 @@ def lamb(
 ) -> Transformation:
     """Adam's direction plus decay, scaled for each parameter by |p| / |direction|.
 
-    As timm's Lamb, which the published A1 to A3 are trained with: gradients are clipped together to
-    a global norm of `max_norm` first, and parameters without decay are not scaled (`optax.lamb`
-    does neither). Where either norm is 0, the ratio is 1.
+    This is timm's Lamb, which trained the published A1 to A3. It first clips the gradients to a
+    global norm of `max_norm`, and does not scale parameters without decay; `optax.lamb` does
+    neither. Where either norm is 0, the ratio is 1.
 
     Args:
-      decay: 'decoupled' in the papers.
-      b1: of the first moment.
-      b2: of the second moment.
-      epsilon: added to the root of the second moment.
-      max_norm: of all gradients together; None does not clip.
+      decay: weight decay, 'decoupled' in the papers.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      epsilon: number added to the root of the second moment.
+      max_norm: limit of the gradients' global norm; None not to clip.
     """
     _check(b1=b1, b2=b2, epsilon=epsilon)
     if max_norm is not None and not max_norm > 0:
@@ -168,14 +168,15 @@ def lars(
 ) -> Transformation:
     """Gradient plus decay, scaled for each parameter by trust * |p| / (|g| + w * |p|), then SGD.
 
-    As timm's Lars: parameters without decay are not scaled; where either norm is 0, the ratio is 1.
+    This is timm's Lars: parameters without decay are not scaled; where either norm is 0, the ratio
+    is 1.
 
     Args:
-      decay: must be 'coupled'.
-      momentum: as in `sgd`.
-      nesterov: as in `sgd`.
-      trust: the trust coefficient.
-      epsilon: added to the divisor.
+      decay: weight decay, which must be 'coupled'.
+      momentum: momentum, as in `sgd`.
+      nesterov: Nesterov's momentum, as in `sgd`.
+      trust: trust coefficient.
+      epsilon: number added to the divisor.
     """
     _check(epsilon=epsilon)
     if decay.order != 'coupled':

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -29,15 +28,15 @@ def evaluate(
     """Evaluate a checkpoint exactly: {top1, top5, loss, examples, damaged, step, ema}.
 
     Args:
-      workdir: of a run; or, with a `config`, whatever `jcls.load` takes.
-      step: of a workdir: 'last', 'best' or a number.
+      workdir: a workdir; with a `config`, anything that `jcls.load` takes.
+      step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' evaluates averaged weights if there are any, 'yes' insists, 'no' the raw ones.
-      overrides: changes to its config, such as {'data.dir': ..., 'evaluate.batch_size': 500}; none
-        of what belongs to the weights: model (but for its dtype), norm and init.
-      config: a config file, whose data are evaluated on instead of a workdir's own. Network and
-        preprocessing are still those of the weights.
-      data: images and labels in memory instead of a workdir's own data, see `jcls.build`; what is
-        held out of them is evaluated on, or all of ``{'train': ..., 'val': ...}``'s 'val'.
+      overrides: changes to the config, such as {'data.dir': ..., 'evaluate.batch_size': 500}. The
+        sections model (except its dtype), norm and init belong to the weights and stay.
+      config: config file whose data to evaluate on, instead of the workdir's own. The network and
+        the preprocessing remain those of the weights.
+      data: images and labels in memory to evaluate on, see `jcls.build`: the part of them that is
+        held out, or the 'val' of ``{'train': ..., 'val': ...}``.
     """
     for key in overrides or {}:
         section, _, field = key.removeprefix('config.').partition('.')
@@ -62,26 +61,26 @@ def _elsewhere(
     path: str | Path, step: int | str, ema: str, overrides: dict[str, Any], config: str
 ) -> dict[str, Any]:
     """Evaluate weights on the data of a config."""
-    card, variables = read(path, step, ema=ema)
-    usable(card, variables, path)
+    metadata, variables = read(path, step, ema=ema)
+    usable(metadata, variables, path)
     own = {
-        'evaluate.preprocess': tuple(card['preprocess']),
-        'data.mean': tuple(card['mean']),
-        'data.std': tuple(card['std']),
-        'data.exif': card.get('exif', False),
+        'evaluate.preprocess': tuple(metadata['preprocess']),
+        'data.mean': tuple(metadata['mean']),
+        'data.std': tuple(metadata['std']),
+        'data.exif': metadata.get('exif', False),
     }
     tree = plain(load_config(config, {**own, **overrides}))
-    tree['model'] = {**card['architecture'], 'dtype': tree['model']['dtype']}
-    tree['norm'], tree['init'] = card['norm'], {}
+    tree['model'] = {**metadata['architecture'], 'dtype': tree['model']['dtype']}
+    tree['norm'], tree['init'] = metadata['norm'], {}
     experiment = build(tree)
     classes = list(experiment.data.train.classes)
-    if card['classes'] != classes and 'classes' not in card.get('assumed', ()):
+    if metadata['classes'] != classes and 'classes' not in metadata.get('assumed', ()):
         raise ValueError(
-            f'{path} knows the classes {", ".join(card["classes"][:3])}, ..., the data of {config} '
-            f'have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
+            f'{path} knows the classes {", ".join(metadata["classes"][:3])}, ..., the data of '
+            f'{config} have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
         )
-    # Of weights of another system neither is known.
-    origin = {'step': card.get('step'), 'ema': card.get('averaged')}
+    # Neither is known for weights of another system.
+    origin = {'step': metadata.get('step'), 'ema': metadata.get('averaged')}
     return {**_results(experiment, variables), **origin}
 
 
@@ -90,16 +89,14 @@ def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any
     return {**results, 'damaged': len(experiment.damage.reasons)}
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def run(overrides: Mapping[str, Any], *, workdir: str, **given: Any) -> dict[str, Any]:
     """The verb: print the result and return it for --json."""
-    result = evaluate(
-        args.workdir, args.step, ema=args.ema, overrides=overrides, config=args.config
-    )
+    result = evaluate(workdir, overrides=overrides, **given)
     metrics = {key: result[key] for key in result if key not in ('step', 'ema', 'damaged')}
     step = '' if result['step'] is None else f', checkpoint {result["step"]}'
     averaged = ', averaged weights' if result['ema'] else ''
     print(
-        f'{args.workdir}{step}{averaged}: '
+        f'{workdir}{step}{averaged}: '
         f'{format_metrics(metrics)} on {result["examples"]:,} images ({result["damaged"]} damaged)'
     )
     return result

@@ -1,10 +1,9 @@
-"""Take over weights of torchvision, timm, mmpretrain or PaddleClas: ``jcls import SRC OUT``."""
+"""Import weights of torchvision, timm, mmpretrain or PaddleClas: ``jcls import SRC OUT``."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,57 +35,57 @@ def import_weights(
 
     Args:
       source: a file, an https address, a folder or a name on the Hub ('hf:timm/resnet50.a1_in1k').
-      out: the folder to make.
-      prefix: of the tensors' names; others are left out.
+      out: folder to make.
+      prefix: common prefix of the tensors' names; other tensors are left out.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
-      classes: names of the classes, in their order. None: what the file says, ImageNet's if there
-        are 1000, else numbers.
-      resize: of the shorter side at evaluation, with `crop`. None: what is known of the weights,
-        else 256 and 224.
-      crop: the central square.
-      interpolation: of the resize, with `resize` and `crop`.
-      channels: of the images: the first convolution of weights for colour is adapted, mean and std
-        averaged. None: those of the weights.
+      classes: names of the classes, in their order. None for the file's own, or ImageNet's if there
+        are 1000, or else numbers.
+      resize: length of the shorter side at evaluation, together with `crop`. None for the weights'
+        own preprocessing, if it is known, or else 256 and 224.
+      crop: side of the central square.
+      interpolation: interpolation of the resize, together with `resize` and `crop`.
+      channels: number of channels of an image; weights for colour are adapted to it. None for the
+        weights' own.
 
     Raises:
-      ValueError: if the source cannot be had or read, is no ResNet of jcls, or `out` is there.
+      ValueError: if the source cannot be fetched or read, is no ResNet of jcls, or `out` exists.
     """
     if (resize is None) != (crop is None):
         raise ValueError('resize and crop go together: give both, or neither')
     if channels is not None and channels < 1:
         raise ValueError(f'channels={channels}: at least 1')
     folder = artifact.new_folder(out)
-    facts: dict[str, Any] = {} if classes is None else {'classes': list(classes)}
+    known: dict[str, Any] = {} if classes is None else {'classes': list(classes)}
     if resize is not None and crop is not None:
-        facts['preprocess'] = preprocess(resize, crop, interpolation)
+        known['preprocess'] = preprocess(resize, crop, interpolation)
         try:
-            compose(facts['preprocess'], 'preprocess')
+            compose(known['preprocess'], 'preprocess')
         except ValueError as error:
             raise ValueError(f'resize={resize}, crop={crop}: {error}') from None
-    found = read(source, prefix=prefix, ema=ema, facts=facts)
+    found = read(source, prefix=prefix, ema=ema, known=known)
     require_classifier(found.variables, source)
     artifact.write(folder, *_with_channels(found, channels))
     return found.report
 
 
 def _with_channels(found: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    card, variables = found.card, found.variables
-    if channels is None or channels == len(card['mean']):
-        return card, variables
-    if len(card['mean']) != 3:
+    metadata, variables = found.metadata, found.variables
+    if channels is None or channels == len(metadata['mean']):
+        return metadata, variables
+    if len(metadata['mean']) != 3:
         raise ValueError(
-            f'channels={channels}: these weights take images of {len(card["mean"])} channel(s); '
-            'only those for colour can be adapted'
+            f'channels={channels}: these weights take images of {len(metadata["mean"])} '
+            'channel(s); only those for colour can be adapted'
         )
     stem = variables['params']['stem']
     kernel = adapt_channels(np.asarray(stem['conv1']['kernel']), channels)
     stem = {**stem, 'conv1': {'kernel': kernel}}
     params = {**variables['params'], 'stem': stem}
-    return of_channels(card, channels), {**variables, 'params': params}
+    return of_channels(metadata, channels), {**variables, 'params': params}
 
 
 def read_classes(file: str | None) -> list[str] | None:
-    """Class names from a text file, one a line, or a JSON list."""
+    """Class names from a text file, one on each line, or from a JSON list."""
     if file is None:
         return None
     try:
@@ -98,7 +97,7 @@ def read_classes(file: str | None) -> list[str] | None:
 
 
 def tables(report: Report) -> list[Table]:
-    """What was loaded, module by module, and what was skipped or is missing, for a terminal."""
+    """Tables of what was loaded, by module, and of what was skipped or is missing."""
     made = []
     for title, rows in zip(report._fields, report, strict=True):
         table = Table('jcls', 'source', 'tensors', title=f'{title}: {len(rows)} tensors', box=None)
@@ -106,7 +105,7 @@ def tables(report: Report) -> list[Table]:
         for row in rows:
             own = (row.own or '').split('/', 1)[-1].rpartition('/')[0]
             module, _, leaf = (row.name or '').rpartition('.')
-            # What every normalisation layer of torch has is one line.
+            # Counters, which every normalisation layer of torch has, share one line.
             key = (own, '(all)' if leaf == 'num_batches_tracked' else module)
             modules.setdefault(key, {}).setdefault(row.shape, []).append(leaf)
         for (own, name), shapes in modules.items():
@@ -117,27 +116,15 @@ def tables(report: Report) -> list[Table]:
     return made
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def run(*, source: str, out: str, classes: str | None = None, **given: Any) -> dict[str, Any]:
     """The verb: write, print the tables and return them for --json."""
-    if overrides:
-        raise ValueError(f'import takes no --config.{next(iter(overrides))}')
-    report = import_weights(
-        args.src,
-        args.out,
-        prefix=args.prefix,
-        ema=args.ema,
-        classes=read_classes(args.classes),
-        resize=args.resize,
-        crop=args.crop,
-        interpolation=args.interpolation,
-        channels=args.channels,
-    )
+    report = import_weights(source, out, classes=read_classes(classes), **given)
     console = Console(soft_wrap=True)
     for table in tables(report):
         console.print(table)
-    card, _ = artifact.read(local(args.out))
-    steps = ', '.join(' '.join(map(str, step.values())) for step in card['preprocess'])
-    assumed = f' (assumed: {", ".join(card["assumed"])})' if card.get('assumed') else ''
-    name = card['architecture']['name']
-    print(f'{args.out}: {name}, {len(card["classes"])} classes, {steps}{assumed}')
+    metadata, _ = artifact.read(local(out))
+    steps = ', '.join(' '.join(map(str, step.values())) for step in metadata['preprocess'])
+    assumed = f' (assumed: {", ".join(metadata["assumed"])})' if metadata.get('assumed') else ''
+    name = metadata['architecture']['name']
+    print(f'{out}: {name}, {len(metadata["classes"])} classes, {steps}{assumed}')
     return report.json()

@@ -1,12 +1,11 @@
-"""What a model sees in images: ``jcls predict PATH image-or-folder...``."""
+"""Predict the classes of image files: ``jcls predict PATH image-or-folder...``."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,41 +44,41 @@ def predict(
     """The most probable classes of image files, prepared as model.json says.
 
     Args:
-      path: weights: whatever `jcls.load` takes.
-      images: files, and folders of them, or one of either.
-      step: of a workdir: 'last', 'best' or a number.
+      path: weights, anything that `jcls.load` takes.
+      images: image files and folders of them, or one of either.
+      step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
-      top: how many classes of each image, the most probable first.
+      top: number of classes of each image, the most probable first.
       flip: average the probabilities of each image and its mirror image.
-      batch_size: images at a time, without effect on the result.
+      batch_size: number of images at a time, which changes no result.
 
     Raises:
       ValueError: for weights that cannot be used, an empty folder, or files that are no images or
-        of another size than the weights need; it names these, once all were looked at.
+        of another size than the weights need. All files are read first, and the error names all.
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f'top={top}, batch_size={batch_size}: at least 1')
     files = find_images(images)
-    card, variables = read(path, step, ema=ema)
-    model, variables = usable(card, variables, path)
-    names = display_names(card['classes'])
-    if len(card['mean']) != 3:
+    metadata, variables = read(path, step, ema=ema)
+    model, variables = usable(metadata, variables, path)
+    names = display_names(metadata['classes'])
+    if len(metadata['mean']) != 3:
         raise ValueError(
-            f'{path} takes images of {len(card["mean"])} channel(s); files are read as colour'
+            f'{path} takes images of {len(metadata["mean"])} channel(s); files are read as colour'
         )
 
     @functools.partial(jax.jit, static_argnames='mirrored')
     def probabilities(variables: Any, pixels: jax.Array, mirrored: bool) -> jax.Array:
         pixels = pixels[:, :, ::-1] if mirrored else pixels
-        values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
+        values = normalise(pixels, tuple(metadata['mean']), tuple(metadata['std']))
         return jax.nn.softmax(model.apply(variables, values, train=False))
 
     found: list[Prediction] = []
     size = min(batch_size, len(files))
     steps = -(-len(files) // size)
-    damage = pipeline.Damage(len(files), log=False)  # all of them, to name all at once
+    damage = pipeline.Damage(len(files), log=False)  # so that all damaged files are named at once
     for batch in track(
-        _batches(files, card, size, damage),
+        _batches(files, metadata, size, damage),
         description='predicting',
         total=steps,
         console=Console(stderr=True),
@@ -87,7 +86,7 @@ def predict(
         disable=steps < 3,
     ):
         if damage.reasons:
-            continue  # the rest is only looked at
+            continue  # the error is certain; the other files are only checked
         values = probabilities(variables, batch, False)
         if flip:
             values = (values + probabilities(variables, batch, True)) / 2
@@ -102,7 +101,7 @@ def predict(
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """Image files: those named, and all below the folders named, in the order of their names."""
+    """The image files named, and all those below the folders named, in the order of their names."""
     found: list[str] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
@@ -125,31 +124,31 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
 
 
 def _batches(
-    files: list[str], card: Mapping[str, Any], size: int, damage: pipeline.Damage
+    files: list[str], metadata: Mapping[str, Any], size: int, damage: pipeline.Damage
 ) -> Iterable[jax.Array]:
-    """Prepared pixels uint8 [size, H, W, 3]; the last batch is padded."""
+    """Batches of prepared pixels, uint8 [size, H, W, 3]; the last one is padded."""
     paths = np.array([os.fsencode(file) for file in files])
-    source = from_files(paths, np.zeros(len(files), np.int32), tuple(card['classes']))
-    source = upright(source) if card.get('exif') else source
-    chain = chain_of(card)
+    source = from_files(paths, np.zeros(len(files), np.int32), tuple(metadata['classes']))
+    source = upright(source) if metadata.get('exif') else source
+    chain = chain_of(metadata)
     if not _makes_one_size(chain):
-        source = _of_size(source, *card['image_shape'][:2])
-    rows, steps = sampler.eval_rows(np.arange(len(files)), sampler.Share(size, 0, 1))
+        source = _of_size(source, *metadata['image_shape'][:2])
+    sample, steps = sampler.eval_sampler(np.arange(len(files)), sampler.ProcessShard(size, 0, 1))
     for batch in pipeline.batches(
-        source, chain, rows, 0, steps, mean=tuple(card['mean']), damage=damage
+        source, chain, sample, 0, steps, mean=tuple(metadata['mean']), damage=damage
     ):
         yield jnp.asarray(batch['image'])
 
 
 def _makes_one_size(chain: Chain) -> bool:
     try:
-        return chain.extent(None) is not None
-    except ValueError:  # it needs images of one size itself
+        return chain.output_size(None) is not None
+    except ValueError:  # an operation needs images of one size
         return False
 
 
 def _of_size(source: Source, height: int, width: int) -> Source:
-    """The source, of which an image of another size counts as damaged."""
+    """The source, with images of any other size counted as damaged."""
 
     def read(index: Any) -> tuple[Any, Any]:
         image, label = source.read(index)
@@ -160,36 +159,26 @@ def _of_size(source: Source, height: int, width: int) -> Source:
         with tf.control_dependencies(check):
             return tf.identity(image), label
 
-    return dataclasses.replace(source, read=read, extent=(height, width))
+    return dataclasses.replace(source, read=read, image_size=(height, width))
 
 
-def chain_of(card: Mapping[str, Any]) -> Chain:
-    """The preprocessing of a card."""
+def chain_of(metadata: Mapping[str, Any]) -> Chain:
+    """The preprocessing that the metadata describe."""
     sections = [
         {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
-        for section in card['preprocess']
+        for section in metadata['preprocess']
     ]
     return augment.compose(tuple(sections), 'preprocess')
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[Prediction]:
+def run(*, path: str, images: Sequence[str], **given: Any) -> list[Prediction]:
     """The verb: print a table and return it for --json."""
-    if overrides:
-        raise ValueError(f'predict takes no --config.{next(iter(overrides))}')
-    found = predict(
-        args.path,
-        args.images,
-        step=args.step,
-        ema=args.ema,
-        top=args.top,
-        flip=args.flip,
-        batch_size=args.batch_size,
-    )
+    predictions = predict(path, images, **given)
     table = Table('image', 'class', 'probability', box=None)
-    for prediction in found:
+    for prediction in predictions:
         for i, entry in enumerate(prediction['classes']):
             image = '' if i else prediction['image']
-            # As Text: in a str, [brackets] would be markup.
+            # A Text, because in a str [brackets] would be markup.
             table.add_row(Text(image), Text(entry['name']), f'{entry["probability"]:.4f}')
     Console(soft_wrap=True).print(table)
-    return found
+    return predictions

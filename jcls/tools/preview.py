@@ -2,12 +2,11 @@
 
 In Python: ``jcls.preview(config, 'preview.png')``.
 
-The pictures come out of the training pipeline itself, for the very examples of a training step.
+The pictures come from the training pipeline itself, for the examples of a training step.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +17,17 @@ from jcls.assembly import build, load_config
 from jcls.data import augment, decode, pipeline, sampler
 from jcls.data.augment import policy_ops
 from jcls.data.augment.chain import Chain
+from jcls.data.sampler import Examples
 from jcls.host.tensorflow import tf
 from jcls.training.experiment import Experiment
 
-CELL, GAP, TEXT = 176, 6, 15  # pixels: of a picture, between two, height of a line
-DRAWS = 4  # further draws of an example
+CELL, GAP, TEXT = 176, 6, 15  # pixels: side of a picture, gap, height of a caption
+DRAWS = 4  # later epochs that are shown
 LEVELS = 6  # magnitudes in a row
 
 
 class Picture(NamedTuple):
-    """uint8 [H, W, C], and what stands below it."""
+    """An image, uint8 [H, W, C], and the caption below it."""
 
     pixels: np.ndarray
     caption: str
@@ -44,11 +44,11 @@ def preview(
     """Draw what the network will see of `config`'s images, and return the path of the picture.
 
     Args:
-      config: as `jcls.load_config` returns it.
-      out: the PNG file to write.
-      images: how many of a training step's examples, a row each.
-      step: of which training step.
-      by_operation: instead a row for each operation and its magnitudes, of one image.
+      config: a config as `jcls.load_config` returns it.
+      out: PNG file to write.
+      images: number of examples of a training step, one in each row.
+      step: the training step.
+      by_operation: draw instead a row for each operation and its magnitudes, on one image.
     """
     experiment = build(config)
     table = operations(experiment) if by_operation else examples(experiment, images, step)
@@ -58,58 +58,65 @@ def preview(
 
 
 def examples(experiment: Experiment, images: int, step: int) -> list[list[Picture]]:
-    """A row for each of the first examples of a step: the original, what the network sees in that
-    step, mixed where the config mixes, and what it sees of the example in later epochs."""
+    """The pictures of a step, a row for each of its first examples.
+
+    A row has the original, what the network sees in that step, the same mixed if the config mixes,
+    and what it sees of the example in later epochs.
+    """
     data, size = experiment.data, experiment.horizon.batch_size
     if not 1 <= images <= size:
         raise ValueError(f'--images={images}: must be in 1..{size}, the batch size')
     if not 0 <= step < experiment.horizon.total:
         raise ValueError(f'--step={step}: must be in 0..{experiment.horizon.total - 1}')
-    rows = experiment.train_rows(sampler.Share(size))(step)
+    seen = experiment.train_sampler(sampler.ProcessShard(size))(step)
     epoch, seed = step // experiment.horizon.steps_per_epoch, experiment.config['seed']
-    table = [[_original(experiment, int(index))] for index, _ in rows[:images]]
+    table = [[_original(experiment, int(index))] for index in seen.indices[:images]]
 
-    def add(operation_rows: sampler.Rows, number: int, caption: str, **mixing: Any) -> None:
-        batch = next(iter(_batches(experiment, operation_rows, number, **mixing)))
+    def add(shown: Examples, number: int, caption: str, **mixing: Any) -> None:
+        batch = next(iter(_batches(experiment, shown, number, **mixing)))
         for i, row in enumerate(table):
             row.append(Picture(batch['image'][i], caption or _target(batch, i, data.train.classes)))
 
-    add(_always(rows[:images]), step, f'step {step}')
+    first = Examples(seen.indices[:images], seen.seeds[:images])
+    add(first, step, f'step {step}')
     if experiment.mix is not None:
-        groups = range(-(-images // experiment.mix.size))  # as many as the images lie in
-        mixed = _always(rows[: len(groups) * experiment.mix.size])
+        groups = range(-(-images // experiment.mix.size))  # the groups of the images
+        count = len(groups) * experiment.mix.size
+        mixed = Examples(seen.indices[:count], seen.seeds[:count])
         add(mixed, step, '', mix=experiment.mix, groups=groups)
     for later in range(epoch + 1, epoch + 1 + DRAWS):
-        words = np.full(images, sampler.epoch_word(seed, later))
-        drawn = np.stack([rows[:images, 0], words], axis=1)
-        add(_always(drawn), 0, f'epoch {later}')
+        seeds = np.full(images, sampler.epoch_seed(seed, later))
+        add(first._replace(seeds=seeds), 0, f'epoch {later}')
     return table
 
 
 def operations(experiment: Experiment) -> list[list[Picture]]:
     """A row for each operation of the config by itself, and for each that a policy may draw."""
     data, sections = experiment.data, experiment.config['augment']
-    index = int(experiment.train_rows(sampler.Share(experiment.horizon.batch_size))(0)[0, 0])
-    cut: list[dict[str, Any]] = []  # what brings images to one size comes first, where there is one
+    sample = experiment.train_sampler(sampler.ProcessShard(experiment.horizon.batch_size))
+    index = int(sample(0).indices[0])
+    cut: list[
+        dict[str, Any]
+    ] = []  # operations that bring images to one size, which must come first
     table = []
     for section in sections:
         chain = [*cut, section]
         operation = augment.compose(chain, 'augment')
-        if operation.extent(data.train.extent) is None:
+        if operation.output_size(data.train.image_size) is None:
             cut = chain
             continue
-        if augment.compose(cut, 'augment').extent(data.train.extent) is None:
+        if augment.compose(cut, 'augment').output_size(data.train.image_size) is None:
             cut = chain
-        words = [sampler.epoch_word(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
-        drawn = np.stack([np.full(LEVELS, index), words], axis=1)
-        batch = next(iter(_batches(experiment, _always(drawn), 0, operation=operation)))
+        seeds = [sampler.epoch_seed(experiment.config['seed'], epoch) for epoch in range(LEVELS)]
+        shown = Examples(np.full(LEVELS, index), np.array(seeds))
+        batch = next(iter(_batches(experiment, shown, 0, operation=operation)))
         row = [Picture(image, section['name']) for image in batch['image']]
         table.append([_original(experiment, index), *row])
     plain = table[0][1].pixels if table else _original(experiment, index).pixels
     return table + [_magnitudes(plain, name) for name in policy_ops.NAMES if name != 'identity']
 
 
-# The weakest and the strongest that a policy draws: TrivialAugment's and timm's ranges.
+# The weakest and the strongest magnitude that TrivialAugment or timm draws.
 RANGES = {
     'shear_x': (-0.99, 0.99),
     'shear_y': (-0.99, 0.99),
@@ -139,13 +146,9 @@ def _magnitudes(image: np.ndarray, name: str) -> list[Picture]:
     return row
 
 
-def _always(rows: np.ndarray) -> sampler.Rows:
-    return lambda _: rows
-
-
 def _batches(
     experiment: Experiment,
-    rows: sampler.Rows,
+    shown: Examples,
     step: int,
     operation: Chain | None = None,
     **mixing: Any,
@@ -153,7 +156,7 @@ def _batches(
     return pipeline.batches(
         experiment.data.train,
         operation or experiment.augmentation(step),
-        rows,
+        lambda _: shown,
         step,
         step + 1,
         mean=experiment.data.mean,
@@ -167,7 +170,7 @@ def _original(experiment: Experiment, index: int) -> Picture:
     try:
         image, label = source.read(tf.constant(index, tf.int64))
         return Picture(decode.pixels(image).numpy(), source.classes[int(label)])
-    except tf.errors.OpError:  # the pipeline has put up with it, or is about to name it
+    except tf.errors.OpError:  # the pipeline tolerates it, or is about to name it
         return Picture(np.full((CELL, CELL, 3), 128, np.uint8), 'damaged')
 
 
@@ -177,7 +180,7 @@ def _target(batch: Mapping[str, np.ndarray], i: int, classes: Sequence[str]) -> 
 
 
 def draw(table: Sequence[Sequence[Picture]], path: str | Path) -> None:
-    """Write the pictures as a PNG file, every row of the table one row of the grid."""
+    """Write the pictures as a PNG file, in a grid with the rows of the table."""
     from PIL import Image, ImageDraw
 
     columns = max(map(len, table))
@@ -201,10 +204,6 @@ def draw(table: Sequence[Sequence[Picture]], path: str | Path) -> None:
         raise OSError(f'--out={path}: cannot be written: {error.strerror or error}') from error
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The verb: draw, and say where the picture is."""
-    config = load_config(args.config, overrides)
-    out = preview(
-        config, args.out, images=args.images, step=args.step, by_operation=args.operations
-    )
-    return {'out': str(out)}
+def run(overrides: Mapping[str, Any], *, config: str, **given: Any) -> dict[str, Any]:
+    """The verb: draw the picture and print where it is."""
+    return {'out': str(preview(load_config(config, overrides), **given))}

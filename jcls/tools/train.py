@@ -1,7 +1,8 @@
-"""Train from a config: what ``python -m jcls.main --config ...`` does, callable from a notebook."""
+"""Train from a config, as ``python -m jcls.main --config ...`` does, also from a notebook."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jcls.assembly import build, load_config
 from jcls.config.horizon import is_length
+from jcls.distributed import launch, watch
 from jcls.host import tensorflow
 from jcls.models import PRESETS
 from jcls.training import loop
@@ -27,26 +29,26 @@ def train(
     data: Any = None,
     summary: bool = True,
 ) -> Result:
-    """Train `config` in `workdir`; the same workdir again resumes. See `jcls.training.loop`.
+    """Train `config` in `workdir`, or resume the run that is there; see `jcls.training.loop`.
 
     Args:
-      config: as `jcls.load_config` returns it.
-      workdir: the folder of the run.
+      config: a config as `jcls.load_config` returns it.
+      workdir: folder of the run.
       data: images and labels in memory instead of config.data's, see `jcls.build`.
-      summary: close with what was reached, where everything lies and what to do next.
+      summary: print at the end what was reached, where the files are and what to do next.
     """
     experiment = build(config, data=data)
-    # The import takes seconds, which pass while JAX traces and compiles.
+    # The import takes seconds, in which JAX traces and compiles.
     threading.Thread(target=tensorflow.load).start()
     return loop.train(experiment, workdir, summary=summary)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides that make a smoke test of any config: they shrink it and change nothing else.
+    """Overrides that turn any config into a smoke test: they shrink it and change nothing else.
 
-    Two steps of a tiny batch, one narrow block a stage, synthetic images, without weights and
-    teachers of other runs, which would not fit. The user's own `overrides` are among them and win,
-    but for those on weights and teachers; one on ``data`` keeps all of the config's data.
+    The run has two steps of a tiny batch, one narrow block in each stage, and synthetic images. It
+    uses no weights or teachers of other runs, which would not fit. The user's own `overrides` win,
+    except for those on weights and teachers; one on ``data`` keeps all of the config's data.
     """
     config = load_config(path, {'data.name': 'synthetic', **_but_data(overrides)})
     overrides = {key: value for key, value in overrides.items() if not key.startswith(ELSEWHERE)}
@@ -70,10 +72,10 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         'log.every': '1 steps',
     }
     shrunk |= _within_two_steps(config.schedule)
-    if config.model.name in PRESETS:  # else a network of the user's own, which stays as it is
+    if config.model.name in PRESETS:  # a network of the user's own stays as it is
         stages = len(PRESETS[config.model.name]['blocks'])
         shrunk |= {'model.width': 16, 'model.blocks': (1,) * stages}
-    if isinstance(config.init.freeze, tuple):  # the blocks that it names may be gone
+    if isinstance(config.init.freeze, tuple):  # it may name blocks that are gone
         shrunk['init.freeze'] = -1
     if isinstance(config.loss.class_weights, tuple):
         shrunk['loss.class_weights'] = None
@@ -91,9 +93,9 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _within_two_steps(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides that set every time of a schedule, whatever its fields, to the second step.
+    """Overrides that set every length of time in a schedule to one or two steps.
 
-    Of lists of times, and of lists of values beside them, the first entry is kept.
+    Lists of times, and lists of values beside them, keep their first entry.
     """
     lists = [value for value in schedule.values() if isinstance(value, tuple) and value]
     lengths = {len(value) for value in lists if all(map(is_length, value))}
@@ -108,3 +110,34 @@ def _within_two_steps(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def _but_data(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in overrides.items() if not key.startswith('data.')}
+
+
+def run(
+    overrides: Mapping[str, Any],
+    *,
+    config: str,
+    workdir: str = '',
+    dry_run: bool = False,
+    **joining: Any,
+) -> dict[str, Any]:
+    """The verb: join the other processes of the run, if there are any, and train."""
+    launch.initialize(**joining)
+    if dry_run:
+        result = _dry_run(config, overrides)
+        return {'step': result.step, **result.metrics, 'interrupted': result.interrupted}
+    with watch.watching():
+        result = train(load_config(config, overrides), workdir)
+    ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
+    return {**ended, **result.metrics, 'interrupted': result.interrupted}
+
+
+def _dry_run(path: str, overrides: Mapping[str, Any]) -> Result:
+    if jax.process_count() > 1:
+        raise ValueError('--dry_run is for one process: add --distributed=off')
+    shrunk = dry_run(path, overrides)
+    print('dry run of', path, 'with')
+    print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(load_config(path, shrunk), folder, summary=False)
+    print(f'dry run of {path}: done')
+    return result

@@ -1,1 +1,1 @@
-"""The run itself: horizon, mesh, state, step, evaluation, checkpoints, logs and the loop."""
+"""A run: its state and step, its losses and metrics, its evaluations, and the loop."""

@@ -1,7 +1,7 @@
-"""Distillation: a trained model's answer beside the label.
+"""Distillation: a trained model's logits as a second target beside the label.
 
-The teacher sees the very images of the batch, mixed and cropped as they are, normalised as it was
-trained; its logits travel in the batch as ``teacher`` [N, K].
+The teacher sees the images of the batch, cropped and mixed, with the normalisation of its own
+training. Its logits are in the batch as ``teacher`` [N, K].
 
 Papers: Hinton et al. 2015 (1503.02531, soft); Touvron et al. 2020 (2012.12877, hard).
 """
@@ -18,10 +18,10 @@ from jcls.config.parts import part
 
 
 class Distillation(NamedTuple):
-    """`combine(losses, logits, teacher)`: losses [N] of the labels, logits both [N, K] -> [N]."""
+    """The teacher and `combine(losses [N], logits [N, K], teacher [N, K])` -> losses [N]."""
 
     teacher: str
-    step: int | str  # a run keeps the one it began with
+    step: int | str  # a run keeps the checkpoint that it began with
     combine: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -37,13 +37,14 @@ def none() -> None:
 def soft(
     *, teacher: str, step: str = 'last', weight: float = 0.5, temperature: float = 1.0
 ) -> Distillation:
-    """(1 - w) * loss + w * T^2 * KL(softmax(teacher / T) || softmax(logits / T)).
+    """Soft targets: (1 - w) * loss + w * T^2 * KL(softmax(teacher / T) || softmax(logits / T)).
 
     Args:
-      teacher: a workdir.
-      step: of its checkpoint: 'last', 'best' or a number.
-      weight: w.
-      temperature: T; the factor T^2 keeps the size of the gradient (Hinton et al., section 2).
+      teacher: workdir of the teacher.
+      step: checkpoint of the teacher: 'last', 'best' or a number.
+      weight: weight w of the teacher.
+      temperature: temperature T; the factor T^2 keeps the size of the gradient (Hinton et al.,
+        section 2).
     """
     if not 0 < temperature < float('inf'):
         raise ValueError(f'config.distill.temperature={temperature}: must be positive')
@@ -56,12 +57,12 @@ def soft(
 
 
 def hard(*, teacher: str, step: str = 'last', weight: float = 0.5) -> Distillation:
-    """(1 - w) * loss + w * cross-entropy of the teacher's first class.
+    """Hard targets: (1 - w) * loss + w * cross-entropy with the teacher's most likely class.
 
     Args:
-      teacher: a workdir.
-      step: of its checkpoint: 'last', 'best' or a number.
-      weight: w.
+      teacher: workdir of the teacher.
+      step: checkpoint of the teacher: 'last', 'best' or a number.
+      weight: weight w of the teacher.
     """
 
     def cross_entropy(logits: jax.Array, teacher: jax.Array) -> jax.Array:

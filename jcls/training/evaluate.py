@@ -19,14 +19,14 @@ class EvaluateSettings:
     """The ``evaluate`` section.
 
     Attributes:
-      every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run.
-      preprocess: operations on an image, an ordered tuple like ``augment``.
-      batch_size: examples in a batch, without effect on the result; None: the training batch.
-      train_examples: also evaluate on this many training images (at most all) without
-        augmentation, always the same ones (``eval_train/...``): accuracy under mixing and strong
-        crops says little.
+      every: interval between evaluations, such as '1 epoch' or '500 steps'. With 'never' there is
+        only the one at the end of the run.
+      preprocess: operations on an image, in their order, as for ``augment``.
+      batch_size: examples in a batch, which changes no result; None for the training batch.
+      train_examples: number of training images to evaluate on as well, without augmentation and
+        always the same ones (``eval_train/...``): accuracy on augmented images says little.
       at_start: evaluate before the first update, too.
-      metrics: names of `jcls.training.metrics.METRICS`, or your own, 'package.module:function': a
+      metrics: names from `jcls.training.metrics.METRICS`, or your own, 'package.module:function': a
         function of logits [N, K] and labels [N] to [N], or to [N, D] for a vector of D numbers.
     """
 
@@ -50,9 +50,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The mean of each metric over the examples with mask 1, and their number.
 
-    A vector is a list of numbers.
-
-    Batches are summed on the devices in their order and added up on the host in float64.
+    A vector becomes a list of numbers. The devices sum each batch, and the host adds up the
+    batches, in their order, in float64.
     """
     sums: dict[str, list[jax.Array]] = {}
     for batch in batches:

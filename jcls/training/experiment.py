@@ -1,4 +1,4 @@
-"""A run's parts, put together: states, batches, evaluations. `jcls.assembly.build` makes one.
+"""The parts of a run, put together: states, batches, evaluations. `jcls.assembly.build` makes one.
 
 exp = jcls.build(jcls.load_config('configs/quickstart.py'))
 state = exp.init()
@@ -47,10 +47,10 @@ from jcls.workdir.log import LogSettings
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run consists of."""
+    """All parts of a run."""
 
     config: dict[str, Any]  # complete
-    sections: Sections  # what may stand in a config
+    sections: Sections  # the sections that a config may have
     model: models.ResNet
     data: Data
     mesh: Mesh
@@ -59,7 +59,7 @@ class Experiment:
     schedule: Schedule
     train_step: TrainStep
     eval_step: EvalStep
-    augmentation_by_step: tuple[tuple[int, Chain], ...]  # (its first step, chain); the first is 0
+    augmentation_by_step: tuple[tuple[int, Chain], ...]  # (first step, chain); the first step is 0
     mix: Mix | None
     ema: Ema | None
     init_from: InitSettings
@@ -67,7 +67,7 @@ class Experiment:
     distillation: Distillation | None
     eval_operation: Chain
     evaluate: EvaluateSettings
-    metrics: dict[str, Metric]  # of evaluations
+    metrics: dict[str, Metric]  # the metrics of evaluations
     checkpoint: CheckpointSettings
     log: LogSettings
     reference: Reference
@@ -76,15 +76,15 @@ class Experiment:
 
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of a training image, of the first when their size changes."""
+        """(H, W, C) of a training image; of the first one if their size changes."""
         return self._image_shape(0)
 
     def _image_shape(self, step: int) -> tuple[int, int, int]:
-        size = pipeline.output_extent(self.data.train, self.augmentation(step))
+        size = pipeline.output_size(self.data.train, self.augmentation(step))
         return (*size, self.data.train.channels)
 
     def augmentation(self, step: int = 0) -> Chain:
-        """What is done to a training image at this step."""
+        """The operations on a training image at this step."""
         return [chain for begin, chain in self.augmentation_by_step if begin <= step][-1]
 
     def _random_variables(self) -> dict[str, Any]:
@@ -95,13 +95,13 @@ class Experiment:
         return new_state(variables, self.optimizer.direction, ema=self.ema is not None)
 
     def init(self) -> State:
-        """A new state, on every device: random weights, or those of ``config.init.source``."""
+        """A new state on every device, with random weights or those of ``config.init.source``."""
         new = jax.jit(self._new_state, out_shardings=replicated(self.mesh))
         return new() if self.init_from.source is None else new(self._source_variables)
 
     @functools.cached_property
     def _source_variables(self) -> dict[str, Any]:
-        """The variables to start from, read from ``config.init.source``; checked to fit."""
+        """The variables to start from, read from ``config.init.source`` and checked to fit."""
         return source_variables(
             self.init_from,
             self.model,
@@ -112,13 +112,13 @@ class Experiment:
         )
 
     def check_sources(self, *, start: bool) -> None:
-        """Read what the run needs of other runs: a teacher and, at its `start`, weights."""
+        """Read what the run needs of other runs: its teacher and, at its `start`, its weights."""
         if start and self.init_from.source is not None:
             _ = self._source_variables
         _ = self._teacher
 
     def state_shapes(self) -> State:
-        """The state as `jax.ShapeDtypeStruct` with shardings; nothing is allocated."""
+        """The state as `jax.ShapeDtypeStruct`s with shardings; nothing is allocated."""
         everywhere = replicated(self.mesh)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
@@ -142,18 +142,18 @@ class Experiment:
         return shapes
 
     def eval_shapes(self) -> Batch:
-        """A batch of `eval_batches`, see `train_shapes`."""
+        """A batch of `eval_batches` as `jax.ShapeDtypeStruct`s with shardings."""
         return self._batch_shapes(self.eval_batch_size, self.eval_image_shape)
 
     @property
     def eval_batch_size(self) -> int:
-        """Examples in a batch of an evaluation."""
+        """The number of examples in a batch of an evaluation."""
         return self.evaluate.batch_size or self.horizon.batch_size
 
     @property
     def eval_image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of an image in an evaluation."""
-        size = pipeline.output_extent(self.data.val, self.eval_operation)
+        size = pipeline.output_size(self.data.val, self.eval_operation)
         return (*size, self.data.val.channels)
 
     def _batch_shapes(self, size: int, image: tuple[int, int, int]) -> Batch:
@@ -165,24 +165,24 @@ class Experiment:
         }
 
     def train_batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """The global batches of steps start..stop-1 (None: the run's end), on the devices."""
-        mix, share = self.mix, share_of(self.horizon.batch_size)
+        """The global batches of steps start..stop-1, on the devices; None is the end of the run."""
+        mix, shard = self.mix, process_shard(self.horizon.batch_size)
         stop = self.horizon.total if stop is None else stop
-        mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(share.rows())}
-        rows, ask_teacher = self.train_rows(share), self._teacher
+        mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(shard.rows())}
+        sample, ask_teacher = self.train_sampler(shard), self._teacher
         ends = [begin for begin, _ in self.augmentation_by_step[1:]] + [stop]
         for (begin, operation), end in zip(self.augmentation_by_step, ends, strict=True):
             first, last = max(start, begin), min(stop, end)
             if first >= last:
                 continue
-            for batch in self._batches(self.data.train, operation, rows, first, last, **mixing):
+            for batch in self._batches(self.data.train, operation, sample, first, last, **mixing):
                 if ask_teacher is not None:
                     batch = {**batch, 'teacher': ask_teacher(batch['image'])}
                 yield batch
 
     @functools.cached_property
     def _teacher(self) -> Callable[[jax.Array], jax.Array] | None:
-        """Images uint8 [N, H, W, C] -> the teacher's logits [N, K]; None if there is none."""
+        """The function from images uint8 [N, H, W, C] to the teacher's logits [N, K], or None."""
         if self.distillation is None:
             return None
         return teacher.create(
@@ -190,9 +190,9 @@ class Experiment:
         )
 
     def with_teacher(self, step: int | str | None) -> Experiment:
-        """The same with this checkpoint of the teacher; None: as the config says, now.
+        """The experiment with this checkpoint of the teacher; None for the one the config names.
 
-        A run keeps the teacher that it began with, also when that was trained on since.
+        A run keeps the checkpoint that it began with, even if the teacher has newer ones.
         """
         if self.distillation is None:
             return self
@@ -200,13 +200,13 @@ class Experiment:
             step = teacher.checkpoint_step(self.distillation)
         return dataclasses.replace(self, distillation=self.distillation._replace(step=step))
 
-    def train_rows(self, share: sampler.Share) -> sampler.Rows:
-        """Which examples each step sees."""
+    def train_sampler(self, shard: sampler.ProcessShard) -> sampler.Sampler:
+        """Which examples each step of training sees."""
         data = self.data
-        return sampler.train_rows(
+        return sampler.train_sampler(
             len(data.train),
             self.config['seed'],
-            share,
+            shard,
             labels=data.train.labels if data.balanced else None,
             repeats=data.repeats,
             groups=self.groups,
@@ -214,15 +214,15 @@ class Experiment:
 
     @property
     def groups(self) -> int:
-        """In a global batch, of mixing or else of BatchNorm; repeats are spread over them."""
+        """The number of groups in a global batch, of mixing or else of BatchNorm."""
         if self.mix is not None:
             return self.mix.groups
         return group_count(self.horizon.batch_size, self.config['norm']['batch_size'])
 
     def eval_batches(self, source: Source, examples: np.ndarray) -> Iterator[Batch]:
-        """The `examples` (int64 indices) of `source`, once each, preprocessed, on devices."""
-        rows, steps = sampler.eval_rows(examples, share_of(self.eval_batch_size))
-        return self._batches(source, self.eval_operation, rows, 0, steps)
+        """Batches of `examples` (int64 indices) of `source`, each once, preprocessed."""
+        sample, steps = sampler.eval_sampler(examples, process_shard(self.eval_batch_size))
+        return self._batches(source, self.eval_operation, sample, 0, steps)
 
     def _batches(self, *args: Any, **mixing: Any) -> Iterator[Batch]:
         batches = pipeline.batches(*args, mean=self.data.mean, damage=self.damage, **mixing)
@@ -233,7 +233,7 @@ class Experiment:
     ) -> dict[str, dict[str, Any]]:
         """Evaluate on the validation set ('eval') and, if the config asks, on training images.
 
-        Averaged variables, where there are any, on the validation set as well ('eval_ema').
+        Averaged variables, if there are any, are evaluated on the validation set ('eval_ema').
         """
         source, count = self.data.train, self.evaluate.train_examples
         held_out = (self.data.val, np.arange(len(self.data.val)))
@@ -250,25 +250,26 @@ class Experiment:
 
     @property
     def best_is_highest(self) -> bool | None:
-        """Whether the best checkpoint has most of config.checkpoint.best; None: none is kept."""
+        """Whether config.checkpoint.best is highest at the best checkpoint; None if not kept."""
         best = self.checkpoint.best
         return None if best is None else self.metrics[best.split('/')[1]].higher_is_better
 
     def metadata(self) -> dict[str, Any]:
-        """What model.json says of the weights."""
-        found = metadata.of_run(
+        """The content of model.json."""
+        content = metadata.of_run(
             self.config,
             classes=self.data.train.classes,
             image_shape=self.eval_image_shape,
             train_examples=len(self.data.train),
         )
         if self.best_is_highest is not None:
-            found |= {'best_is_highest': self.best_is_highest}
+            content |= {'best_is_highest': self.best_is_highest}
         if self.distillation is not None:
-            found |= {'teacher_step': self.distillation.step}
-        return found | {'own_parts': own} if (own := own_sources(self.config)) else found
+            content |= {'teacher_step': self.distillation.step}
+        own = own_sources(self.config)
+        return content | {'own_parts': own} if own else content
 
 
-def share_of(batch_size: int) -> sampler.Share:
-    """What this process has of a global batch."""
-    return sampler.Share(batch_size, jax.process_index(), jax.process_count())
+def process_shard(batch_size: int) -> sampler.ProcessShard:
+    """The part of a global batch that this process reads."""
+    return sampler.ProcessShard(batch_size, jax.process_index(), jax.process_count())

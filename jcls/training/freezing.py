@@ -1,4 +1,4 @@
-"""What of a model never changes: said before a run, and verified after it."""
+"""The part of a model that never changes: reported before a run and verified after it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from jcls.optim.optimizer import Groups
 
 
 class Frozen(NamedTuple):
-    """Parameters (paths) that are not trained, and layers whose running statistics stay."""
+    """Paths of the parameters that are not trained, and of the layers whose statistics stay."""
 
     params: frozenset[str] = frozenset()
-    still: frozenset[str] = frozenset()
+    stats: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.params or self.still)
+        return bool(self.params or self.stats)
 
 
 def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
-    """The tree of `params` with whether each is trained.
+    """The tree of `params` with True where a parameter is trained.
 
     Raises:
-      ValueError: for a stage that the model has not, or a pattern that matches nothing.
+      ValueError: for a stage that the model does not have, or a pattern that matches nothing.
     """
     paths = [*flatten_dict(params, sep='/')]
     where = f'config.init.freeze={freeze!r}'
@@ -58,7 +58,7 @@ def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
     return unflatten_dict({path: path not in frozen for path in paths}, sep='/')
 
 
-def still_norms(
+def norms_with_frozen_stats(
     params: Any, batch_stats: Any, freeze: int | tuple[str, ...], norm_eval: bool
 ) -> frozenset[str]:
     """The normalisation layers (paths) that use their running statistics and leave them alone."""
@@ -76,7 +76,7 @@ def paths(trained: Any) -> frozenset[str]:
 
 
 def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
-    """Part by part: how many numbers are trained and decayed, how many statistics move.
+    """A table of how many numbers of each part are trained and decayed, and of its statistics move.
 
     `variables` may be shapes; a part is the stem, a stage or the head.
     """
@@ -93,7 +93,7 @@ def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
         row[2] += leaf.size * (trained and decay[path] > 0)
     for path, leaf in flatten_dict(variables['batch_stats'], sep='/').items():
         row = rows[_part(path)]
-        row[3] += leaf.size * (path.rpartition('/')[0] not in frozen.still)
+        row[3] += leaf.size * (path.rpartition('/')[0] not in frozen.stats)
         row[4] += leaf.size
     total = [sum(column) for column in zip(*rows.values(), strict=True)]
     for part, (count, trained, decayed, moving, statistics) in [*rows.items(), ('all', total)]:
@@ -108,19 +108,19 @@ def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
 
 
 def fingerprint(variables: Any, frozen: Frozen) -> int:
-    """A CRC-32 of every bit of what must not change."""
+    """The CRC-32 of all bits that must not change."""
     crc = 0
     for path, leaf in sorted(flatten_dict(variables['params'], sep='/').items()):
         if path in frozen.params:
             crc = zlib.crc32(np.asarray(jax.device_get(leaf)).tobytes(), crc)
     for path, leaf in sorted(flatten_dict(variables['batch_stats'], sep='/').items()):
-        if path.rpartition('/')[0] in frozen.still:
+        if path.rpartition('/')[0] in frozen.stats:
             crc = zlib.crc32(np.asarray(jax.device_get(leaf)).tobytes(), crc)
     return crc
 
 
 def parts(frozen: Frozen) -> list[str]:
-    """Where the frozen parameters are, such as ['stage1', 'stem']."""
+    """The parts that the frozen parameters are in, such as ['stage1', 'stem']."""
     return sorted({_part(path) for path in frozen.params})
 
 

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: finish the step, save, leave.
+"""SIGTERM and SIGINT end a run after its current step, with a checkpoint.
 
-On one process these are our own handlers. With several, JAX's preemption service sees the SIGTERM
-that any one of them gets and makes all of them agree on a step.
+A single process handles them itself. With several processes, JAX's preemption service sees a
+SIGTERM to any of them and makes all agree on a step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 
 class Interrupt:
-    """A context in which a first signal asks for the end of the run; a second one ends it now."""
+    """A context in which a first signal asks the run to end, and a second one ends it at once."""
 
     def __init__(self) -> None:
         self._received: str | None = None
@@ -25,7 +25,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            several = jax.process_count() > 1  # then SIGTERM is the preemption service's
+            several = jax.process_count() > 1  # then the preemption service handles SIGTERM
             for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -42,7 +42,7 @@ class Interrupt:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def requested(self, step: int) -> str | None:
-        """The signal's name if the run is to end after `step`; the same on all processes."""
+        """The signal's name if the run must end after `step`, on all processes alike; else None."""
         if jax.process_count() > 1:
             return 'SIGTERM' if multihost_utils.reached_preemption_sync_point(step) else None
         return self._received

@@ -1,7 +1,7 @@
-"""The loop: exactly `horizon.total` updates, with logs, evaluations and checkpoints on the way.
+"""The training loop: exactly `horizon.total` updates, with logs, evaluations and checkpoints.
 
-At a step, in this order: update, log, evaluate, save. A finished checkpoint N therefore implies
-that all lines of metrics.jsonl up to N are written, and a run that resumes from it repeats none.
+The order at a step is: update, log, evaluate, save. So if checkpoint N is finished, all lines of
+metrics.jsonl up to N are written, and a run that resumes from it repeats none.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from jcls.workdir import files
 from jcls.workdir.checkpoint import FOLDER, Checkpoints
 from jcls.workdir.log import Log, flat
 
-CHECK_EVERY = 100  # steps: a loss that is not finite is found after so many at the latest
+CHECK_EVERY = 100  # steps after which a loss that is not finite is found at the latest
 
 
 def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) -> Result:
     """Train in `workdir`, or go on from its newest checkpoint, to the end of the horizon.
 
-    With `summary`, close with what was reached, where everything lies and what to do next.
+    With `summary`, print at the end what was reached, where the files are and what to do next.
 
     Raises:
       ValueError: for a workdir of another config, or more damaged images than allowed.
-      FloatingPointError: when a loss or a gradient is not finite.
+      FloatingPointError: if a loss or a gradient is not finite.
       OSError: if the workdir cannot be written.
     """
     path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
@@ -76,7 +76,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         evaluated = bool(start and checkpoints.metrics(start))
 
         def keep(line: dict[str, Any]) -> bool:
-            """What the log has up to the checkpoint; nothing of a run that starts over."""
+            """Whether a line of the log is from before the checkpoint that the run goes on from."""
             again = not evaluated and any(key.startswith('eval') for key in line)
             return state is not None and line['step'] <= start - again
 
@@ -89,7 +89,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
             state = experiment.init() if state is None else state
-            mark = _frozen_mark(experiment, state, path, log, write=primary)
+            mark = _frozen_checksum(experiment, state, path, log, write=primary)
             stopped_by, state = _run(
                 experiment, state, start, evaluated, checkpoints, log, interrupt
             )
@@ -116,9 +116,9 @@ def _run(
     log: Log,
     interrupt: Interrupt,
 ) -> tuple[str | None, State]:
-    """The steps from `start` on: what stopped them early, if anything, and the state then.
+    """Run the steps from `start` on; returns the signal that stopped them, or None, and the state.
 
-    `evaluated`: whether the state at `start` was evaluated before it was saved.
+    `evaluated` says whether the state at `start` was evaluated before it was saved.
     """
     total, every = experiment.horizon.total, experiment.every
     unchecked: list[tuple[int, dict[str, jax.Array]]] = []
@@ -126,7 +126,7 @@ def _run(
     def due(step: int, what: str) -> bool:
         return step == total or bool(every[what] and step % every[what] == 0)
 
-    # A run that a signal ended was saved without the evaluation that was due: it is made up for.
+    # A signal ended the run before an evaluation that was due, so make up for it now.
     at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')
     if at_start and not evaluated:
         log.evaluation(start, experiment.evaluations(state.variables, state.ema))
@@ -139,7 +139,7 @@ def _run(
             state, metrics = experiment.train_step(state, batch)
         unchecked.append((step, metrics))
         signal = interrupt.requested(step)
-        # A signal leaves little time: save first. The best can only be kept if it is saved.
+        # A signal leaves little time, so save first. A best state can only be kept if it is saved.
         evaluating = due(step, 'evaluate') and (signal is None or step == total)
         best = evaluating and experiment.checkpoint.best is not None
         saving = due(step, 'checkpoint') or signal is not None or best
@@ -163,14 +163,14 @@ def _run(
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:
-    """What all hosts must have alike: fields of the config, and the user's own parts."""
+    """Facts that all hosts must agree on: fields of the config, and the user's own parts."""
     sources = own_sources(experiment.config)
     named = {f'source of {name}': digest for name, digest in sources.items()}
     return common_fields(experiment.config, experiment.sections) | named
 
 
 def _changed_parts(experiment: Experiment, known: dict[str, Any]) -> list[str]:
-    """A warning for each of the user's own parts whose source has changed since the run began."""
+    """Warnings about the user's own parts whose source has changed since the run began."""
     now = own_sources(experiment.config)
     return [
         f'the source of {name} has changed since this run began: it may compute something else'
@@ -184,10 +184,10 @@ def _has_checkpoint(workdir: Path) -> bool:
     return saved.is_dir() and any(entry.name.isdigit() for entry in saved.iterdir())
 
 
-def _frozen_mark(
+def _frozen_checksum(
     experiment: Experiment, state: State, path: Path, log: Log, *, write: bool
 ) -> int | None:
-    """Report what is frozen, and return its fingerprint; None if nothing is."""
+    """Report what is frozen, and return its checksum; None if nothing is frozen."""
     frozen = experiment.frozen
     if not frozen:
         return None
@@ -211,7 +211,7 @@ def _verify_frozen(experiment: Experiment, state: State, mark: int) -> None:
 
 
 def _check_finite(steps: list[tuple[int, dict[str, jax.Array]]]) -> None:
-    """Raise at the first step whose loss or gradient is not finite, before it can be saved."""
+    """Raise FloatingPointError if a loss or gradient is not finite, before it can be saved."""
     for step, metrics in jax.device_get(steps):
         for name in ('loss', 'gradient_norm'):
             if not math.isfinite(metrics[name]):

@@ -1,4 +1,6 @@
-"""Losses: logits and soft targets -> one loss per example. Masks and means are the step's.
+"""Losses: functions from logits and soft targets to a loss per example.
+
+The step applies masks and takes means.
 
 Papers: Szegedy et al. 2015 (1512.00567, section 7, label smoothing); Wightman et al. 2021
 (2110.00476, binary cross-entropy with a threshold); Lin et al. 2017 (1708.02002, focal loss).
@@ -29,11 +31,12 @@ def create(
     """The ``loss`` section: a function of logits and targets, both [N, K], to losses [N].
 
     Args:
-      class_counts: gives how many training examples each class has, [K]; 'balanced' needs it.
+      class_counts: function that gives the number of training examples of each class, [K]; only
+        'balanced' needs it.
       name: one of `LOSSES`.
       class_weights: factors of the K classes' terms of the sum, as torch's ``weight`` with soft
-        targets; 'balanced' is N / (K * n_k) of a class with n_k of the N examples. The mean is
-        taken over examples, not over weights.
+        targets; 'balanced' is N / (K * n_k) for a class with n_k of the N examples. The mean is
+        over examples, not over weights.
       **fields: the fields of the chosen loss.
     """
     terms = part(LOSSES, name, 'loss')(**fields)
@@ -55,7 +58,7 @@ def create(
 def softmax(*, label_smoothing: float = 0.0) -> Terms:
     """Softmax cross-entropy, -sum_k t'_k log softmax(logits)_k with t' = (1 - e) t + e / K.
 
-    `label_smoothing` e as torch, torchvision and timm compute it, for hard and soft targets alike.
+    torch, torchvision and timm compute `label_smoothing` e in the same way, also for soft targets.
     """
     _check_smoothing(label_smoothing)
     return lambda logits, targets: -smooth(targets, label_smoothing) * jax.nn.log_softmax(logits)
@@ -70,11 +73,11 @@ def binary(
     """Binary cross-entropy of every class with its own sigmoid, as timm's BinaryCrossEntropy.
 
     Args:
-      label_smoothing: as in `softmax`.
-      threshold: targets above it (after mixing and smoothing) become 1, all others 0; None leaves
+      label_smoothing: smoothing, as in `softmax`.
+      threshold: targets above it (after mixing and smoothing) become 1, all others 0; None to leave
         them as they are.
-      reduction: over classes, 'mean' (timm) or 'sum' (timm with ``--bce-sum``), which is K times
-        as large, and so are its gradients.
+      reduction: 'mean' over classes (timm) or 'sum' (timm with ``--bce-sum``), which has K times
+        the loss and the gradients.
     """
     _check_smoothing(label_smoothing)
     if threshold is not None and not 0 <= threshold < 1:
@@ -97,9 +100,9 @@ def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | No
     p_t = p t + (1 - p) (1 - t) with p the sigmoid; as torchvision.ops.sigmoid_focal_loss.
 
     Args:
-      label_smoothing: as in `softmax`.
-      gamma: how much less what is classified well counts.
-      alpha: weight of the target's part, against 1 - alpha of the others; None weighs nothing.
+      label_smoothing: smoothing, as in `softmax`.
+      gamma: exponent that reduces the loss of examples that are classified well.
+      alpha: weight of the target class, with 1 - alpha for the others; None for no weights.
     """
     _check_smoothing(label_smoothing)
     if not 0 <= gamma < float('inf'):
@@ -111,7 +114,8 @@ def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | No
         targets = smooth(targets, label_smoothing)
         p = jax.nn.sigmoid(logits)
         missed = p * (1 - targets) + (1 - p) * targets  # 1 - p_t
-        # A sigmoid of exactly 0 or 1 would give gamma below 1 an infinite slope, and then a NaN.
+        # For gamma below 1, a sigmoid of exactly 0 or 1 would give an infinite slope, and then a
+        # NaN.
         missed = jnp.maximum(missed, jnp.finfo(missed.dtype).tiny)
         found = sigmoid_cross_entropy(logits, targets) * missed**gamma
         return found if alpha is None else found * (alpha * targets + (1 - alpha) * (1 - targets))
@@ -120,12 +124,12 @@ def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | No
 
 
 def smooth(targets: jax.Array, amount: float) -> jax.Array:
-    """(1 - amount) * targets + amount / K for targets [N, K]."""
+    """Smoothed targets [N, K]: (1 - amount) * targets + amount / K."""
     return targets * (1 - amount) + amount / targets.shape[-1] if amount else targets
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """-(t log s(x) + (1 - t) log s(-x)) of each class, [N, K]."""
+    """The cross-entropy of each class, [N, K]: -(t log s(x) + (1 - t) log s(-x))."""
     return -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
 
 

@@ -1,5 +1,7 @@
-"""Metrics: of each example, from logits and label. Steps sum them over a batch's real examples, so
-that a mean over a set is exact however the set is cut into batches.
+"""Metrics of single examples, from logits and label.
+
+Steps sum them over the real examples of a batch, so that a mean over a set is exact however the set
+is cut into batches.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ class Metric(NamedTuple):
 
     Attributes:
       function: gives the metric of each example.
-      higher_is_better: what the best checkpoint has most of; False: least of.
+      higher_is_better: whether the best checkpoint has the highest value, or else the lowest.
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
@@ -27,20 +29,20 @@ class Metric(NamedTuple):
 
 
 def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether no class comes before the label's."""
+    """Whether the label's class comes first, [N]."""
     return label_rank(logits, labels) < 1
 
 
 def top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether at most four classes come before the label's."""
+    """Whether the label's class is among the first five, [N]."""
     return label_rank(logits, labels) < 5
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes come before the label's, [N] int32: 0 is a top-1 hit.
+    """The number of classes before the label's, int32 [N]; 0 is a top-1 hit.
 
-    Logits [N, K], labels [N] int32. Of equal logits the lower index comes first (as argmax has it),
-    so a network with constant output scores chance; a NaN ranks the label last.
+    Logits are [N, K], labels int32 [N]. Among equal logits the lower index comes first, as in
+    argmax, so a network with constant output scores chance. A NaN ranks the label last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
@@ -49,7 +51,7 @@ def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def choose_metrics(names: tuple[str, ...], num_classes: int) -> dict[str, Metric]:
-    """The metrics of ``config.evaluate.metrics`` by name; of your own, the function's name.
+    """The metrics of ``config.evaluate.metrics`` by name; your own have the function's name.
 
     Raises:
       ValueError: for an unknown name, or a function that does not give one value for each example.
@@ -63,7 +65,7 @@ def choose_metrics(names: tuple[str, ...], num_classes: int) -> dict[str, Metric
         try:
             values = jax.eval_shape(metric.function, logits, jax.ShapeDtypeStruct((2,), jnp.int32))
             shape = values.shape
-        except Exception as error:  # whatever the user's function raises
+        except Exception as error:  # the user's function may raise anything
             raise ValueError(f'{where} fails on logits [N, K] and labels [N]: {error}') from error
         if shape[:1] != (2,):
             raise ValueError(f'{where} must give [N] or [N, ...]; for N = 2 it gives {shape}')
@@ -72,7 +74,7 @@ def choose_metrics(names: tuple[str, ...], num_classes: int) -> dict[str, Metric
 
 
 def masked_sums(values: Mapping[str, jax.Array], mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums over the examples with mask 1 of `values` [N, ...] by name, and their number."""
+    """The sums of `values` [N, ...], by name, over examples with mask 1, and their number."""
     sums = {}
     for name, value in values.items():
         real = mask.reshape(-1, *[1] * (value.ndim - 1)) > 0
@@ -83,6 +85,6 @@ def masked_sums(values: Mapping[str, jax.Array], mask: jax.Array) -> dict[str, j
 METRICS: dict[str, Metric] = {
     'top1': Metric(top1),
     'top5': Metric(top5),
-    # The plain cross-entropy whatever the training loss is, so that recipes compare.
+    # The plain cross-entropy, whatever the training loss, so that recipes can be compared.
     'loss': Metric(optax.softmax_cross_entropy_with_integer_labels, higher_is_better=False),
 }

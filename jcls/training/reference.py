@@ -1,4 +1,4 @@
-"""What was published for a recipe: the ``reference`` section. It changes nothing of a run."""
+"""The ``reference`` section: the published result of a recipe, which changes nothing in a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Reference:
     """The ``reference`` section.
 
     Attributes:
-      top1: published accuracy, a fraction.
-      source: where it was published.
-      examples: number of training images that it was reached with.
-      classes: number of classes of those.
+      top1: published top-1 accuracy, as a fraction.
+      source: publication.
+      examples: number of training images in the publication.
+      classes: number of classes in the publication.
     """
 
     top1: float | None = None
@@ -26,7 +26,7 @@ class Reference:
             raise ValueError(f'config.reference.top1={self.top1}: a fraction in [0, 1]')
 
     def __str__(self) -> str:
-        """In words; empty if nothing was published."""
+        """The result in words; empty if there is none."""
         if self.top1 is None:
             return ''
         on = f' on {self.examples:,} images' if self.examples else ''

@@ -1,4 +1,4 @@
-"""What a run says of itself: what it is before it starts, and in the end what it reached."""
+"""What a run prints about itself: a description before it starts, and a summary at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jcls.workdir.checkpoint import FOLDER
 
 
 class Result(NamedTuple):
-    """How a run ended: at `step` of `total`; `metrics` are the last evaluation's ('eval/top1')."""
+    """The end of a run: at `step` of `total`, with the last evaluation's `metrics` by name."""
 
     step: int
     total: int
@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
 
 def describe(experiment: Experiment) -> str:
-    """The run in a few lines: devices, model, data, length, rate."""
+    """A description of the run in a few lines: devices, model, data, length, rate."""
     count = sum(leaf.size for leaf in jax.tree.leaves(experiment.state_shapes().params))
     data, c, h = experiment.data, experiment.config, experiment.horizon
     return (
@@ -39,7 +39,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def last_evaluation(path: Path) -> dict[str, float]:
-    """The metrics of the newest line of metrics.jsonl that has an evaluation, by name."""
+    """The metrics, by name, of the last line of metrics.jsonl that has an evaluation."""
     for line in reversed(log.read(path / log.FILE)):
         found = {key: value for key, value in line.items() if key.startswith('eval')}
         if found:
@@ -48,7 +48,7 @@ def last_evaluation(path: Path) -> dict[str, float]:
 
 
 def summary(experiment: Experiment, result: Result, checkpoints: list[int], seconds: float) -> str:
-    """What was reached, where everything lies and what to do next."""
+    """A summary: what was reached, where the files are, and what to do next."""
     path: Any = result.workdir
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     epochs, took = experiment.horizon.epoch(result.step), log.duration(seconds)

@@ -1,4 +1,4 @@
-"""What a run is at a step: arrays only, so that a checkpoint is the state and nothing else."""
+"""The state of a run: arrays only, so that a checkpoint is the state and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import optax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The state after `step` updates. Replicated on every device of the mesh."""
+    """The state after `step` updates, replicated on every device of the mesh."""
 
     step: jax.Array  # int32 scalar
     params: Any
@@ -24,16 +24,16 @@ class State:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The variables for `model.apply`."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def new_state(
     variables: dict[str, Any], direction: optax.GradientTransformation, *, ema: bool = False
 ) -> State:
-    """The state before the first update of these variables; `ema`: with an average of them.
+    """The state before the first update; with `ema`, it has an average of the variables.
 
-    Pure, so it runs under jit or eval_shape.
+    This function is pure, so it runs under jit or eval_shape.
     """
     params, batch_stats = variables['params'], variables['batch_stats']
     return State(
@@ -46,10 +46,10 @@ def new_state(
 
 
 def initial_variables(model: nn.Module, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
-    """Random parameters and fresh statistics for images of `shape` (H, W, C); pure."""
+    """Random parameters and initial statistics for images of `shape` (H, W, C); a pure function."""
     return dict(model.init(key(seed), jnp.zeros((1, *shape)), train=False))
 
 
 def key(seed: int) -> jax.Array:
-    """The run's random key; one implementation everywhere, whatever JAX's default."""
+    """The random key of a run, of one fixed implementation, whatever JAX's default is."""
     return jax.random.key(seed, impl='threefry2x32')

@@ -2,7 +2,7 @@
 
     uint8 images -> normalise -> model -> logits -> loss -> gradients -> direction -> state, ema
 
-Everything that the loop, the benchmarks and the planner run is made here, once.
+The loop, the benchmarks and the planner all run the steps that are made here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jcls.training.losses import Loss
 from jcls.training.metrics import METRICS, Metric, masked_sums, top1, top5
 from jcls.training.state import State, key
 
-# image [N, H, W, C] uint8, label, label2 [N] int32, lam, mask [N] f32; to distill: teacher [N, K]
+# image uint8 [N, H, W, C]; label, label2 int32 [N]; lam, mask float32 [N]; teacher [N, K]
 Batch = dict[str, Any]
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
 EvalStep = Callable[[dict[str, Any], Batch], dict[str, jax.Array]]
@@ -50,7 +50,7 @@ def create_train_step(
     std: tuple[float, ...],
     seed: int,
     accumulate: int = 1,
-    unit: int = 1,
+    rows_kept_together: int = 1,
     ema: Ema | None = None,
     distillation: Distillation | None = None,
     compiler_options: dict[str, Any] | None = None,
@@ -59,13 +59,13 @@ def create_train_step(
 
     The batch is the global one, split over the mesh; the state is replicated. An example with mask
     0 adds nothing to loss, gradient or metrics. Metrics are scalars: loss, top1, top5 (fractions of
-    the batch), gradient_norm (global, of the loss alone and of what is trained) and learning_rate
-    (as applied).
+    the batch), gradient_norm (the global norm of the loss's gradient, for trained parameters) and
+    learning_rate (as applied).
 
-    With `accumulate` = A, the gradient is the sum over A micro-batches: with the batch cut into
-    units of `unit` rows, micro-batch m is the units m, m + A, ...: the same on any number of
-    devices, and ghost groups stay whole. Their BatchNorm statistics are their own, and move the
-    running ones A times.
+    With `accumulate` = A, the gradient is the sum over A micro-batches. The batch is cut into units
+    of `rows_kept_together` rows, and micro-batch m has the units m, m + A, ... So micro-batches are
+    the same on any number of devices, and ghost groups stay whole. Each micro-batch has its own
+    BatchNorm statistics, and a step moves the running ones A times.
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -74,7 +74,7 @@ def create_train_step(
         count = jnp.maximum(jnp.sum(batch['mask']), 1)
 
         def objective(params: Any, batch_stats: Any, part: Batch, rng: jax.Array) -> Any:
-            # No gradient, and no work for one, of what is frozen.
+            # Frozen parameters need no gradient, and no work for one.
             params = jax.tree.map(lambda p, t: p if t else lax.stop_gradient(p), params, trained)
             logits, updated = model.apply(
                 {'params': params, 'batch_stats': batch_stats},
@@ -87,7 +87,7 @@ def create_train_step(
             losses = loss(logits, target)
             if distillation is not None:
                 losses = distillation.combine(losses, logits, part['teacher'])
-            # Of a mixed image the larger part counts, as in torchvision.
+            # For a mixed image the larger part counts, as in torchvision.
             label = target.argmax(-1)
             values = {'loss': losses, 'top1': top1(logits, label), 'top5': top5(logits, label)}
             sums = masked_sums(values, part['mask'].astype(losses.dtype))
@@ -110,7 +110,8 @@ def create_train_step(
                 return (gradients, sums, batch_stats), None
 
             parts = {
-                name: _micro_batches(rows, accumulate, unit, mesh) for name, rows in batch.items()
+                name: _micro_batches(rows, accumulate, rows_kept_together, mesh)
+                for name, rows in batch.items()
             }
             first = jax.tree.map(lambda rows: rows[0], parts)
             shapes = jax.eval_shape(gradient_of, state.params, state.batch_stats, first, rng)
@@ -152,13 +153,13 @@ def create_train_step(
     )
 
 
-def _micro_batches(rows: jax.Array, count: int, unit: int, mesh: Mesh) -> jax.Array:
-    """[N, ...] -> [count, N / count, ...], part m the units m, m + count, ...
+def _micro_batches(rows: jax.Array, count: int, together: int, mesh: Mesh) -> jax.Array:
+    """[N, ...] -> [count, N / count, ...]; micro-batch m has the units m, m + count, ...
 
-    Where a device holds a multiple of `count` units, its share of every micro-batch is already
-    there.
+    A unit is `together` rows. If every device holds a multiple of `count` units, no row moves to
+    another device.
     """
-    parts = rows.reshape(-1, count, unit, *rows.shape[1:]).swapaxes(0, 1)
+    parts = rows.reshape(-1, count, together, *rows.shape[1:]).swapaxes(0, 1)
     parts = parts.reshape(count, -1, *rows.shape[1:])
     return lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, 'data')))
 
@@ -192,7 +193,7 @@ def create_eval_step(
 def targets(batch: Batch, logits: jax.Array) -> jax.Array:
     """The target distribution [N, K] in the dtype of the logits [N, K].
 
-    Where images were mixed: lam of `label` and 1 - lam of `label2`.
+    For mixed images it is lam of `label` and 1 - lam of `label2`.
     """
 
     def one_hot(labels: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from jcls.weights.load import find, is_run, read, usable
 
 
 def checkpoint_step(distillation: Distillation) -> int | str:
-    """The number of the teacher's checkpoint; 'last' where it holds one set of weights."""
+    """The step of the teacher's checkpoint; 'last' if the teacher is a single set of weights."""
     if not is_run(distillation.teacher):
         return distillation.step
     try:
@@ -30,32 +30,33 @@ def checkpoint_step(distillation: Distillation) -> int | str:
 def create(
     distillation: Distillation, classes: tuple[str, ...], channels: int, mesh: Mesh
 ) -> Callable[[jax.Array], jax.Array]:
-    """The function of images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
+    """The function from images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
 
     Raises:
       ValueError: if the teacher knows other classes than `classes`, or other channels.
     """
     where = f'config.distill.teacher={distillation.teacher}'
     try:
-        card, found = read(distillation.teacher, distillation.step)
-        model, variables = usable(card, found, distillation.teacher)
+        metadata, found = read(distillation.teacher, distillation.step)
+        model, variables = usable(metadata, found, distillation.teacher)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
-    if list(card['classes']) != list(classes):
+    if list(metadata['classes']) != list(classes):
         raise ValueError(
-            f'{where} knows {len(card["classes"])} classes ({", ".join(card["classes"][:3])}, '
-            f'...), the data have {len(classes)} ({", ".join(classes[:3])}, ...): they must be the '
-            'same'
+            f'{where} knows {len(metadata["classes"])} classes '
+            f'({", ".join(metadata["classes"][:3])}, ...), the data have {len(classes)} '
+            f'({", ".join(classes[:3])}, ...): they must be the same'
         )
-
-    if len(card['mean']) != channels:
+    if len(metadata['mean']) != channels:
         raise ValueError(
-            f'{where} takes images of {len(card["mean"])} channel(s), the data have {channels}'
+            f'{where} takes images of {len(metadata["mean"])} channel(s), the data have {channels}'
         )
 
     def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return model.apply(
-            variables, normalise(images, tuple(card['mean']), tuple(card['std'])), train=False
+            variables,
+            normalise(images, tuple(metadata['mean']), tuple(metadata['std'])),
+            train=False,
         )
 
     everywhere, split = replicated(mesh), batch_split(mesh)

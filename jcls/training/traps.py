@@ -1,6 +1,7 @@
-"""What looks right in a config and is not: each trap a function to a warning, or None.
+"""Traps: settings of a config that look right and are not.
 
-A run says its warnings when it starts, and ``jcls config explain`` before that.
+Each is a function from an experiment to a warning, or None. A run prints its warnings when it
+starts, and ``jcls config explain`` before that.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import jax
 
 from jcls.training.experiment import Experiment
 
-SMALL = 12e6  # parameters: ResNet-18 and below
+SMALL = 12e6  # parameters of a small network: ResNet-18 and below
 SMALLEST = 5e6
-MANY = 100  # classes, where one probability is a small part of a mean over them
+MANY = 100  # classes, so that one probability is a small part of their mean
 
 
 def coupled_equivalent(section: dict[str, Any]) -> float | None:
-    """The coupled decay that acts about like this section's; None but for SGD with momentum."""
+    """The coupled decay that acts about like this section's, for SGD with momentum; else None."""
     if section['name'] != 'sgd' or not section['weight_decay']:
         return None
     w = section['weight_decay']
@@ -27,7 +28,7 @@ def coupled_equivalent(section: dict[str, Any]) -> float | None:
 
 
 def warnings(experiment: Experiment) -> list[str]:
-    """The warnings that apply."""
+    """The warnings that apply to an experiment."""
     return [text for trap in TRAPS if (text := trap(experiment)) is not None]
 
 
@@ -43,7 +44,7 @@ def smoothing_with_threshold(e: Experiment) -> str | None:
 
 
 def slow_average(e: Experiment) -> str | None:
-    """An average that still holds what it began with when the run ends."""
+    """A run so short that the average at its end still holds part of the first weights."""
     if e.ema is None or not e.ema.decay:
         return None
     h = e.horizon
@@ -74,7 +75,7 @@ def small_binary_gradient(e: Experiment) -> str | None:
 
 
 def smoothing_on_small_net(e: Experiment) -> str | None:
-    """Smoothing costs small networks accuracy."""
+    """Label smoothing costs small networks accuracy."""
     amount = e.config['loss'].get('label_smoothing')
     if not amount or _parameters(e) > SMALL or len(e.data.train.classes) < MANY:
         return None
@@ -96,7 +97,7 @@ def strong_crops_on_small_net(e: Experiment) -> str | None:
 
 
 def decoupled_too_weak(e: Experiment) -> str | None:
-    """A coupled number copied into decoupled decay."""
+    """A decay for coupled decay, used as decoupled decay, is too weak."""
     section = e.config['optimizer']
     acts = coupled_equivalent(section)
     if acts is None or acts == section['weight_decay'] or acts >= 1.5e-5:
@@ -110,7 +111,7 @@ def decoupled_too_weak(e: Experiment) -> str | None:
 
 
 def accumulated_statistics(e: Experiment) -> str | None:
-    """BatchNorm over the whole batch is one over a micro-batch when accumulating."""
+    """With accumulation, BatchNorm over the whole batch becomes BatchNorm over a micro-batch."""
     parts = e.config['accumulate']
     if parts == 1 or e.config['norm']['batch_size']:
         return None
@@ -121,7 +122,7 @@ def accumulated_statistics(e: Experiment) -> str | None:
 
 
 def finetuning_from_nothing(e: Experiment) -> str | None:
-    """A rate for weights that are good already."""
+    """A learning rate for finetuning, used with random weights."""
     lr = e.config['optimizer']['lr']
     if not isinstance(lr, str) or e.init_from.source is not None:
         return None

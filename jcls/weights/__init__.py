@@ -1,1 +1,1 @@
-"""Where weights come from, and which of them are trained."""
+"""Weights to start from or to use: of runs, imported folders and other systems' files."""

@@ -1,7 +1,7 @@
-"""Weights that travel: a folder with ``model.json`` and ``weights.safetensors``.
+"""A folder of weights to use anywhere: ``model.json`` and ``weights.safetensors``.
 
-The tensors are named as in jcls ('params/stem/conv1/kernel') and stored as they are; model.json
-says what is needed to use them.
+The tensors have jcls's names ('params/stem/conv1/kernel') and axes; model.json says how to use
+them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcls.weights.fetch import local
-from jcls.weights.metadata import read_card
+from jcls.weights.metadata import read_model_json
 from jcls.workdir.files import METADATA, write_json
 
 WEIGHTS = 'weights.safetensors'
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether this folder was written by `write`."""
+    """Whether `write` has written this folder."""
     return (path / WEIGHTS).is_file()
 
 
-def write(folder: Path, card: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-    """Make the `folder`, which must not exist or be empty; it appears only when it is complete."""
+def write(folder: Path, metadata: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Make the `folder`, which must be new or empty; it appears only when it is complete."""
 
     def fill(inside: Path) -> None:
         save_tensors(inside / WEIGHTS, flatten_dict(variables, sep='/'))
-        write_json(inside / METADATA, dict(card))
+        write_json(inside / METADATA, dict(metadata))
 
     write_folder(folder, fill)
 
@@ -41,13 +41,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    path.write_bytes(save(arrays))  # save_file would make it readable for its owner alone
+    path.write_bytes(save(arrays))  # save_file would let only the owner read it
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill(path)`` write into a folder that takes the name `folder` when it is done.
+    """Let ``fill(path)`` write into a folder that is renamed to `folder` when it is done.
 
-    If it fails, nothing is left: neither a part of it nor folders made for it to lie in.
+    If `fill` fails, nothing is left: no part of the folder, and no parents made for it.
     """
     folder = new_folder(folder)
     partial = folder.with_name(f'.{folder.name}.partial')
@@ -66,7 +66,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def new_folder(path: str | Path) -> Path:
-    """The absolute path of a folder to make; a ValueError if something is there already."""
+    """The absolute path of a folder to make; a ValueError if there is something already."""
     folder = local(path).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'{folder} exists and is not empty; name a new folder')
@@ -74,10 +74,10 @@ def new_folder(path: str | Path) -> Path:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The card and the variables, NumPy arrays.
+    """The metadata and the variables, as NumPy arrays, of a folder that `write` has written.
 
     Raises:
-      ValueError: for damaged files or a folder that is none.
+      ValueError: if it is no such folder, or its files are damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -88,4 +88,4 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 leaves[tuple(name.split('/'))] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise ValueError(f'{folder / WEIGHTS} cannot be read: {error}') from None
-    return read_card(folder / METADATA), unflatten_dict(leaves)
+    return read_model_json(folder / METADATA), unflatten_dict(leaves)

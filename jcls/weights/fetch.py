@@ -1,7 +1,7 @@
-"""Weights from elsewhere as files here: a local path, an https address, a name on the Hub.
+"""Fetching weights: a local path, an https address or a name on the Hub becomes a local file.
 
-Downloads are kept in the cache of jcls (`jcls.host.cache`), those from the Hub where
-``huggingface_hub`` keeps them.
+Downloads stay in the cache of jcls (`jcls.host.cache`), those from the Hub in the cache of
+``huggingface_hub``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jcls.host.cache import cache_folder
 from jcls.workdir.files import METADATA
 
 HUB = 'hf:'
-TIMEOUT = 30  # seconds without an answer
-HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's convention: the beginning of the SHA-256
+TIMEOUT = 30  # seconds to wait for an answer
+HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's names end in the beginning of the SHA-256
 
 
 def is_remote(source: str) -> bool:
-    """Whether `source` is an address or a name on the Hub."""
+    """Whether `source` is an https address or a name on the Hub."""
     return source.startswith((HUB, 'https://', 'http://'))
 
 
@@ -41,7 +41,8 @@ def fetch(source: str) -> Path:
     ``hf:owner/name@revision`` takes a branch, tag or commit.
 
     Raises:
-      ValueError: if there is no such thing, no network, or the hash in the name is not the file's.
+      ValueError: if it does not exist, there is no network, or the file has another hash than its
+        name says.
     """
     if source.startswith('https://'):
         return _download(source)
@@ -52,7 +53,7 @@ def fetch(source: str) -> Path:
     path = local(source)
     try:
         there = path.exists()
-    except OSError:  # a name too long
+    except OSError:  # the name is too long
         there = False
     if not source or not there:
         raise ValueError(f'{source}: no such file or folder')
@@ -60,7 +61,7 @@ def fetch(source: str) -> Path:
 
 
 def local(path: str | Path) -> Path:
-    """The path with ~ for the home; that of nobody is a name like others."""
+    """The path with ~ replaced by the home folder; ~name of an unknown user stays."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
 
 
@@ -68,7 +69,7 @@ def _download(url: str) -> Path:
     name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
     if name in ('', '..') or '\0' in name or len(name.encode()) > 255:
         raise ValueError(f'{url} names no file')
-    # Equal names of different addresses stay apart.
+    # Files of the same name from different addresses stay apart.
     target = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
     if target.exists():
         return target
@@ -78,7 +79,7 @@ def _download(url: str) -> Path:
         with os.fdopen(handle, 'wb') as file:
             _copy(url, name, file)
         _check_hash(url, name, Path(temporary))
-        Path(temporary).chmod(0o644)  # a cache may be shared
+        Path(temporary).chmod(0o644)  # since a cache may be shared
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -118,7 +119,7 @@ def _check_hash(url: str, name: str, path: Path) -> None:
 
 
 def wrong_hash(path: Path, name: str) -> str | None:
-    """How the hash in the `name` of the file `path` is not its own; None if it is, or is none."""
+    """A complaint if the hash in `name` is not that of the file `path`; else None."""
     wanted = re.fullmatch(HASH, name)
     if wanted is None:
         return None
@@ -147,7 +148,7 @@ def _from_hub(source: str) -> Path:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'{source} is not on the Hub, or not for you to read: {reason}') from None
-    except Exception as error:  # of the transport, too, which has other names in each version
+    except Exception as error:  # errors of the transport have other names in each version
         reason = str(error).strip().split('\n')[0]
         raise ValueError(
             f'{source} cannot be fetched from the Hub ({reason}); where there is no network, copy '

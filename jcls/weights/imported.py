@@ -1,4 +1,4 @@
-"""Weights that no run of jcls left behind: imported folders, and other systems' files, anywhere."""
+"""Weights that no run of jcls has made: imported folders and other systems' files, anywhere."""
 
 from __future__ import annotations
 
@@ -9,23 +9,37 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from jcls import models
+from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact
 from jcls.weights.fetch import fetch, local, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.convert import Report, Row, convert
-from jcls.weights.metadata import card, epsilon, model_of, read_card, revised, torchvision_facts
+from jcls.weights.metadata import (
+    epsilon,
+    model_of,
+    of_source,
+    read_model_json,
+    revised,
+    torchvision_metadata,
+)
 from jcls.workdir.files import METADATA
 
 logger = logging.getLogger(__name__)
 
-SHAPING = ('name', 'stem', 'blocks', 'width', 'project_first')  # fields of the model section
+ARCHITECTURE_FIELDS = (
+    'name',
+    'stem',
+    'blocks',
+    'width',
+    'project_first',
+)  # fields of the model section
 
 
 class Weights(NamedTuple):
-    """Variables with what model.json says of them, and what became of the source's tensors."""
+    """Variables with their metadata, and a report of what became of the source's tensors."""
 
-    card: dict[str, Any]
+    metadata: dict[str, Any]
     variables: dict[str, Any]
     report: Report
 
@@ -35,63 +49,69 @@ def read(
     *,
     prefix: str = '',
     ema: str = 'auto',
-    facts: dict[str, Any] | None = None,
+    known: dict[str, Any] | None = None,
 ) -> Weights:
     """Read weights of torchvision, timm, mmpretrain or PaddleClas, or a folder of jcls.
 
-    Of a folder of ``jcls import`` or ``jcls export``, model.json is the card. A file alone cannot
-    tell a ResNet from one that computes otherwise with the same tensors, such as resnetaa50 or
-    resnetblur50; the config.json of timm can.
+    The metadata of a folder of ``jcls import`` or ``jcls export`` are its model.json. Some networks
+    of timm (resnetaa50, resnetblur50) have a ResNet's tensors but compute something else. Their
+    config.json tells them apart; a bare file cannot.
 
     Args:
       source: a path, an https address, or a name on the Hub: 'hf:timm/resnet50.a1_in1k'.
-      prefix: of the tensors' names, such as 'module.encoder'; others are left out.
+      prefix: common prefix of the tensors' names, such as 'module.encoder'; other tensors are left
+        out.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
-      facts: what the user knows better than the file, see `jcls.weights.metadata.card`.
+      known: metadata that replace the file's, see `jcls.weights.metadata.of_source`.
 
     Raises:
-      ValueError: if it cannot be had, read, or is no ResNet of jcls.
+      ValueError: if the source cannot be fetched or read, or is no ResNet of jcls.
     """
+    choose(dict.fromkeys(('auto', 'yes', 'no')), ema, 'ema')
     path = fetch(str(source))
     if path.is_dir() and artifact.is_artifact(path):
-        found, variables = artifact.read(path)
+        described, variables = artifact.read(path)
         if ema == 'yes':
             raise ValueError(f"ema='yes', but {source} holds one set of weights")
         variables = below(variables, prefix, source)
         rows = [
             Row(name, name, leaf.shape) for name, leaf in flatten_dict(variables, sep='/').items()
         ]
-        return Weights(revised(found, facts or {}, str(source)), variables, Report(rows, [], []))
+        return Weights(
+            revised(described, known or {}, str(source)), variables, Report(rows, [], [])
+        )
     weights = files.read(path, prefix=prefix, ema=ema)
     try:
         converted = convert(weights.tensors)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from None
-    if (path / METADATA).is_file():  # of `jcls export`
-        exported = read_card(path / METADATA)
+    if (path / METADATA).is_file():  # written by `jcls export`
+        exported = read_model_json(path / METADATA)
         _check_same(exported, converted.section, path)
-        description = revised(exported, facts or {}, str(source))
+        description = revised(exported, known or {}, str(source))
     else:
-        beside = weights.facts
-        if converted.section['num_classes'] is None:  # a backbone: the file's names are of its head
+        beside = weights.metadata
+        if (
+            converted.section['num_classes'] is None
+        ):  # a backbone; the file's class names belong to its head
             beside = {key: value for key, value in beside.items() if key != 'classes'}
-        known = {**_published(path), **beside, **(facts or {})}
+        known = {**_published(path), **beside, **(known or {})}
         channels = converted.variables['params']['stem']['conv1']['kernel'].shape[2]
-        description = card(converted.section, known, str(source), channels=channels)
+        description = of_source(converted.section, known, str(source), channels=channels)
     return Weights(description, converted.variables, converted.report)
 
 
 def _published(path: Path) -> dict[str, Any]:
-    """What torchvision says of a file of its own; of one that merely has its name, nothing."""
-    facts = torchvision_facts(path.name)
-    wrong = wrong_hash(path, path.name) if facts else None
+    """The metadata torchvision gives for a file of its own; {} if the file only has its name."""
+    known = torchvision_metadata(path.name)
+    wrong = wrong_hash(path, path.name) if known else None
     if wrong:
         logger.warning('note: %s: %s; what is published of that is left out', path, wrong)
-    return {} if wrong else facts
+    return {} if wrong else known
 
 
 def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path) -> None:
-    """Refuse a model.json that is about another network than the weights beside it."""
+    """Raise ValueError if a model.json describes another network than the weights beside it."""
     described, found = model_of(exported), models.create(**section)
     different = [
         f'{field} is {getattr(found, field)}, not {getattr(described, field)}'
@@ -106,19 +126,19 @@ def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path)
 
 
 def sections(source: str | Path) -> dict[str, dict[str, Any]]:
-    """The fields of the sections 'model' and 'norm' that the use of a source's tensors depends on.
+    """The fields of the sections 'model' and 'norm' that a model for a source's tensors must have.
 
-    They are known of what has a model.json (a run, a folder of ``jcls import``); of others {}.
+    The result is {} if the source has no model.json; runs and folders of ``jcls import`` have one.
     """
     path = local(source).resolve()
     run = path.parent.parent if path.parent.name == 'checkpoints' else path
     if not (run / METADATA).is_file():
         return {}
-    known = read_card(run / METADATA)
-    shape = {key: known['architecture'].get(key) for key in SHAPING}
+    metadata = read_model_json(run / METADATA)
+    shape = {key: metadata['architecture'].get(key) for key in ARCHITECTURE_FIELDS}
     return {
         'model': {key: value for key, value in shape.items() if value is not None},
-        'norm': {'epsilon': epsilon(known)},
+        'norm': {'epsilon': epsilon(metadata)},
     }
 
 
@@ -128,7 +148,7 @@ def is_folder(path: Path) -> bool:
 
 
 def below(variables: dict[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
-    """What lies below `prefix` in each collection of `variables`."""
+    """The part of each collection of `variables` that is below `prefix`."""
     for part in filter(None, prefix.strip('/').split('/')):
         kept = {name: tree[part] for name, tree in variables.items() if part in tree}
         if not kept:
@@ -141,7 +161,7 @@ def below(variables: dict[str, Any], prefix: str, path: str | Path) -> dict[str,
 
 
 def require_classifier(variables: dict[str, Any], path: str | Path) -> None:
-    """Refuse a backbone alone."""
+    """Raise ValueError for a backbone without a classifier."""
     if 'head' not in variables['params']:
         raise ValueError(
             f'{path} has no classifier; train one on its weights with config.init.source and '

@@ -1,7 +1,7 @@
-"""Start from weights that exist, and freeze some: the ``init`` section.
+"""The ``init`` section: start from existing weights, and freeze some of them.
 
-Loading is by path, such as ``params/stage1_block1/conv1/kernel``: what the model has and the source
-has not, or has in another shape, is an error that names it. Nothing is left out silently.
+Variables are loaded by path, such as ``params/stage1_block1/conv1/kernel``. An error names those
+that the source lacks, has in another shape, or has in addition. Nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jcls import models
 from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
-from jcls.weights import load, metadata
+from jcls.weights import load
 from jcls.weights.foreign.convert import adapt_channels, shown
+from jcls.weights.metadata import epsilon as read_epsilon
+from jcls.weights.metadata import model_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +29,21 @@ class InitSettings:
     """The ``init`` section.
 
     Attributes:
-      source: a workdir of jcls, one of its checkpoint folders, or a folder that Orbax saved a tree
-        with ``params`` and ``batch_stats`` in; weights of torchvision, timm, mmpretrain or
-        PaddleClas, as `jcls import` takes them: a file, an https address or 'hf:owner/name'. None
-        starts from random weights. A first convolution for colour is adapted to other channels.
-      step: of a workdir's checkpoints: 'last', 'best' or a number.
+      source: a workdir of jcls, one of its checkpoint folders, or a folder in which Orbax saved a
+        tree with ``params`` and ``batch_stats``; or weights of torchvision, timm, mmpretrain or
+        PaddleClas, as for `jcls import`: a file, an https address or 'hf:owner/name'. None starts
+        from random weights. A first convolution for colour is adapted to other channels.
+      step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if the source has them, 'yes' insists, 'no' takes the raw
         ones.
-      prefix: use only what is below this in the source's names, e.g. 'encoder'.
-      head: 'keep' the source's classifier, or make a 'new' one, for other classes.
-      freeze: as mmpretrain's ``frozen_stages``: -1 nothing, 0 the stem, k the stem and stages 1
-        to k; or regular expressions that match whole parameter paths, e.g. ('stem/.*',). What is
-        frozen gets no update and no decay; a normalisation layer that is frozen whole normalises
-        with its running statistics, which stay. Drop path goes on in frozen blocks.
-      norm_eval: let every normalisation layer do that, while its parameters train.
+      prefix: part of the source's variables to use, by its names, such as 'encoder'.
+      head: 'keep' the source's classifier, or make a 'new' one for other classes.
+      freeze: -1 for nothing, 0 for the stem, k for the stem and stages 1 to k, as mmpretrain's
+        ``frozen_stages``; or regular expressions that match whole parameter paths, such as
+        ('stem/.*',). Frozen parameters get no update and no decay. A normalisation layer with all
+        its parameters frozen uses its running statistics and keeps them. Drop path stays on.
+      norm_eval: let every normalisation layer use and keep its running statistics, while its
+        parameters train.
     """
 
     source: str | None = None
@@ -81,17 +84,17 @@ def source_variables(
 
     Args:
       settings: the ``init`` section.
-      model: that will use them.
-      initial: its random variables, of which a new head is taken.
-      epsilon: of its normalisation layers.
-      mean: of the run's images, like `std` as fractions of 255.
-      std: see `mean`.
+      model: the model to start.
+      initial: random variables of the model; a new head comes from these.
+      epsilon: epsilon of the model's normalisation layers.
+      mean: mean of the run's images, as fractions of 255.
+      std: standard deviation of the run's images, as fractions of 255.
 
     Raises:
-      ValueError: if they cannot be read, or do not fit.
+      ValueError: if the source cannot be read, or does not fit the model.
     """
     try:
-        card, found = load.read(
+        metadata, variables = load.read(
             str(settings.source),
             settings.step,
             ema=settings.ema,
@@ -99,30 +102,30 @@ def source_variables(
         )
     except ValueError as error:
         raise ValueError(f'config.init: {error}') from None
-    if card:
-        check_architecture(metadata.model_of(card), model, settings)
-        check_epsilon(card, epsilon)
-    check_moments(card, mean, std)
-    return merge(initial, found, settings)
+    if metadata:
+        check_architecture(model_of(metadata), model, settings)
+        check_epsilon(metadata, epsilon)
+    check_moments(metadata, mean, std)
+    return merge(initial, variables, settings)
 
 
 def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
-    """Refuse a source whose model (a `jcls.models.ResNet`) is built otherwise than `model`.
+    """Raise ValueError if the source's model differs from `model`; both are `jcls.models.ResNet`.
 
-    Two of them may have the same parameters and yet compute different things.
+    Two networks may have the same parameters and yet compute different things.
     """
     lines = [
         f'! {field}: {theirs} in the source, {ours} in the model'
-        for field in ARCHITECTURE  # which a network of the user's own may lack
+        for field in ARCHITECTURE  # a network of the user's own may lack them
         if (theirs := getattr(source, field, None)) != (ours := getattr(model, field, None))
     ]
     if lines:
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
 
 
-def check_epsilon(card: dict[str, Any], ours: float) -> None:
-    """Refuse a source whose normalisation layers add something else to the variance."""
-    theirs = metadata.epsilon(card)
+def check_epsilon(metadata: dict[str, Any], ours: float) -> None:
+    """Raise ValueError if the source's normalisation layers have another epsilon."""
+    theirs = read_epsilon(metadata)
     if theirs != ours:
         raise ValueError(
             f'config.init.source was trained with norm.epsilon={theirs}, but config.norm.epsilon='
@@ -131,9 +134,11 @@ def check_epsilon(card: dict[str, Any], ours: float) -> None:
         )
 
 
-def check_moments(card: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Warn if the source's images were normalised otherwise than those of the run."""
-    theirs = [tuple(round(v, 3) for v in card.get(key, ())) for key in ('mean', 'std')]
+def check_moments(
+    metadata: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Warn if the source's images were normalised with another mean or deviation than the run's."""
+    theirs = [tuple(round(v, 3) for v in metadata.get(key, ())) for key in ('mean', 'std')]
     ours = [tuple(round(v, 3) for v in values) for values in (mean, std)]
     if all(theirs) and len(theirs[0]) == len(ours[0]) and theirs != ours:
         logger.warning(
@@ -147,10 +152,10 @@ def check_moments(card: dict[str, Any], mean: tuple[float, ...], std: tuple[floa
 def merge(
     variables: dict[str, Any], loaded: dict[str, Any], settings: InitSettings
 ) -> dict[str, Any]:
-    """The model's `variables` with what was `loaded`; a new head stays as `variables` has it.
+    """The model's `variables` replaced by the `loaded` ones, except for a new head.
 
     Raises:
-      ValueError: naming what is missing, left over or of another shape.
+      ValueError: if variables are missing, left over or of another shape; the error names them.
     """
     own = flatten_dict(variables, sep='/')
     found = flatten_dict(loaded, sep='/')
@@ -180,7 +185,7 @@ def merge(
 
 
 def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
-    """Fit a first convolution for colour to images of other channels, in place."""
+    """Adapt a first convolution for colour to images of other channels, in place."""
     first = 'params/stem/conv1/kernel'
     if first not in found or first not in own:
         return
@@ -191,7 +196,7 @@ def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def _cause(lines: list[str], settings: InitSettings) -> str:
-    """What the differences `lines` are about, and how to cure them."""
+    """The first line of an error about the differences `lines`: what they mean, and the cure."""
     if all('params/head/' in line for line in lines):
         return (
             f"config.init.head='keep', but the classifier of {settings.source} is another one; "

@@ -1,4 +1,4 @@
-"""Load trained weights: ``model, variables = jcls.load(path)``, of a run or from elsewhere."""
+"""Load trained weights, of a run or from elsewhere: ``model, variables = jcls.load(path)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jcls import models
 from jcls.weights import imported
 from jcls.weights.fetch import local
-from jcls.weights.metadata import model_of, read_card
+from jcls.weights.metadata import model_of, read_model_json
 from jcls.workdir.checkpoint import FOLDER, Checkpoints, read_tree
 from jcls.workdir.files import METADATA, read_config, read_metadata
 
@@ -23,65 +23,65 @@ def load(
     """The model and its variables from a run of jcls or from weights of another system.
 
     ``model.apply(variables, images, train=False)`` takes normalised float images [N, H, W, C] and
-    returns logits [N, classes]; mean, std, classes and preprocessing are in the card (`read`).
+    returns logits [N, classes]; `read` also gives the metadata: mean, std, classes, preprocessing.
 
     Args:
       path: a workdir; ``workdir/checkpoints/<step>``; a folder of ``jcls import``; or a file,
-        address or name on the Hub that it would take.
-      step: of a workdir: 'last', 'best' (by the metric of config.checkpoint.best) or a number.
+        address or name on the Hub, as for ``jcls import``.
+      step: checkpoint of a workdir: 'last', 'best' (by config.checkpoint.best) or a number.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
-      dtype: of the activations, see `jcls.models.create`.
+      dtype: dtype of the activations, see `jcls.models.create`.
 
     Raises:
-      ValueError: if there is no such thing, or it is no ResNet of jcls.
+      ValueError: if the weights cannot be found or read, or belong to no ResNet of jcls.
     """
     return usable(*read(path, step, ema=ema), path, dtype)
 
 
 def usable(
-    card: dict[str, Any], variables: dict[str, Any], path: str | Path, dtype: str = 'float32'
+    metadata: dict[str, Any], variables: dict[str, Any], path: str | Path, dtype: str = 'float32'
 ) -> tuple[models.ResNet, dict[str, Any]]:
-    """The model that `card` describes, and the variables as arrays of JAX, see `load`."""
-    if not card:
+    """The model that `metadata` describe, and the variables as arrays of JAX; see `load`."""
+    if not metadata:
         raise ValueError(f'{path} has no model.json that describes an architecture')
     imported.require_classifier(variables, path)
-    return model_of(card, dtype), jax.tree.map(jnp.asarray, variables)
+    return model_of(metadata, dtype), jax.tree.map(jnp.asarray, variables)
 
 
 def read(
     path: str | Path, step: int | str = 'last', *, ema: str = 'auto', prefix: str = ''
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The card (the content of model.json) and the variables of what `load` takes.
+    """The metadata (the content of model.json) and the variables of what `load` takes.
 
-    Of a run, 'step', 'metrics' and 'averaged' in the card are those of the very weights. Also of
-    any folder that Orbax saved a tree in; its card is empty. Only what is below `prefix` is taken,
-    in the source's own spelling.
+    For a run, the metadata also has 'step', 'metrics' and 'averaged' of these very weights. `path`
+    may also be any folder in which Orbax saved a tree; its metadata are empty. `prefix` selects a
+    part of the variables by the source's own names.
     """
     here = local(path).resolve()
     if is_run(here):
         workdir, number, checkpoints = find(here, step)
         with closing(checkpoints):
-            card = read_card(workdir / METADATA) if (workdir / METADATA).exists() else {}
+            metadata = read_model_json(workdir / METADATA) if (workdir / METADATA).exists() else {}
             tree, metrics = checkpoints.variables(number), checkpoints.metrics(number)
         variables, averaged = choose_variables(tree, ema, path)
-        if card:
-            card |= {'step': number, 'averaged': averaged, 'metrics': metrics}
-        return card, imported.below(variables, prefix, path)
+        if metadata:
+            metadata |= {'step': number, 'averaged': averaged, 'metrics': metrics}
+        return metadata, imported.below(variables, prefix, path)
     if step != 'last':
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
     if here.is_dir() and not imported.is_folder(here):
         variables = choose_variables(read_tree(here), ema, path)[0]
         return {}, imported.below(variables, prefix, path)
-    found = imported.read(path, prefix=prefix, ema=ema)
-    return found.card, found.variables
+    weights = imported.read(path, prefix=prefix, ema=ema)
+    return weights.metadata, weights.variables
 
 
 def is_run(path: str | Path) -> bool:
     """Whether this is a workdir or a checkpoint folder in one."""
     here = local(path).resolve()
     return any(
-        (found / FOLDER).is_dir() and (found / 'config.json').exists()
-        for found in (here, here.parent.parent)
+        (workdir / FOLDER).is_dir() and (workdir / 'config.json').exists()
+        for workdir in (here, here.parent.parent)
     )
 
 
@@ -94,7 +94,7 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpo
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
     with ExitStack() as stack:
         best = read_config(workdir)['checkpoint'].get('best')
-        # A run of before this was written kept the lowest of losses and the highest of others.
+        # Older runs have no such key: they kept the lowest loss and the highest of other metrics.
         highest = read_metadata(workdir).get('best_is_highest', not str(best).endswith('loss'))
         checkpoints = stack.enter_context(
             closing(Checkpoints(workdir, best=best, best_is_highest=highest, write=False))
@@ -118,7 +118,7 @@ def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpo
 def choose_variables(
     tree: dict[str, Any], ema: str, path: str | Path
 ) -> tuple[dict[str, Any], bool]:
-    """The averaged or the raw variables among what was saved, and whether they are averaged."""
+    """The averaged or the raw variables of a saved tree, and whether they are averaged."""
     if ema not in ('auto', 'yes', 'no'):
         raise ValueError(f"ema={ema!r}: one of 'auto', 'yes', 'no'")
     if ema == 'yes' and not tree.get('ema'):

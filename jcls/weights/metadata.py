@@ -1,4 +1,4 @@
-"""What model.json says of weights that jcls did not train: classes, preprocessing, origin."""
+"""The content of model.json: architecture, classes, preprocessing and origin of weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jcls import models
 from jcls.models.batch_norm import batch_norm
 from jcls.workdir.files import read_json
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as fractions of 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as fractions of 255
 IMAGENET_CLASSES = 1000
-EPSILON = 1e-5  # of the normalisation layers of torchvision, timm, mmpretrain and PaddleClas
+EPSILON = 1e-5  # in normalisation layers of torchvision, timm, mmpretrain and PaddleClas
 FIELDS = {  # what every model.json has
     'architecture': dict, 'norm': dict, 'image_shape': list, 'classes': list, 'mean': list,
     'std': list, 'preprocess': list,
@@ -33,8 +33,8 @@ def of_run(
     """The content of model.json for weights that a run trains.
 
     Args:
-      config: of the run, complete.
-      classes: names, in the order of the labels.
+      config: the complete config of the run.
+      classes: names of the classes, in the order of the labels.
       image_shape: (H, W, C) of an image as it is evaluated.
       train_examples: number of training images.
     """
@@ -53,19 +53,20 @@ def of_run(
     }
 
 
-def card(
-    section: Mapping[str, Any], facts: Mapping[str, Any], source: str, *, channels: int = 3
+def of_source(
+    section: Mapping[str, Any], known: Mapping[str, Any], source: str, *, channels: int = 3
 ) -> dict[str, Any]:
-    """The content of model.json.
+    """The content of model.json for weights that jcls did not train.
 
-    What `facts` do not say is assumed to be as usual: ImageNet's classes if there are 1000, its
-    mean and standard deviation, the shorter side to 256, the central 224. 'assumed' names these.
+    Usual values stand in for what is not `known`, and 'assumed' names them: ImageNet's classes if
+    there are 1000, its mean and standard deviation, the shorter side to 256, the central 224.
 
     Args:
       section: the ``model`` section.
-      facts: any of 'classes', 'mean', 'std', 'preprocess', 'recipe', 'published'.
+      known: any of 'classes', 'mean', 'std', 'preprocess', 'recipe', 'published'.
       source: where the weights came from.
-      channels: of the images; for other than colour, a mean and deviation for it are averaged.
+      channels: number of channels of an image. Unless it is 3, the mean and the deviation for
+        colour are averaged.
 
     Raises:
       ValueError: if there are more or fewer class names than classes.
@@ -88,93 +89,97 @@ def card(
         'exif': False,
         'assumed': [*usual],
     }
-    return of_channels(revised(base, facts, source), channels)
+    return of_channels(revised(base, known, source), channels)
 
 
-def revised(card: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The `card` with what is known better.
+def revised(metadata: Mapping[str, Any], known: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The `metadata` with what is `known` instead of what it has.
 
     Raises:
       ValueError: if there are more or fewer class names than classes.
     """
-    count = card['architecture'].get('num_classes') or 0
-    if len(facts.get('classes', card['classes'])) != count:
+    count = metadata['architecture'].get('num_classes') or 0
+    if len(known.get('classes', metadata['classes'])) != count:
         raise ValueError(
-            f'{len(facts["classes"])} class names, but the classifier of {source} has {count}'
+            f'{len(known["classes"])} class names, but the classifier of {source} has {count}'
         )
-    changed = {**card, **facts, 'assumed': [k for k in card.get('assumed', ()) if k not in facts]}
+    changed = {
+        **metadata,
+        **known,
+        'assumed': [k for k in metadata.get('assumed', ()) if k not in known],
+    }
     crops = [step['size'] for step in changed['preprocess'] if step['name'] == 'center_crop']
-    if 'preprocess' in facts and crops:
-        changed['image_shape'] = [crops[-1], crops[-1], card['image_shape'][2]]
+    if 'preprocess' in known and crops:
+        changed['image_shape'] = [crops[-1], crops[-1], metadata['image_shape'][2]]
     return changed
 
 
-def of_channels(card: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """The `card` for images of so many channels: mean and deviation are averaged."""
-    shape = [*card['image_shape'][:2], channels]
-    same = {len(card['mean']), len(card['std'])} == {channels}
+def of_channels(metadata: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """The `metadata` for images of this many channels, with averaged mean and deviation."""
+    shape = [*metadata['image_shape'][:2], channels]
+    same = {len(metadata['mean']), len(metadata['std'])} == {channels}
     moments = {
-        key: list(card[key]) if same else [sum(card[key]) / len(card[key])] * channels
+        key: list(metadata[key]) if same else [sum(metadata[key]) / len(metadata[key])] * channels
         for key in ('mean', 'std')
     }
-    return {**card, **moments, 'image_shape': shape}
+    return {**metadata, **moments, 'image_shape': shape}
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_model_json(path: Path) -> dict[str, Any]:
     """The content of a model.json.
 
     Raises:
-      ValueError: that names it, if it cannot be read or lacks something.
+      ValueError: if it cannot be read or lacks something; the error names the file.
     """
     if not path.is_file():
         raise ValueError(f'{path} cannot be read: there is no such file')
-    return check_card(read_json(path), path)
+    return check_model_json(read_json(path), path)
 
 
-def check_card(card: Any, path: str | Path) -> dict[str, Any]:
-    """The `card`, found in `path`, if it says what is needed to use weights; else a ValueError."""
-    if not isinstance(card, dict):
+def check_model_json(metadata: Any, path: str | Path) -> dict[str, Any]:
+    """The `metadata` of `path`; a ValueError if something that weights need is missing."""
+    if not isinstance(metadata, dict):
         raise ValueError(f'{path} does not describe a model: it is no JSON object')
-    lacking = [key for key, kind in FIELDS.items() if not isinstance(card.get(key), kind)]
+    lacking = [key for key, kind in FIELDS.items() if not isinstance(metadata.get(key), kind)]
     if lacking:
         raise ValueError(f'{path} does not describe a model: it lacks {", ".join(lacking)}')
     wrong = None
-    classes = card['architecture'].get('num_classes') or 0
-    if len(card['classes']) != classes:
-        wrong = f'{len(card["classes"])} class names, but num_classes is {classes}'
-    elif not [len(card['mean'])] == [len(card['std'])] == card['image_shape'][2:]:
+    classes = metadata['architecture'].get('num_classes') or 0
+    if len(metadata['classes']) != classes:
+        wrong = f'{len(metadata["classes"])} class names, but num_classes is {classes}'
+    elif not [len(metadata['mean'])] == [len(metadata['std'])] == metadata['image_shape'][2:]:
         wrong = 'mean, std and image_shape have different channels'
-    elif not all(isinstance(step, dict) and 'name' in step for step in card['preprocess']):
+    elif not all(isinstance(step, dict) and 'name' in step for step in metadata['preprocess']):
         wrong = 'preprocess is no list of operations'
     try:
-        model_of(card)
+        model_of(metadata)
     except (TypeError, ValueError) as error:  # TypeError: fields of another version
         wrong = str(error)
     if wrong:
         raise ValueError(f'{path} does not describe a model: {wrong}')
-    return card
+    return metadata
 
 
-def model_of(card: Mapping[str, Any], dtype: str = 'float32') -> models.ResNet:
-    """The model that a card describes, with activations of `dtype`."""
-    section = {**card['architecture'], 'dtype': dtype}
+def model_of(metadata: Mapping[str, Any], dtype: str = 'float32') -> models.ResNet:
+    """The model that the metadata describe, with activations of `dtype`."""
+    section = {**metadata['architecture'], 'dtype': dtype}
     if section.get('blocks'):
         section['blocks'] = tuple(section['blocks'])
-    return models.create(**section, norm=batch_norm(**card['norm']))
+    return models.create(**section, norm=batch_norm(**metadata['norm']))
 
 
-def epsilon(card: Mapping[str, Any]) -> float:
-    """What the normalisation layers add to the variance."""
-    return card['norm'].get('epsilon', EPSILON)
+def epsilon(metadata: Mapping[str, Any]) -> float:
+    """The epsilon of the normalisation layers."""
+    return metadata['norm'].get('epsilon', EPSILON)
 
 
-def resize_and_crop(card: Mapping[str, Any], what: str) -> tuple[int, int, str]:
-    """(size, crop, interpolation) of a preprocessing that is a resize and a center_crop after it.
+def resize_and_crop(metadata: Mapping[str, Any], what: str) -> tuple[int, int, str]:
+    """(size, crop, interpolation) of a preprocessing that is a resize and then a center_crop.
 
     Raises:
-      ValueError: if it is another one: `what` cannot hold it.
+      ValueError: if the preprocessing is another one, which `what` cannot store.
     """
-    steps = card['preprocess']
+    steps = metadata['preprocess']
     if [step['name'] for step in steps] != ['resize', 'center_crop']:
         raise ValueError(
             f'model.json prepares images by {", ".join(s["name"] for s in steps) or "nothing"}; '
@@ -189,25 +194,25 @@ def imagenet() -> dict[str, str]:
 
 
 def display_names(classes: Sequence[str]) -> list[str]:
-    """Class names for people: WordNet ids of ImageNet as words, others as they are."""
+    """Class names to read: words for WordNet ids of ImageNet, other names as they are."""
     words = imagenet()
     return [words.get(name, name) for name in classes]
 
 
 def preprocess(size: int, crop: int, interpolation: str = 'bilinear') -> list[dict[str, Any]]:
-    """The usual evaluation: shorter side to `size`, central crop."""
+    """The usual preprocessing: the shorter side resized to `size`, then a central crop."""
     resize = {'name': 'resize', 'size': size, 'interpolation': interpolation}
     return [resize, {'name': 'center_crop', 'size': crop}]
 
 
-def torchvision_facts(name: str) -> dict[str, Any]:
-    """What torchvision says of its own weights (0.29), by the file's name."""
-    found = re.fullmatch(r'(\w+)-([0-9a-f]{8})\.pth', name)
-    if found is None or found[2] not in TORCHVISION:
+def torchvision_metadata(name: str) -> dict[str, Any]:
+    """The metadata that torchvision (0.29) gives for its own weights, by the file's name."""
+    named = re.fullmatch(r'(\w+)-([0-9a-f]{8})\.pth', name)
+    if named is None or named[2] not in TORCHVISION:
         return {}
-    version, size, top1, top5 = TORCHVISION[found[2]]
+    version, size, top1, top5 = TORCHVISION[named[2]]
     return {
-        'recipe': f'torchvision {found[1]} IMAGENET1K_V{version}',
+        'recipe': f'torchvision {named[1]} IMAGENET1K_V{version}',
         'preprocess': preprocess(size, 224),
         'published': {'top1': top1, 'top5': top5},
     }

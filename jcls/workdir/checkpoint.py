@@ -29,7 +29,7 @@ policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
-VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model is used with
+VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class CheckpointSettings:
     """The ``checkpoint`` section.
 
     Attributes:
-      every: interval, e.g. '1 epoch', '500 steps'; 'never' leaves the one at the end of the run and
-        the one at an interruption.
-      keep: how many of the latest to keep.
+      every: interval between checkpoints, such as '1 epoch' or '500 steps'. With 'never' there is
+        one at the end of the run, and one at an interruption.
+      keep: number of the latest checkpoints to keep.
       best: also keep the checkpoint with the best value of this metric, such as 'eval/top1' or
-        'eval_ema/loss' (see config.evaluate.metrics), and save at every evaluation, so that there
-        is one; None keeps the latest only.
+        'eval_ema/loss' (see config.evaluate.metrics), and save at every evaluation, so that it can
+        be kept; None to keep the latest only.
     """
 
     every: str = '1 epoch'
@@ -55,7 +55,7 @@ class CheckpointSettings:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. Close it: only then is everything on disk."""
+    """The checkpoints of a workdir. Everything is on disk only once `close` has returned."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class Checkpoints:
                     self.directory,
                     options=ocp.CheckpointManagerOptions(
                         preservation_policy=policy.AnyPreservationPolicy(policies),
-                        best_fn=self._rank,  # without it the metrics are not stored, and forgotten
+                        best_fn=self._rank,  # without it Orbax does not store the metrics
                         create=write,
                         read_only=not write,
-                        cleanup_tmp_directories=write,  # of writes that a kill cut off
+                        cleanup_tmp_directories=write,  # left by writes that a kill cut off
                     ),
                 )
         except OSError as error:
             raise _unwritable(self.directory, error) from error
 
     def _rank(self, metrics: dict[str, float] | None) -> float:
-        """What the best checkpoint has most of; one without the metric comes last."""
+        """A number that is highest for the best checkpoint; one without the metric comes last."""
         value = (metrics or {}).get(self._best or '')
         if isinstance(value, list):
             raise ValueError(f'config.checkpoint.best={self._best!r} is a vector, not a number')
@@ -96,15 +96,15 @@ class Checkpoints:
         return value if self._best_is_highest else -value
 
     def steps(self) -> list[int]:
-        """The steps with a finished checkpoint, in order."""
+        """The steps that have a finished checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What was saved with a checkpoint: its evaluation, or nothing."""
+        """The evaluation that was saved with a checkpoint; empty if there was none."""
         return self._manager.metrics(step) or {}
 
     def best(self) -> int:
-        """The step of the best checkpoint (of equals, the latest)."""
+        """The step of the best checkpoint; the latest of equally good ones."""
         ranked = [(self._rank(self.metrics(step)), step) for step in self.steps()]
         if not ranked:
             raise ValueError(f'{self.directory} holds no checkpoint')
@@ -113,7 +113,7 @@ class Checkpoints:
         return max(ranked)[1]
 
     def check_room(self, state: State) -> None:
-        """Raise OSError if the disk has no room for a checkpoint of `state` (arrays or shapes)."""
+        """Raise OSError if the disk has no room for a checkpoint of `state`, arrays or shapes."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -121,9 +121,9 @@ class Checkpoints:
             raise _unwritable(self.directory, reason)
 
     def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
-        """Start saving `state` under its step, with `metrics`, unless that is saved already.
+        """Start saving `state` with `metrics`, unless there is a checkpoint of its step.
 
-        An error of the save before it is raised here.
+        This raises the error of the previous save, if it failed.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -140,16 +140,16 @@ class Checkpoints:
     def restore(self, like: State) -> State | None:
         """The newest readable checkpoint, placed as `like`; None if there is no checkpoint.
 
-        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Unreadable checkpoints newer than
-        it are reported and moved to ``damaged/`` in the workdir. If none is readable, nothing is
-        moved and the newest one's error is raised as a ValueError.
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Newer checkpoints that cannot be
+        read are reported and moved to ``damaged/`` in the workdir. If none can be read, nothing is
+        moved, and the error of the newest one is raised as a ValueError.
         """
         failed: dict[int, Exception] = {}
         for step in reversed(self.steps()):
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
                 self._verify(step, state)
-            except Exception as error:  # whatever the damage makes the readers raise
+            except Exception as error:  # damage makes the readers raise anything
                 failed[step] = error
                 continue
             for damaged, reason in failed.items():
@@ -170,13 +170,13 @@ class Checkpoints:
         return None
 
     def variables(self, step: int) -> dict[str, Any]:
-        """Parameters, statistics and, where there are any, their averages, as NumPy arrays."""
+        """The parameters, the statistics and, if there are any, their averages, as NumPy arrays."""
         tree = read_tree(self.directory / str(step))
         self._verify(step, tree)
         return tree
 
     def _verify(self, step: int, part: Any) -> None:
-        """Raise ValueError if what was read is not what was saved; Orbax would not notice."""
+        """Raise ValueError if the values read are not those saved; Orbax would not notice."""
         with _quiet():
             saved = self._manager.metadata(step).custom_metadata or {}
         wrong = [name for name, crc in _digests(part).items() if saved.get(name, crc) != crc]
@@ -205,14 +205,14 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Wait until the last save is on disk; its error, if any, is raised here."""
+        """Wait until the last save is on disk, and raise its error if it failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise _unwritable(self.directory, error) from error
 
     def close(self) -> None:
-        """Wait, and release everything."""
+        """Wait until the last save is on disk, then release everything."""
         try:
             self.wait()
         finally:
@@ -220,10 +220,10 @@ class Checkpoints:
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """{'params': ..., 'batch_stats': ..., 'ema': ...}, those that Orbax saved, as NumPy arrays.
+    """{'params': ..., 'batch_stats': ..., 'ema': ...}, as Orbax saved them, as NumPy arrays.
 
     Raises:
-      ValueError: if this is not a checkpoint of Orbax, or has nothing of the kind.
+      ValueError: if this is no checkpoint of Orbax, or holds none of these.
     """
     reader = ocp.PyTreeCheckpointer()
     items = [path for path in (folder, *sorted(folder.iterdir())) if (path / '_METADATA').exists()]
@@ -250,7 +250,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
 
 
 def _digests(tree: Any) -> dict[str, int]:
-    """A CRC-32 of each field of a state (or of a dict of its fields), over its leaves in order."""
+    """The CRC-32 of each field of a state, or of a dict of its fields, over its leaves in order."""
     fields = tree if isinstance(tree, dict) else vars(tree)
     digests = {}
     for name, field in fields.items():
@@ -263,7 +263,7 @@ def _digests(tree: Any) -> dict[str, int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings by which Orbax comments on its own options, read-only folders, ..."""
+    """Hide the warnings by which Orbax comments on its own options, read-only folders and such."""
     absl = logging.getLogger('absl')
     level = absl.level
     absl.setLevel(max(level, logging.ERROR))
@@ -274,7 +274,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of the message; of a long one, its beginning and its end, where causes are."""
+    """The first line of an error's message; a long one is cut in the middle: causes come last."""
     line = (str(error).strip() or type(error).__name__).split('\n')[0]
     return line if len(line) <= 200 else f'{line[:60]} ... {line[-130:]}'
 

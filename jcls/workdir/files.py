@@ -1,4 +1,4 @@
-"""The folder of a run: which config made it, what its model is, and whether a run may go on in it.
+"""The files of a run that say which config made it, and what its model is.
 
 config.json   the complete config
 model.json    what someone needs to use the weights: architecture, classes, preprocessing, ...
@@ -29,7 +29,7 @@ def prepare(
 ) -> None:
     """Make the folder, or check that a run with `config` may go on in it, and write both files.
 
-    Of several processes each checks, so that all of them stop together, and one writes.
+    Every process of a run checks, so that all of them stop together; one of them writes.
 
     Raises:
       ValueError: if it was made by a config with other mathematics (with the differences), by other
@@ -52,9 +52,9 @@ def prepare(
 
 
 def check(workdir: Path, config: dict[str, Any], sections: Sections, horizon: Horizon) -> None:
-    """Refuse a `config` whose mathematics differ from those that the workdir was made with.
+    """Refuse a `config` with other mathematics than the one that made the workdir.
 
-    The old config gets the fields that have been added to jcls since, with their defaults.
+    Fields that jcls has got since then have their defaults in the old config.
     """
     different = diff(complete(read_config(workdir), sections=sections), config)
     refused = {key: pair for key, pair in different.items() if not is_free(sections, key)}
@@ -71,7 +71,7 @@ def check(workdir: Path, config: dict[str, Any], sections: Sections, horizon: Ho
 
 
 def check_data(workdir: Path, metadata: dict[str, Any]) -> None:
-    """Refuse other data: the same folder may have changed, and another name may hide others."""
+    """Refuse other data: a folder may have changed, and another folder may hold other images."""
     old, new = read_metadata(workdir), json.loads(json.dumps(metadata))
     for key, what in (('classes', 'classes'), ('train_examples', 'number of training images')):
         if key in old and old[key] != new[key]:
@@ -102,12 +102,12 @@ def read_metadata(workdir: Path) -> dict[str, Any]:
 
 
 def update_metadata(workdir: Path, changes: dict[str, Any]) -> None:
-    """Set these keys of model.json."""
+    """Set `changes`, {key: value}, in model.json."""
     write_json(workdir / METADATA, {**read_metadata(workdir), **changes})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write atomically: the file is the old one or the new one, never half of either."""
+    """Write a JSON file atomically: it is the old or the new one, never half of one."""
     temporary = path.with_suffix('.tmp')
     temporary.write_text(json.dumps(content, indent=2) + '\n')
     temporary.replace(path)

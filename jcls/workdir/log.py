@@ -1,8 +1,8 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a live display (plain lines without a terminal).
+"""What a run reports: metrics.jsonl, TensorBoard, a live display (lines, without a terminal).
 
 Each line of metrics.jsonl is one object with ``step``, ``epoch`` and names like ``train/loss``. The
-values of a step are that step's own, not averages over the interval: so a resumed run writes the
-very lines that an uninterrupted one would (but for images_per_second).
+values of a step are that step's own, not averages over the interval. So a resumed run writes the
+very lines that an uninterrupted one would, except for images_per_second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jcls.config.horizon import Horizon
 from jcls.host import tensorflow
 
 FILE = 'metrics.jsonl'
-PLAIN_SECONDS = 5.0  # at least this long between two plain progress lines
+PLAIN_SECONDS = 5.0  # seconds between two lines of progress, at least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class LogSettings:
     """The ``log`` section.
 
     Attributes:
-      every: interval of the training metrics, e.g. '50 steps'; 'never' leaves the last step's.
+      every: interval of the training metrics, such as '50 steps'; with 'never' only the last step's
+        are written.
       tensorboard: also write event files for TensorBoard.
     """
 
@@ -39,9 +40,10 @@ class LogSettings:
 
 
 class Log:
-    """Writes and shows from step `start` on; of the lines of an earlier run, those to `keep` stay.
+    """The writer of metrics and the display, from step `start` on.
 
-    With `active` false (every process but the first) it does neither.
+    The lines of an earlier run stay where `keep` says so. With `active` false, as in every process
+    but the first, nothing is written or shown.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Log:
         if active:
             truncate(self._path, keep)
         if active and settings.tensorboard:
-            tensorflow.load()  # clu imports it, too: quiet and off the accelerators first
+            tensorflow.load()  # before clu imports it: silent, and off the accelerators
             from clu.metric_writers import SummaryWriter
 
             self._writer = SummaryWriter(str(workdir))
@@ -69,14 +71,14 @@ class Log:
             TextColumn('step'),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn('{task.fields[facts]}'),
+            TextColumn('{task.fields[status]}'),
             TimeRemainingColumn(),
             TextColumn('left'),
             console=self.console,
             disable=not (active and self.console.is_terminal),
         )
         self._task = self._progress.add_task(
-            '', total=horizon.total, completed=start, facts='starting ...'
+            '', total=horizon.total, completed=start, status='starting ...'
         )
         self._plain_at, self._clock, self._clock_step = 0.0, time.perf_counter(), start
         self._progress.start()
@@ -84,20 +86,20 @@ class Log:
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Log the training metrics of a step, with the speed since the last call."""
         now = time.perf_counter()
-        facts = f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}'
+        status = f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}'
         left = ''
         if step > self._clock_step:
             seconds = (now - self._clock) / (step - self._clock_step)
             rate = self._horizon.batch_size / seconds
             metrics = {**metrics, 'images_per_second': rate}
-            facts += f'  {rate:,.0f} images/s'
+            status += f'  {rate:,.0f} images/s'
             left = f'  {duration((self._horizon.total - step) * seconds)} left'
         self.restart_clock(step)
         self._write(step, flat({'train': metrics}))
-        self._progress.update(self._task, completed=step, facts=facts)
+        self._progress.update(self._task, completed=step, status=status)
         if not self.console.is_terminal and now - self._plain_at >= PLAIN_SECONDS:
             self._plain_at = now
-            self.say(f'step {step}/{self._horizon.total}  {facts}{left}')
+            self.say(f'step {step}/{self._horizon.total}  {status}{left}')
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Log evaluations, ``{'eval': {'top1': ...}, ...}``, as one line."""
@@ -114,9 +116,9 @@ class Log:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show that something takes a while, and in the end how long it took."""
+        """Show that `what` takes a while, and how long it took."""
         began = time.perf_counter()
-        self._progress.update(self._task, facts=f'{what} ...')
+        self._progress.update(self._task, status=f'{what} ...')
         if not self.console.is_terminal:
             self.say(f'{what} ...')
         yield
@@ -124,17 +126,17 @@ class Log:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside does not count as training time."""
+        """Do not count the time inside this context as training time."""
         began = time.perf_counter()
         yield
         self._clock += time.perf_counter() - began
 
     def restart_clock(self, step: int) -> None:
-        """Count the speed from here (after the first step, which compiles)."""
+        """Measure the speed from this step on, such as after the first one, which compiles."""
         self._clock, self._clock_step = time.perf_counter(), step
 
     def close(self) -> None:
-        """Flush everything and take the display down."""
+        """Write everything to disk and remove the display."""
         self._progress.stop()
         if self._writer is not None:
             self._writer.close()
@@ -176,7 +178,7 @@ def format_metrics(metrics: Mapping[str, Any], separator: str = ', ') -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; a last one cut off by a kill is left out."""
+    """The complete lines of a metrics.jsonl; a last line that a kill cut off is left out."""
     if not path.exists():
         return []
     lines = path.read_text().split('\n')[:-1]  # what follows the last newline is incomplete
@@ -187,7 +189,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Remove the other lines of a metrics.jsonl, atomically."""
+    """Keep only the lines of a metrics.jsonl that `keep` says, atomically."""
     if path.exists():
         kept = [json.dumps(line) + '\n' for line in read(path) if keep(line)]
         temporary = path.with_suffix('.tmp')
@@ -196,7 +198,7 @@ def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """'42 s', '3 min 20 s', '5 h 10 min', '2 d 3 h'."""
+    """Seconds in words: '42 s', '3 min 20 s', '5 h 10 min', '2 d 3 h'."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)

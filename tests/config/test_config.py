@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import jcls
-from jcls import config as configs
 from jcls.assembly import SECTIONS
+from jcls.config import as_config_dict, diff, find, flatten, parse_arg, read, show
 from jcls.config.schema import complete, fields, plain
 
 ROOT = Path(jcls.__file__).parent
@@ -45,9 +45,9 @@ def file(tmp_path):
 def test_shipped_configs_are_found_from_another_directory(tmp_path, monkeypatch):
     """configs/x.py and x.py mean the shipped file wherever jcls is called from."""
     monkeypatch.chdir(tmp_path)
-    found = configs.find('configs/quickstart.py')
+    found = find('configs/quickstart.py')
     assert found.is_file()
-    assert found == configs.find('quickstart.py')
+    assert found == find('quickstart.py')
     assert jcls.load_config('configs/quickstart.py').batch_size == 64
 
 
@@ -66,21 +66,21 @@ def test_a_missing_file_suggests_and_lists_the_shipped_ones():
     with pytest.raises(
         ValueError, match=r"'configs/resnet50_v3.py'; did you mean 'resnet50_v"
     ) as e:
-        configs.find('configs/resnet50_v3.py')
+        find('configs/resnet50_v3.py')
     assert 'quickstart.py' in str(e.value)
 
 
 def test_a_missing_absolute_path_is_not_another_file_of_that_name(tmp_path):
     """A wrong folder in a full path is an error, not silently the shipped recipe."""
     with pytest.raises(ValueError, match='no config file'):
-        configs.find(tmp_path / 'quickstart.py')
+        find(tmp_path / 'quickstart.py')
 
 
 def test_a_file_without_get_config_is_an_error(tmp_path):
     """The message names the file and what it lacks."""
     (tmp_path / 'empty.py').write_text('x = 1\n')
     with pytest.raises(ValueError, match=r'empty\.py defines no get_config'):
-        configs.read(tmp_path / 'empty.py')
+        read(tmp_path / 'empty.py')
 
 
 @pytest.mark.parametrize('body', ['pass', 'return 3', "return [('batch_size', 8)]"])
@@ -120,17 +120,17 @@ def test_configs_inherit_two_deep(file):
     config = jcls.load_config(third)
     assert (config.seed, config.batch_size, config.optimizer.lr) == (6, 32, 0.3)
     assert config.augment[0].to_dict() == {'name': 'flip', 'probability': 0.25}
-    assert configs.read(third.replace('c.py', 'b.py')).seed == 5
+    assert read(third.replace('c.py', 'b.py')).seed == 5
 
 
 def test_a_config_argument_has_its_default_s_type():
     """parse_arg reads int, float, bool, str and tuple values; a bare flag is True."""
     defaults = {'res': 224, 'lr': 0.1, 'deep': False, 'arch': 'resnet50'}
-    args = configs.parse_arg('res=160,lr=1,deep,arch=18', **defaults)
+    args = parse_arg('res=160,lr=1,deep,arch=18', **defaults)
     assert vars(args) == {'res': 160, 'lr': 1.0, 'deep': True, 'arch': '18'}
     assert type(args.lr) is float
-    assert vars(configs.parse_arg('', **defaults)) == defaults
-    assert configs.parse_arg('deep=false', deep=True).deep is False
+    assert vars(parse_arg('', **defaults)) == defaults
+    assert parse_arg('deep=false', deep=True).deep is False
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_config_argument_has_its_default_s_type():
 def test_a_wrong_config_argument_is_an_error(arg, message):
     """An unknown key or a value of another type says what is known or expected."""
     with pytest.raises(ValueError, match=message):
-        configs.parse_arg(arg, res=224, deep=False)
+        parse_arg(arg, res=224, deep=False)
 
 
 # The tree as a whole
@@ -159,7 +159,7 @@ def test_a_config_survives_json(file):
     config = jcls.load_config(file(), {'evaluate.preprocess': (), 'model.blocks': (1, 2)})
     again = complete(json.loads(json.dumps(plain(config))), sections=SECTIONS)
     assert again == complete(config, sections=SECTIONS) == plain(config)
-    assert configs.as_config_dict(again) == config
+    assert as_config_dict(again) == config
 
 
 def test_a_loaded_config_refuses_new_fields(file):
@@ -176,7 +176,7 @@ def test_a_loaded_config_refuses_new_fields(file):
 def test_flatten_names_every_field_as_an_override_does():
     """Sections by dots, items of tuples by brackets; other tuples are values."""
     tree = {'a': 1, 'b': {'c': (1, 2), 'd': ()}, 'e': ({'name': 'x', 'f': {'g': 2}}, {'name': 'y'})}
-    assert configs.flatten(plain(tree)) == {
+    assert flatten(plain(tree)) == {
         'a': 1,
         'b.c': (1, 2),
         'b.d': (),
@@ -189,10 +189,10 @@ def test_flatten_names_every_field_as_an_override_does():
 def test_every_shown_line_is_an_override(file):
     """`show` has each field once, and its lines as overrides rebuild the config."""
     config = jcls.load_config(file())
-    lines = dict(line.split(' = ', 1) for line in configs.show(config).split('\n'))
+    lines = dict(line.split(' = ', 1) for line in show(config).split('\n'))
     assert lines['optimizer.lr'] == '0.1'
     assert lines['augment[0].name'] == "'flip'"
-    assert set(lines) == set(configs.flatten(plain(config)))
+    assert set(lines) == set(flatten(plain(config)))
     assert jcls.load_config(file(), {k: ast.literal_eval(v) for k, v in lines.items()}) == config
 
 
@@ -200,8 +200,8 @@ def test_diff_shows_exactly_what_differs(file):
     """Changed, added and removed fields, tuples equal to lists; nothing for equal configs."""
     a = jcls.load_config(file())
     b = jcls.load_config(file(), {'optimizer.lr': 0.2, 'schedule.name': 'constant', 'augment': ()})
-    assert configs.diff(a, a) == configs.diff(a, json.loads(json.dumps(plain(a)))) == {}
-    assert configs.diff(a, b) == {
+    assert diff(a, a) == diff(a, json.loads(json.dumps(plain(a)))) == {}
+    assert diff(a, b) == {
         'optimizer.lr': (0.1, 0.2),
         'schedule.name': ('cosine', 'constant'),
         'schedule.end': (0.0, '(absent)'),
@@ -234,14 +234,14 @@ def test_every_field_can_be_overridden_with_the_text_of_its_default(where, name)
         section = (section,) if where.endswith('[]') else section
         base[holder or key] = {key: section} if holder else section
     plainly = complete(base, sections=SECTIONS)
-    flat = configs.flatten(plainly)
+    flat = flatten(plainly)
     for key in known:
         full = f'{path}.{key}' if path else key
         if f'{full}[]' in SECTIONS:
             continue  # a tuple of sections, whose fields are fields themselves
         changed = complete(base, {full: str(flat[full])}, sections=SECTIONS)
         assert changed == plainly, full
-        assert type(configs.flatten(changed)[full]) is type(flat[full])
+        assert type(flatten(changed)[full]) is type(flat[full])
 
 
 def functions() -> list[Any]:

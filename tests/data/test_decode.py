@@ -104,8 +104,8 @@ def test_pixels_and_size_are_pillows(name: str) -> None:
     """A file decodes to Pillow's RGB, within a grey level if JPEG and else exactly."""
     wanted = pillow(FILES[name])
     assert apart(pixels(FILES[name]), wanted) <= (1 if name in JPEG else 0)
-    extent = decode.size(tf.constant(FILES[name]))
-    assert tuple(map(int, extent)) == wanted.shape[:2]
+    found = decode.size(tf.constant(FILES[name]))
+    assert tuple(map(int, found)) == wanted.shape[:2]
 
 
 def test_16_bit_grey_png() -> None:

@@ -20,7 +20,7 @@ from jcls.config import horizon
 from jcls.data import augment, mix, pipeline, sources
 from jcls.data.mix import Mix
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.sampler import Share, train_rows
+from jcls.data.sampler import ProcessShard, train_sampler
 from jcls.data.sources.source import Source, from_memory
 from jcls.host.tensorflow import tf
 from jcls.training import loop, losses, step
@@ -31,7 +31,7 @@ HORIZON = horizon.create_horizon('12 epochs', 8, 80)  # ten steps an epoch
 BOTH = {'mixup': 0.2, 'cutmix': 1.0}
 CENTRAL = ({'name': 'center_crop', 'size': 12},)
 RANDOM = ({'name': 'random_resized_crop', 'size': 8}, {'name': 'flip'})
-EIGHT = Share(8)
+EIGHT = ProcessShard(8)
 
 
 def create(examples: int, seed: int = 0, **fields: Any) -> Mix:
@@ -358,14 +358,14 @@ def memory(examples: int = 45) -> Source:
 
 
 def read(
-    source: Source, own: Mix | None, steps: range, share: Share = EIGHT, *,
+    source: Source, own: Mix | None, steps: range, shard: ProcessShard = EIGHT, *,
     groups: int = 2, chain: Any = RANDOM, damage: int = 0,
 ) -> list[Batch]:  # fmt: skip
     """Training batches of some steps, mixed or not; each image stands there twice."""
-    rows = train_rows(len(source), 0, share, repeats=2, groups=groups)
-    more = {} if own is None else {'mix': own, 'groups': own.within(share.rows())}
+    sample = train_sampler(len(source), 0, shard, repeats=2, groups=groups)
+    more = {} if own is None else {'mix': own, 'groups': own.within(shard.rows())}
     found = pipeline.batches(
-        source, augment.compose(chain, 'augment'), rows, steps.start, steps.stop,
+        source, augment.compose(chain, 'augment'), sample, steps.start, steps.stop,
         mean=(0.2, 0.5, 0.8), damage=Damage(damage), **more,
     )  # fmt: skip
     return [{key: value.copy() for key, value in batch.items()} for batch in found]
@@ -427,7 +427,7 @@ def test_start_processes_and_threads_do_not_change_a_batch(
         assert_same(read(memory(), own, range(start, 12), groups=own.groups), whole[start:])
     for processes in {2, own.groups}:
         shares = [
-            read(memory(), own, range(12), Share(8, p, processes), groups=own.groups)
+            read(memory(), own, range(12), ProcessShard(8, p, processes), groups=own.groups)
             for p in range(processes)
         ]
         joined = [
@@ -453,15 +453,15 @@ def test_damage_leaves_its_partner_alone(tmp_path: Path) -> None:
     own = create(8, mixup=1.0, batch_size=4)
     sound = read(files, own, range(6), chain=CENTRAL)
     plain = read(files, None, range(6), chain=CENTRAL)
-    rows = train_rows(24, 0, EIGHT, repeats=2, groups=2)
-    bad = int(rows(0)[2, 0])
+    sample = train_sampler(24, 0, EIGHT, repeats=2, groups=2)
+    bad = int(sample(0).indices[2])
     path = Path(files.name(bad))
     path.write_bytes(path.read_bytes()[:100])
     found = read(files, own, range(6), chain=CENTRAL, damage=1)
     assert_same(read(files, own, range(2, 6), chain=CENTRAL, damage=1), found[2:])
     times = 0
     for at, batch in enumerate(found):
-        damaged = rows(at)[:, 0] == bad
+        damaged = sample(at).indices == bad
         partner = np.roll(damaged.reshape(2, 4), 1, axis=1).ravel()
         times += damaged.sum()
         np.testing.assert_array_equal(batch['mask'], ~damaged)
@@ -519,7 +519,7 @@ def test_what_cannot_be(fields: dict[str, Any], message: str) -> None:
 def test_a_group_must_fit_into_a_process(batch_size: int, processes: int) -> None:
     """One that would be split over processes is an error on all of them that names the cure."""
     own = create(24, mixup=0.2, batch_size=batch_size)
-    shares = [Share(24, p, processes).rows() for p in range(processes)]
+    shares = [ProcessShard(24, p, processes).rows() for p in range(processes)]
     if (batch_size, processes) in ((4, 2), (4, 6)):
         assert [i for rows in shares for i in own.within(rows)] == list(range(6))
     else:
@@ -534,7 +534,7 @@ def test_build_checks_that_groups_fit(
     """On two processes a mixed batch without groups is refused before anything is read."""
     tiny['mix'] = BOTH
     assert jcls.build(tiny).groups == 1
-    monkeypatch.setattr('jcls.assembly.share_of', lambda size: Share(size, 1, 2))
+    monkeypatch.setattr('jcls.assembly.process_shard', lambda size: ProcessShard(size, 1, 2))
     with pytest.raises(ValueError, match=r'a group of 8 .* the 4 of one .*config\.mix\.batch_size'):
         jcls.build(tiny)
     tiny['mix'] = {**BOTH, 'batch_size': 4}

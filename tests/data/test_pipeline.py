@@ -16,9 +16,9 @@ from PIL import Image
 
 from jcls.data import augment, pipeline
 from jcls.data.augment.chain import Chain
-from jcls.data.augment.operation import Draw, Operation
+from jcls.data.augment.operation import Operation, Rng
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.sampler import Share, epoch_order, eval_rows, train_rows
+from jcls.data.sampler import ProcessShard, epoch_order, eval_sampler, train_sampler
 from jcls.data.sources import folder
 from jcls.data.sources.source import Source, from_memory
 from jcls.host.tensorflow import tf
@@ -30,7 +30,7 @@ RANDOM = (
     {'name': 'pad_and_crop', 'size': 8, 'padding': 1},
     {'name': 'flip'},
 )
-FOUR = Share(4)
+FOUR = ProcessShard(4)
 CENTRAL = ({'name': 'center_crop', 'size': 16},)
 
 
@@ -54,12 +54,14 @@ def files(tmp_path: Path) -> Source:
     return folder(dir=str(tmp_path))[0]
 
 
-def read(source: Source, rows: Any, steps: range, chain: Any, damage: Damage | None) -> list[Batch]:
+def read(
+    source: Source, sample: Any, steps: range, chain: Any, damage: Damage | None
+) -> list[Batch]:
     """The batches of some steps, made writable."""
     operation = augment.compose(chain, 'augment')
     start, stop = steps.start, steps.stop
     found = pipeline.batches(
-        source, operation, rows, start, stop, mean=MEAN, damage=damage or Damage()
+        source, operation, sample, start, stop, mean=MEAN, damage=damage or Damage()
     )
     return [{key: value.copy() for key, value in batch.items()} for batch in found]
 
@@ -71,22 +73,22 @@ def train(
     *,
     chain: tuple[dict[str, Any], ...] = RANDOM,
     seed: int = 0,
-    share: Share = FOUR,
+    shard: ProcessShard = FOUR,
 ) -> list[Batch]:
     """Training batches of some steps."""
-    return read(source, train_rows(len(source), seed, share), steps, chain, damage)
+    return read(source, train_sampler(len(source), seed, shard), steps, chain, damage)
 
 
 def in_order(source: Source, size: int, damage: Damage | None = None) -> list[Batch]:
     """Evaluation batches of a whole source."""
-    rows, steps = eval_rows(np.arange(len(source)), Share(size))
-    return read(source, rows, range(steps), CENTRAL, damage)
+    sample, steps = eval_sampler(np.arange(len(source)), ProcessShard(size))
+    return read(source, sample, range(steps), CENTRAL, damage)
 
 
-def mask_out(batches: list[Batch], rows: Any, indices: tuple[int, ...]) -> None:
+def mask_out(batches: list[Batch], sample: Any, indices: tuple[int, ...]) -> None:
     """What damage of these examples should do to the batches."""
     for step, batch in enumerate(batches):
-        bad = np.isin(rows(step)[:, 0], indices)
+        bad = np.isin(sample(step).indices, indices)
         batch['mask'][bad] = 0
         batch['image'][bad] = MEAN_COLOUR
 
@@ -129,7 +131,7 @@ def test_a_change_of_seed_or_epoch_changes_the_images() -> None:
 
     def by_example(size: int, seed: int, epoch: int) -> dict[int, bytes]:
         steps = range(epoch * (24 // size), (epoch + 1) * (24 // size))
-        batches = train(source, steps, seed=seed, share=Share(size))
+        batches = train(source, steps, seed=seed, shard=ProcessShard(size))
         order = epoch_order(seed, epoch, 24)
         np.testing.assert_array_equal(join(batches, 'label'), source.labels[order])
         return {i: image.tobytes() for i, image in zip(order, join(batches), strict=True)}
@@ -145,13 +147,13 @@ def test_a_change_of_seed_or_epoch_changes_the_images() -> None:
 def test_every_example_has_its_own_random_numbers() -> None:
     """No two of epoch, example and place in the list share a key; equal images come out unequal."""
 
-    def show(image: Any, draw: Draw) -> Any:
+    def show(image: Any, rng: Rng) -> Any:
         del image
-        return tf.reshape(tf.bitcast(draw.key, tf.uint8), [1, 16, 1])
+        return tf.reshape(tf.bitcast(rng.key, tf.uint8), [1, 16, 1])
 
-    chain, rows = Chain([Operation(show, lambda _: (1, 16))]), train_rows(8, 0, FOUR)
+    chain, sample = Chain([Operation(show, lambda _: (1, 16))]), train_sampler(8, 0, FOUR)
     grey = Source(lambda _: (tf.zeros([1, 1, 1]), 0), 8, ('a',), None, str, 1, (1, 1))
-    shown = pipeline.batches(grey, chain, rows, 0, 6, mean=(0.5,), damage=Damage())
+    shown = pipeline.batches(grey, chain, sample, 0, 6, mean=(0.5,), damage=Damage())
     keys = join(list(shown)).reshape(24, 16).view(np.int64).tolist()
     places = range(64)  # a chain adds its place in the list to an operation's key
     assert len({(word, number + place) for word, number in keys for place in places}) == 24 * 64
@@ -164,21 +166,23 @@ def test_every_example_has_its_own_random_numbers() -> None:
 def test_the_shares_of_processes_are_the_batch(processes: int) -> None:
     """The rows of all processes, one after the other, are the batch of a single one."""
     source = memory(23)
-    shares = [train(source, range(7), share=Share(4, p, processes)) for p in range(processes)]
+    shares = [
+        train(source, range(7), shard=ProcessShard(4, p, processes)) for p in range(processes)
+    ]
     joined = [
         {key: join(list(parts), key) for key in ('image', 'label', 'mask')}
         for parts in zip(*shares, strict=True)
     ]
     assert_same(joined, train(source, range(7)))
     with pytest.raises(ValueError, match=r'config\.batch_size=4 does not divide over 3 processes'):
-        Share(4, 0, 3).rows()
+        ProcessShard(4, 0, 3).rows()
 
 
 def test_evaluation_is_exact() -> None:
     """Ten images in batches of four are each there once with mask 1, and two rows are masked."""
     source = memory(10)
-    rows, steps = eval_rows(np.arange(10), Share(4))
-    batches = read(source, rows, range(steps), (), None)
+    sample, steps = eval_sampler(np.arange(10), ProcessShard(4))
+    batches = read(source, sample, range(steps), (), None)
     np.testing.assert_array_equal(join(batches, 'mask'), [1] * 10 + [0] * 2)
     np.testing.assert_array_equal(join(batches, 'label')[:10], source.labels)
     images = np.stack([source.read(i)[0].numpy() for i in range(10)])
@@ -194,7 +198,7 @@ def test_images_of_different_sizes_are_refused(files: Source) -> None:
 
 def test_files_of_one_size_need_no_crop(files: Source) -> None:
     """Where all files have one size, an operation that needs to know it can come first."""
-    alike = dataclasses.replace(files, extent=(21, 18))
+    alike = dataclasses.replace(files, image_size=(21, 18))
     batches = train(alike, range(3), chain=({'name': 'trivial_augment'},))
     assert join(batches).shape == (12, 21, 18, 3)
     with pytest.raises(ValueError, match='trivial_augment needs images of one size'):
@@ -220,7 +224,7 @@ def test_damaged_images_keep_their_places(files: Source, caplog: pytest.LogCaptu
     damage = Damage(4)
     with caplog.at_level(logging.WARNING, logger='jcls'):
         found = in_order(files, 5, damage)
-    mask_out(wanted, eval_rows(np.arange(12), Share(5))[0], bad)
+    mask_out(wanted, eval_sampler(np.arange(12), ProcessShard(5))[0], bad)
     assert_same(found, wanted)
     assert list(damage.reasons) == [vanished, truncated, empty, text]
     assert len(caplog.records) == 4
@@ -262,11 +266,11 @@ def test_damage_in_training(files: Source) -> None:
         truncate(files.name(which))
     damage = Damage(3)
     found = train(files, range(9), damage)
-    mask_out(wanted, train_rows(12, 0, Share(4)), (2, 3, 11))
+    mask_out(wanted, train_sampler(12, 0, ProcessShard(4)), (2, 3, 11))
     assert_same(found, wanted)
     assert sorted(damage.reasons) == sorted(map(files.name, (2, 3, 11)))
     assert_same(train(files, range(5, 9), Damage(3)), wanted[5:])
-    second = train(files, range(9), Damage(3), share=Share(4, 1, 2))
+    second = train(files, range(9), Damage(3), shard=ProcessShard(4, 1, 2))
     np.testing.assert_array_equal(join(second), np.concatenate([b['image'][2:] for b in wanted]))
 
 
@@ -288,10 +292,10 @@ import numpy as np
 from jcls.data import augment, pipeline, sampler
 from jcls.data.sources.source import from_memory
 source = from_memory(np.zeros([64, 8, 8, 3], np.uint8), np.zeros(64, np.int32), ('a',), 'zeros')
-rows = sampler.train_rows(64, 0, sampler.Share(8))
+sample = sampler.train_sampler(64, 0, sampler.ProcessShard(8))
 chain = augment.compose(({'name': 'flip'},), 'augment')
 batches = pipeline.batches(
-    source, chain, rows, 0, 10**9, mean=(0, 0, 0), damage=pipeline.Damage()
+    source, chain, sample, 0, 10**9, mean=(0, 0, 0), damage=pipeline.Damage()
 )
 print(next(batches)['image'].shape)
 """
@@ -310,8 +314,8 @@ def test_memory_is_used_again() -> None:
     images = np.zeros([64, 256, 256, 3], np.uint8)  # 12.6 MB
     source = from_memory(images, np.zeros(64, np.int32), ('a',), 'zeros')
     chain = augment.compose(({'name': 'flip'},), 'augment')
-    rows = train_rows(64, 0, Share(64))
-    batches = pipeline.batches(source, chain, rows, 0, 90, mean=MEAN, damage=Damage())
+    sample = train_sampler(64, 0, ProcessShard(64))
+    batches = pipeline.batches(source, chain, sample, 0, 90, mean=MEAN, damage=Damage())
     for _ in range(30):
         next(batches)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -323,11 +327,11 @@ def test_memory_is_used_again() -> None:
 def test_two_pipelines_may_find_the_same_damage(files: Source) -> None:
     """What one has found damaged the other, already open, finds by itself; it counts once."""
     truncate(files.name(3))
-    damage, rows = Damage(limit=1), train_rows(len(files), 0, FOUR)
+    damage, sample = Damage(limit=1), train_sampler(len(files), 0, FOUR)
     chain = augment.compose(CENTRAL, 'augment')
 
     def opened() -> Any:
-        return pipeline.batches(files, chain, rows, 0, 9, mean=MEAN, damage=damage)
+        return pipeline.batches(files, chain, sample, 0, 9, mean=MEAN, damage=damage)
 
     waiting, first = opened(), opened()
     batches = [next(waiting)]
@@ -354,7 +358,7 @@ def test_an_image_as_long_as_a_street(tmp_path: Path, files: Source) -> None:
     path = tmp_path / 'train' / 'left' / '0 a.jpg'
     Image.fromarray(np.full((20_000, 1, 3), 77, np.uint8)).save(path)
     source = folder(dir=str(tmp_path))[0]
-    cropped = read(source, train_rows(len(source), 0, FOUR), range(3), RANDOM[:1], None)
+    cropped = read(source, train_sampler(len(source), 0, FOUR), range(3), RANDOM[:1], None)
     assert all((batch['mask'] == 1).all() for batch in cropped)
     chain = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 8})
     with pytest.raises(ValueError, match=r'0 a\.jpg: .*size=256 makes too long an image.*20000'):

@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from jcls.data import augment, pipeline
-from jcls.data.sampler import Share, epoch_order, epoch_word, eval_rows, train_rows
+from jcls.data.sampler import (
+    Examples,
+    ProcessShard,
+    epoch_order,
+    epoch_seed,
+    eval_sampler,
+    train_sampler,
+)
 from jcls.data.sources.source import from_memory
 
 
@@ -63,25 +70,30 @@ def test_orders_are_unrelated() -> None:
 @pytest.mark.parametrize(('examples', 'size'), [(23, 5), (24, 8), (7, 7), (9, 8)])
 def test_an_epoch_of_training(examples: int, size: int) -> None:
     """An epoch is floor(N / B) steps without a repetition; all examples are left out in turn."""
-    rows = train_rows(examples, 3, Share(size))
+    sample = train_sampler(examples, 3, ProcessShard(size))
     steps, left_out = examples // size, collections.Counter()
     for epoch in range(200):
-        seen = np.concatenate([rows(epoch * steps + i) for i in range(steps)])
+        seen = np.concatenate([pairs(sample(epoch * steps + i)) for i in range(steps)])
         assert len(set(seen[:, 0])) == steps * size
         np.testing.assert_array_equal(seen[:, 0], epoch_order(3, epoch, examples)[: len(seen)])
-        assert set(seen[:, 1]) == {epoch_word(3, epoch)}
+        assert set(seen[:, 1]) == {epoch_seed(3, epoch)}
         left_out.update(set(range(examples)) - set(seen[:, 0]))
     if examples % size:
         assert stats.chisquare([left_out[i] for i in range(examples)]).pvalue > 1e-3
     assert sum(left_out.values()) == 200 * (examples % size)
-    words = {epoch_word(seed, epoch) for seed in range(100) for epoch in range(100)}
-    assert len(words) == 10_000
+    seeds = {epoch_seed(seed, epoch) for seed in range(100) for epoch in range(100)}
+    assert len(seeds) == 10_000
+
+
+def pairs(examples: Examples) -> np.ndarray:
+    """Index and seed of each example, int64 [b, 2]."""
+    return np.stack(examples, axis=1)
 
 
 def epoch_of(examples: int, size: int, epoch: int = 0, **fields: object) -> np.ndarray:
-    """All batches of an epoch, int64 [steps, size, 2], of seed 3."""
-    rows, steps = train_rows(examples, 3, Share(size), **fields), examples // size
-    return np.stack([rows(epoch * steps + i) for i in range(steps)])
+    """All batches of an epoch, int64 [steps, size, 2]: index and seed; the run's seed is 3."""
+    sample, steps = train_sampler(examples, 3, ProcessShard(size), **fields), examples // size
+    return np.stack([pairs(sample(epoch * steps + i)) for i in range(steps)])
 
 
 REPEATED = [(103, 20, 3, 4), (100, 10, 4, 5), (64, 16, 2, 4), (96, 96, 3, 8), (50, 7, 3, 7)]
@@ -90,18 +102,18 @@ CROWDED = [(103, 12, 3, 1), (60, 30, 3, 2), (90, 14, 4, 2), (64, 16, 5, 2), (64,
 
 @pytest.mark.parametrize(('examples', 'size', 'repeats', 'groups'), REPEATED + CROWDED)
 def test_an_epoch_of_repeats(examples: int, size: int, repeats: int, groups: int) -> None:
-    """As many batches as without; each image that appears does so `repeats` times, with a word for
+    """As many batches as without; each image that appears does so `repeats` times, with a seed for
     each copy, but for one that the end cuts off; N / repeats are distinct, others each epoch."""
     seen, chosen = examples // size * size, []
     for epoch in range(300):
         rows = epoch_of(examples, size, epoch, repeats=repeats, groups=groups)
-        words = [epoch_word(3, epoch, copy) for copy in range(repeats)]
+        seeds = [epoch_seed(3, epoch, copy) for copy in range(repeats)]
         copies = collections.defaultdict(list)
-        for index, word in rows.reshape(-1, 2).tolist():
-            copies[index].append(word)
-        cut_off = [index for index, found in copies.items() if set(found) != set(words)]
+        for index, seed in rows.reshape(-1, 2).tolist():
+            copies[index].append(seed)
+        cut_off = [index for index, found in copies.items() if set(found) != set(seeds)]
         assert len(cut_off) == (seen % repeats > 0)
-        assert all(set(copies[i]) == set(words[: seen % repeats]) for i in cut_off)
+        assert all(set(copies[i]) == set(seeds[: seen % repeats]) for i in cut_off)
         assert all(len(found) == len(set(found)) for found in copies.values())
         assert len(copies) == -(-seen // repeats)
         chosen.append(set(copies))
@@ -138,23 +150,23 @@ def test_copies_in_one_group_are_not_mixed_with_each_other(
 
 @pytest.mark.parametrize('groups', [1, 2, 5, 10])
 def test_groups_are_dealt_from_the_order(groups: int) -> None:
-    """Without repeats the words are the epoch's, whatever the groups; group g has every example
+    """Without repeats the seeds are the epoch's, whatever the groups; group g has every example
     g, g + groups, ... of the batch."""
     plain = epoch_of(53, 10)
     np.testing.assert_array_equal(plain[..., 0].ravel(), epoch_order(3, 0, 53)[:50])
     dealt = epoch_of(53, 10, groups=groups)
     np.testing.assert_array_equal(dealt, epoch_of(53, 10, groups=groups, repeats=1))
-    assert (dealt[..., 1] == epoch_word(3, 0)).all()
+    assert (dealt[..., 1] == epoch_seed(3, 0)).all()
     for g, group in enumerate(dealt.reshape(5, groups, -1, 2).swapaxes(0, 1)):
         np.testing.assert_array_equal(group, plain[:, g::groups])
 
 
-def test_words() -> None:
-    """The word of a first copy is that of (seed, epoch) alone; all words differ."""
+def test_seeds() -> None:
+    """The seed of a first copy depends on the run's and the epoch alone; all seeds differ."""
     plain = np.random.SeedSequence((9, 4)).generate_state(1, np.uint64).view(np.int64)
-    assert epoch_word(9, 4) == epoch_word(9, 4, 0) == plain[0]
+    assert epoch_seed(9, 4) == epoch_seed(9, 4, 0) == plain[0]
     keys = [(s, e, c) for s in (0, 1, 7, 2**32 - 1) for e in range(100) for c in range(10)]
-    assert len({epoch_word(*key) for key in keys}) == len(keys)
+    assert len({epoch_seed(*key) for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize(('repeats', 'groups'), [(1, 4), (3, 4), (3, 1)])
@@ -164,19 +176,22 @@ def test_shares_and_starts(repeats: int, groups: int, balanced: bool) -> None:
     order."""
     labels = np.arange(43) ** 2 // 300 if balanced else None
     fields = {'labels': labels, 'repeats': repeats, 'groups': groups}
-    whole = train_rows(43, 3, Share(8), **fields)
+    whole = train_sampler(43, 3, ProcessShard(8), **fields)
     for processes in (2, 4):
-        shares = [train_rows(43, 3, Share(8, p, processes), **fields) for p in range(processes)]
+        shards = [
+            train_sampler(43, 3, ProcessShard(8, p, processes), **fields) for p in range(processes)
+        ]
         for step in (17, 3, 4, 5, 0, 1000):
-            joined = np.concatenate([rows(step) for rows in shares])
-            np.testing.assert_array_equal(joined, whole(step))
-            np.testing.assert_array_equal(train_rows(43, 3, Share(8), **fields)(step), joined)
+            joined = np.concatenate([pairs(sample(step)) for sample in shards])
+            np.testing.assert_array_equal(joined, pairs(whole(step)))
+            again = train_sampler(43, 3, ProcessShard(8), **fields)
+            np.testing.assert_array_equal(pairs(again(step)), joined)
             assert joined.dtype == np.int64
 
 
 @pytest.mark.parametrize('repeats', [1, 2])
 def test_who_is_drawn_again_is_augmented_anew(repeats: int) -> None:
-    """No two rows of an epoch agree in image and word, also where few images of a class are drawn
+    """No two rows of an epoch agree in image and seed, also where few images of a class are drawn
     over and over to be as frequent as the others; the pixels of all differ."""
     labels = np.repeat([0, 1, 2], [2, 20, 26])
     rows = epoch_of(48, 8, labels=labels, repeats=repeats).reshape(-1, 2)
@@ -185,13 +200,13 @@ def test_who_is_drawn_again_is_augmented_anew(repeats: int) -> None:
     assert len(of_the_few) > 8
     counts = collections.Counter(rows[:, 0].tolist())
     for index, count in counts.items():
-        words = {epoch_word(3, 0, copy) for copy in range(count)}
-        assert set(rows[rows[:, 0] == index, 1]) == words
+        seeds = {epoch_seed(3, 0, copy) for copy in range(count)}
+        assert set(rows[rows[:, 0] == index, 1]) == seeds
     images = np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), np.uint8)
     source = from_memory(images, labels, ('a', 'b', 'c'), 'noise')
     batches = pipeline.batches(
         source, augment.compose(({'name': 'random_resized_crop', 'size': 8},), 'augment'),
-        train_rows(48, 3, Share(8), labels=labels, repeats=repeats), 0, 6,
+        train_sampler(48, 3, ProcessShard(8), labels=labels, repeats=repeats), 0, 6,
         mean=(0.5, 0.5, 0.5), damage=pipeline.Damage(),
     )  # fmt: skip
     assert len({image.tobytes() for batch in batches for image in batch['image']}) == 48
@@ -204,9 +219,9 @@ def test_evaluation_rows(examples: int, size: int, processes: int) -> None:
     order = np.random.default_rng(0).permutation(examples) + 5
     seen = []
     for process in range(processes):
-        rows, steps = eval_rows(order, Share(size, process, processes))
+        sample, steps = eval_sampler(order, ProcessShard(size, process, processes))
         assert steps == -(-examples // size)
-        seen.append(np.stack([rows(step) for step in range(steps)]))
+        seen.append(np.stack([pairs(sample(step)) for step in range(steps)]))
     index = np.concatenate(seen, axis=1)[..., 0].ravel()
     np.testing.assert_array_equal(index[:examples], order)
     assert (index[examples:] == -1).all()

@@ -13,19 +13,19 @@ import pytest
 
 import jcls
 from jcls.distributed import compiler
-from jcls.distributed import mesh as meshes
+from jcls.distributed.mesh import create_mesh
 
 
 def test_no_options_are_set_unless_the_config_does() -> None:
     """By default, and where options are for other platforms."""
-    mesh = meshes.create_mesh('any', 8)
+    mesh = create_mesh('any', 8)
     assert compiler.create(mesh) is None
     assert compiler.create(mesh, tpu=('xla_tpu_anything=1',), gpu=('xla_gpu_anything=1',)) is None
 
 
 def test_options_are_read_as_what_they_are() -> None:
     """Booleans, numbers and words, for this platform."""
-    mesh = meshes.create_mesh('any', 8)
+    mesh = create_mesh('any', 8)
     given = ('xla_cpu_enable_fast_math=true', 'xla_llvm_disable_expensive_passes=False')
     assert compiler.create(mesh, cpu=given) == {
         'xla_cpu_enable_fast_math': True,
@@ -57,7 +57,7 @@ def test_what_some_compilers_need_is_done_for_them(
         return lowered.as_text().count('optimization_barrier')
 
     usual = barriers()
-    monkeypatch.setattr(compiler, 'STORES', ('cpu',))
+    monkeypatch.setattr(compiler, 'MUST_MATERIALISE', ('cpu',))
     assert barriers() == usual + 1  # two stages: one convolution has a stride
 
 

@@ -86,47 +86,39 @@ def test_a_host_with_another_config_is_named(tmp_path: Path) -> None:
 
 
 AGREE = """
-import json, sys, tempfile
+import json, sys
 from pathlib import Path
 import jax
 from jcls.assembly import SECTIONS
 from jcls.config import common_fields
 from jcls.distributed import agree, launch
 launch.initialize()
-index = jax.process_index()
-if index == 1 and sys.argv[1] == 'code':
-    agree._code = lambda: 'another'
-data = lambda: {'training images': 10 + (index == 1 and sys.argv[1] == 'data')}
-workdir = Path(sys.argv[2]) / ('other' if index == 1 and sys.argv[1] == 'workdir' else 'run')
+index, code = jax.process_index(), agree._code
 config = common_fields({'seed': 0, 'data': {'dir': f'/host{index}'}}, SECTIONS)
-try:
-    agree.agree(config, data, workdir)
-    print(json.dumps(''))
-except ValueError as error:
-    print(json.dumps(str(error)))
+messages = {}
+for what in ('nothing', 'code', 'data', 'workdir'):
+    other = what if index == 1 else ''
+    agree._code = (lambda: 'another') if other == 'code' else code
+    workdir = Path(sys.argv[1]) / what / ('other' if other == 'workdir' else 'run')
+    try:
+        agree.agree(config, lambda: {'training images': 10 + (other == 'data')}, workdir)
+    except ValueError as error:
+        messages[what] = str(error)
+print(json.dumps(messages))
 """
 
 
-@pytest.mark.parametrize(
-    ('what', 'message'),
-    [
-        ('nothing', ''),
-        ('code', "code: jcls = 'another'; process 0 on"),
-        ('data', 'data: training images = 11; process 0 on'),
-        ('workdir', '/other) does not see what process 0 on'),
-    ],
-)
-def test_code_and_data_are_compared_and_folders_are_not(
-    what: str, message: str, run_python: Any, tmp_path: Path
-) -> None:
+def test_code_and_data_are_compared_and_folders_are_not(run_python: Any, tmp_path: Path) -> None:
     """A host may have its data elsewhere, but the same, and the same code and workdir."""
-    shared = tmp_path / 'shared'
-    for output in run_python(AGREE, what, str(shared), processes=2):
-        found = json.loads(output.strip().split('\n')[-1])
-        assert message in found
-        assert bool(found) == bool(message)
-    assert [entry.name for entry in shared.glob('*')] == (['run'] if what == 'nothing' else [])
-    assert not list(shared.glob('run/.*'))
+    for output in run_python(AGREE, str(tmp_path), processes=2):
+        messages = json.loads(output.strip().split('\n')[-1])
+        assert messages.keys() == {'code', 'data', 'workdir'}
+        assert "code: jcls = 'another'; process 0 on" in messages['code']
+        assert 'data: training images = 11; process 0 on' in messages['data']
+        assert '/other) does not see what process 0 on' in messages['workdir']
+    made = [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob('*/*')]
+    assert made == ['nothing/run']
+    assert not list(tmp_path.glob('*/run/.*'))
 
 
 def test_data_are_compared_by_some_of_their_images_and_labels() -> None:

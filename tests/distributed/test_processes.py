@@ -17,7 +17,7 @@ import pytest
 
 import jcls
 from helpers.runs import MAIN, TINY, start
-from jcls.workdir import log as logs
+from jcls.workdir import log
 from jcls.workdir.checkpoint import FOLDER
 
 # The command line, but the 20th batch of this process fails.
@@ -55,7 +55,7 @@ def test_two_processes_share_a_run_that_one_goes_on_with(tmp_path: Path) -> None
     assert 'done: 12 steps' in first
     assert 'done' not in second  # only the first process talks
     jcls.train(TINY, alone)
-    ours, theirs = (logs.read(path / logs.FILE) for path in (workdir, alone))
+    ours, theirs = (log.read(path / log.FILE) for path in (workdir, alone))
     assert [line['step'] for line in ours] == [line['step'] for line in theirs]
     # float32 drifts from step to step; the second is close still.
     assert ours[0]['train/loss'] == pytest.approx(theirs[0]['train/loss'], rel=1e-3)
@@ -71,7 +71,7 @@ def test_a_signal_to_one_process_saves_on_all(tmp_path: Path) -> None:
     more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
     processes = start(workdir, 2, *more)
     deadline = time.monotonic() + 120
-    while len(logs.read(workdir / logs.FILE)) < 3:
+    while len(log.read(workdir / log.FILE)) < 3:
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -101,8 +101,7 @@ def test_when_a_process_dies_the_other_ends_with_an_error(tmp_path: Path, victim
     assert jcls.evaluate(workdir)['examples'] == 360
 
 
-@pytest.mark.parametrize('error', ['ValueError', 'TypeError'])
-@pytest.mark.parametrize('culprit', [0, 1])
+@pytest.mark.parametrize(('culprit', 'error'), [(0, 'ValueError'), (1, 'TypeError')])
 def test_when_a_process_fails_the_other_ends_too(tmp_path: Path, culprit: int, error: str) -> None:
     """It says why and ends at once; the other neither hangs nor goes on."""
     more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
@@ -180,6 +179,7 @@ jcls.train(json.loads(sys.argv[1]), sys.argv[2], summary=False)
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_any_devices_and_processes(
     tiny: dict[str, Any], run_python: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_run_goes_on_with_any_devices_and_processes(
     tiny |= {'augment': (), 'checkpoint': {'every': '4 steps', 'keep': 9, 'best': None}}
     text, whole = json.dumps(tiny), tmp_path / 'whole'
     run_python(TRAIN, text, str(whole), devices=4, JAX_ENABLE_X64='1')
-    expected = [line['train/loss'] for line in logs.read(whole / logs.FILE) if 'train/loss' in line]
+    expected = [line['train/loss'] for line in log.read(whole / log.FILE) if 'train/loss' in line]
     assert len(expected) == 12
     for devices, processes in ((1, 1), (8, 1), (2, 2)):
         again = tmp_path / f'{devices}x{processes}'
@@ -200,9 +200,7 @@ def test_a_run_goes_on_with_any_devices_and_processes(
         run_python(
             TRAIN, text, str(again), devices=devices, processes=processes, JAX_ENABLE_X64='1'
         )
-        found = [
-            line['train/loss'] for line in logs.read(again / logs.FILE) if 'train/loss' in line
-        ]
+        found = [line['train/loss'] for line in log.read(again / log.FILE) if 'train/loss' in line]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
         later = [path.name for path in (again / FOLDER).iterdir() if path.name.isdigit()]
         assert sorted(map(int, later)) == [4, 8, 12]

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from jcls.data import augment
 from jcls.data.augment import policy_ops
-from jcls.data.augment.operation import Draw, Operation
+from jcls.data.augment.operation import Operation, Rng
 from jcls.data.augment.policy_ops import INDEX, Step
 from jcls.host.tensorflow import tf
 
@@ -28,9 +28,9 @@ def composed(name: str, **fields: Any) -> Operation:
     return augment.compose(({'name': name, **fields},), 'augment')
 
 
-def draw(index: int, word: int = 7) -> Draw:
+def rng(index: int, word: int = 7) -> Rng:
     """The random numbers that the pipeline gives an example."""
-    return Draw(tf.constant([word, 64 * index], tf.int64))
+    return Rng(tf.constant([word, 64 * index], tf.int64))
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -45,9 +45,9 @@ def coordinates(height: int, width: int) -> np.ndarray:
 
 
 def collect(function: Any, count: int) -> Any:
-    """`function` of a Draw, for as many examples, in one pass."""
+    """`function` of a Rng, for as many examples, in one pass."""
     examples = tf.data.Dataset.range(count).map(
-        lambda index: function(Draw(tf.stack([tf.constant(7, tf.int64), 64 * index]))),
+        lambda index: function(Rng(tf.stack([tf.constant(7, tf.int64), 64 * index]))),
         num_parallel_calls=2,
     )
     return next(examples.batch(count).as_numpy_iterator())

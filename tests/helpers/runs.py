@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jcls.training.experiment import Experiment
-from jcls.workdir import log as logs
+from jcls.workdir import log
 from jcls.workdir.checkpoint import Checkpoints
 
 # A run of seconds: two classes of patterns that a few steps tell apart.
@@ -40,7 +40,7 @@ def environment(devices: int = 1, **more: str) -> dict[str, str]:
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the speed, the only thing in it that a clock decides."""
-    read = logs.read(workdir / logs.FILE)
+    read = log.read(workdir / log.FILE)
     return [{k: v for k, v in line.items() if k != 'train/images_per_second'} for line in read]
 
 

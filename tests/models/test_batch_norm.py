@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jcls.distributed import mesh as meshes
-from jcls.models import batch_norm as norms
+from jcls.distributed.mesh import batch_split, create_mesh, replicated
+from jcls.models import batch_norm
 from jcls.models.layers import Conv, relu
 
 EXAMPLES, SIDE, CHANNELS, FEATURES = 8, 6, 5, 12
@@ -28,12 +28,12 @@ def inputs(dtype: Any, seed: int = 0) -> tuple[jax.Array, jax.Array]:
 
 
 def normalised(
-    rows: jax.Array, kernel: jax.Array, scale: jax.Array, *, lazy: bool, **settings: Any
+    rows: jax.Array, kernel: jax.Array, scale: jax.Array, *, defer: bool, **settings: Any
 ) -> tuple[jax.Array, Any]:
     """The output and the new running statistics of a layer, training."""
-    product = norms.Product(rows, kernel)
-    layer = norms.BatchNorm(**settings)
-    x = product if lazy else product.compute()
+    product = batch_norm.DeferredConv1x1(rows, kernel)
+    layer = batch_norm.BatchNorm(**settings)
+    x = product if defer else product.compute()
     variables = layer.init(jax.random.key(0), x, True)
     params = {'scale': scale, 'bias': jnp.linspace(-1, 1, FEATURES, dtype=scale.dtype)}
     return layer.apply({**variables, 'params': params}, x, True, mutable=['batch_stats'])
@@ -63,11 +63,11 @@ def test_a_product_is_normalised_as_if_it_were_stored(batch_size: int, zero: boo
         rows, kernel = inputs(jnp.float64)
         scale = jnp.linspace(0.0 if zero else 0.5, 2, FEATURES)
         settings = {'batch_size': batch_size, 'epsilon': 1e-3}
-        found = normalised(rows, kernel, scale, lazy=True, **settings)
-        wanted = normalised(rows, kernel, scale, lazy=False, **settings)
+        found = normalised(rows, kernel, scale, defer=True, **settings)
+        wanted = normalised(rows, kernel, scale, defer=False, **settings)
         assert apart(found, wanted) < 1e-13
-        found = gradients(rows, kernel, scale, lazy=True, **settings)
-        assert apart(found, gradients(rows, kernel, scale, lazy=False, **settings)) < 1e-12
+        found = gradients(rows, kernel, scale, defer=True, **settings)
+        assert apart(found, gradients(rows, kernel, scale, defer=False, **settings)) < 1e-12
 
 
 def test_float32_loses_nothing_to_the_detour() -> None:
@@ -76,8 +76,8 @@ def test_float32_loses_nothing_to_the_detour() -> None:
     scale = jnp.ones(FEATURES)
     exact = np.asarray(rows, np.float64) @ np.asarray(kernel, np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2), ddof=1)
-    for lazy in (True, False):
-        _, updated = normalised(rows, kernel, scale, lazy=lazy, momentum=0.0)
+    for defer in (True, False):
+        _, updated = normalised(rows, kernel, scale, defer=defer, momentum=0.0)
         stats = updated['batch_stats']
         assert np.abs(stats['mean'] - mean).max() < 1e-6 * np.sqrt(var.max())
         assert np.abs(stats['var'] / var - 1).max() < 1e-5
@@ -87,10 +87,10 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_stored_product() -> None:
     """The output is in the compute dtype, and about as far from float32's either way."""
     rows, kernel = inputs(jnp.bfloat16)
     scale = jnp.ones(FEATURES)
-    truth, _ = normalised(rows.astype(jnp.float32), kernel.astype(jnp.float32), scale, lazy=False)
+    truth, _ = normalised(rows.astype(jnp.float32), kernel.astype(jnp.float32), scale, defer=False)
     errors = []
-    for lazy in (True, False):
-        y, _ = normalised(rows, kernel, scale, lazy=lazy)
+    for defer in (True, False):
+        y, _ = normalised(rows, kernel, scale, defer=defer)
         assert y.dtype == jnp.bfloat16
         errors.append(float(jnp.abs(y.astype(jnp.float32) - truth).mean()))
     assert errors[0] < 1.05 * errors[1] < 0.01
@@ -100,10 +100,10 @@ def test_few_rows_are_normalised_directly() -> None:
     """A group with fewer rows than features computes the product, and knows it: bit for bit."""
     rows, kernel = inputs(jnp.float32)
     rows, scale = rows[:, :1, :1], jnp.ones(FEATURES)  # 8 rows, 12 features
-    found = normalised(rows, kernel, scale, lazy=True)
+    found = normalised(rows, kernel, scale, defer=True)
     for a, b in zip(
         jax.tree.leaves(found),
-        jax.tree.leaves(normalised(rows, kernel, scale, lazy=False)),
+        jax.tree.leaves(normalised(rows, kernel, scale, defer=False)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -115,9 +115,9 @@ def test_over_devices_it_is_the_same_function(batch_size: int) -> None:
     with jax.enable_x64(True):
         rows, kernel = inputs(jnp.float64)
         scale = jnp.linspace(0.5, 2, FEATURES)
-        settings = {'batch_size': batch_size, 'lazy': True}
-        mesh = meshes.create_mesh('any', EXAMPLES, jax.devices()[:8])
-        everywhere, split = meshes.replicated(mesh), meshes.batch_split(mesh)
+        settings = {'batch_size': batch_size, 'defer': True}
+        mesh = create_mesh('any', EXAMPLES, jax.devices()[:8])
+        everywhere, split = replicated(mesh), batch_split(mesh)
 
         def both(*args: jax.Array) -> Any:
             return normalised(*args, **settings), gradients(*args, **settings)
@@ -135,11 +135,11 @@ def test_a_lazy_convolution_is_a_product_only_where_it_is_one() -> None:
         ({'kernel': 3}, False),
         ({'groups': 2}, False),
     ):
-        lazy, eager = (Conv(6, lazy=lazy, **settings) for lazy in (True, False))
+        defer, eager = (Conv(6, defer=defer, **settings) for defer in (True, False))
         variables = eager.init(jax.random.key(0), x)
-        y = lazy.apply(variables, x)
-        assert isinstance(y, norms.Product) == is_product
-        y = y.compute() if isinstance(y, norms.Product) else y
+        y = defer.apply(variables, x)
+        assert isinstance(y, batch_norm.DeferredConv1x1) == is_product
+        y = y.compute() if isinstance(y, batch_norm.DeferredConv1x1) else y
         np.testing.assert_array_equal(y, eager.apply(variables, x))
         weight = variables['params']['kernel']
         stride, pad, groups = (

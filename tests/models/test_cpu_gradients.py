@@ -83,13 +83,18 @@ def test_gradients_are_stored_where_asked(stride: int, barriers: int) -> None:
     """Of strided convolutions alone; the values are what they were."""
     x, kernel = normal(2, 8, 8, 3), normal(3, 3, 3, 4)
 
-    def backward(store: bool) -> Callable[..., Any]:
-        function = functools.partial(cpu_gradients.convolve, stride=stride, groups=1, store=store)
+    def backward(materialise_gradient: bool) -> Callable[..., Any]:
+        function = functools.partial(
+            cpu_gradients.convolve,
+            stride=stride,
+            groups=1,
+            materialise_gradient=materialise_gradient,
+        )
         return jax.grad(lambda x: function(x, kernel).sum())
 
-    for store in (False, True):
-        program = str(jax.make_jaxpr(backward(store))(x))
-        assert program.count('optimization_barrier') == (barriers if store else 0)
+    for materialise_gradient in (False, True):
+        program = str(jax.make_jaxpr(backward(materialise_gradient))(x))
+        assert program.count('optimization_barrier') == (barriers if materialise_gradient else 0)
     assert jnp.array_equal(backward(True)(x), backward(False)(x))
 
 

@@ -15,8 +15,7 @@ import pytest
 from helpers import golden_path
 from helpers.nets import difference, nested
 from jcls import models
-from jcls.models import batch_norm as norms
-from jcls.models import layers
+from jcls.models import batch_norm, layers
 
 COUNTS = json.loads(golden_path('parameter_counts.json').read_text())
 GOLDEN = {
@@ -146,7 +145,7 @@ def test_batch_norm_of_groups_is_numpy(batch_size: int) -> None:
     """Ghost groups normalise by their own moments; running statistics are means over groups of the
     mean and the unbiased variance, with weight 1 - momentum."""
     x = np.random.default_rng(0).normal(3, 2, (8, 5, 3, 4)).astype(np.float32)
-    norm = norms.batch_norm(batch_size=batch_size, momentum=0.9)()
+    norm = batch_norm.batch_norm(batch_size=batch_size, momentum=0.9)()
     variables = norm.init(jax.random.key(0), x, train=False)
     y, new = norm.apply(variables, x, train=True, mutable=['batch_stats'])
     expected, mean, variance = ghost_reference(x, 8 // (batch_size or 8))
@@ -162,7 +161,7 @@ def test_batch_norm_of_groups_is_numpy(batch_size: int) -> None:
 def test_ghost_groups_must_fill_the_batch() -> None:
     """A group size that does not divide the batch is an error that lists those that do."""
     with pytest.raises(ValueError, match=r'norm.batch_size=3: .* 8 examples.*\[1, 2, 4, 8\]'):
-        norms.group_count(8, 3)
+        batch_norm.group_count(8, 3)
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_examples() -> None:

@@ -13,15 +13,15 @@ from PIL import Image
 
 import jcls
 from jcls.main import main
-from jcls.tools.bench import input as bench
 from jcls.tools.bench import peers
+from jcls.tools.bench.input import bench_input
 
 
 def test_input(tiny: dict[str, Any]) -> None:
     """Every stage is there, in its order, and the rest follows from the speed of the whole."""
     augment = (*tiny['augment'], {'name': 'flip'})
     experiment = jcls.build({**tiny, 'augment': augment, 'mix': {'mixup': 0.2}})
-    found = bench.bench_input(experiment, seconds=0.2, rounds=1, step_seconds=1e-6)
+    found = bench_input(experiment, seconds=0.2, rounds=1, step_seconds=1e-6)
     assert list(found['stages']) == ['read', '1. pad_and_crop', '2. flip', 'mix']
     assert sum(found['stages'].values()) == pytest.approx(found['cpu_ms_per_image'])
     rate, cores = found['images_per_second'], found['cores']
@@ -32,7 +32,7 @@ def test_input(tiny: dict[str, Any]) -> None:
     assert found['input_bound']
     assert found['cores_needed'] == pytest.approx(8e6 / (rate / cores))
     assert found['memory_bytes'] > 50e6
-    idle = bench.bench_input(experiment, seconds=0.1, rounds=1, step_seconds=1e6)
+    idle = bench_input(experiment, seconds=0.1, rounds=1, step_seconds=1e6)
     assert not idle['input_bound']
 
 
@@ -47,7 +47,7 @@ def test_a_crop_and_what_precedes_it_are_one_stage(tiny: dict[str, Any], tmp_pat
     data = {'name': 'folder', 'dir': str(tmp_path), 'val_fraction': 0.3}
     config = {**tiny, 'data': data, 'augment': chain, 'evaluate': {'preprocess': chain[:2]}}
     experiment = jcls.build(config)
-    stages = bench.bench_input(experiment, seconds=0.1, rounds=1)['stages']
+    stages = bench_input(experiment, seconds=0.1, rounds=1)['stages']
     assert list(stages) == ['read', '2. resize + center_crop', '3. flip']
     with pytest.raises(ValueError, match=r'--compare can measure.*config\.augment has resize'):
         peers.measure(experiment, sys.executable, 0.1)
@@ -71,7 +71,7 @@ def test_cores(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_is_measured_in_no_time(tiny: dict[str, Any], field: str) -> None:
     """A length, a count or a step of nothing is refused by its name."""
     with pytest.raises(ValueError, match=f'--{field}=0: must be positive'):
-        bench.bench_input(jcls.build(tiny), **{field: 0})
+        bench_input(jcls.build(tiny), **{field: 0})
 
 
 def test_peers_need_files(tiny: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ def test_timms_folder(tmp_path: Path) -> None:
     variables = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), convert.shapes_of(model)
     )
-    card = {
+    metadata = {
         'architecture': {'name': 'resnet18d', 'num_classes': 2},
         'norm': {},
         'image_shape': [224, 224, 3],
@@ -98,7 +98,7 @@ def test_timms_folder(tmp_path: Path) -> None:
             {'name': 'center_crop', 'size': 224},
         ],
     }
-    artifact.write(tmp_path / 'in', card, variables)
+    artifact.write(tmp_path / 'in', metadata, variables)
     jcls.export(tmp_path / 'in', tmp_path / 'out', format='timm')
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())
     settings = config['pretrained_cfg']
@@ -112,7 +112,7 @@ def test_timms_folder(tmp_path: Path) -> None:
 
     again, found = load.read(tmp_path / 'out')
     assert {key: again[key] for key in ('mean', 'std', 'classes', 'preprocess')} == {
-        key: card[key] for key in ('mean', 'std', 'classes', 'preprocess')
+        key: metadata[key] for key in ('mean', 'std', 'classes', 'preprocess')
     }
     assert set(flatten_dict(found, sep='/')) == set(flatten_dict(variables, sep='/'))
 
@@ -153,16 +153,16 @@ def test_model_json_beside_others_tensors_is_the_card(
 ) -> None:
     """Classes, preprocessing and EXIF are known again, to predict, import and start from; one that
     is of another network is refused."""
-    card = small_card()
-    artifact.write(tmp_path / 'in', card, zeros)
+    metadata = small_card()
+    artifact.write(tmp_path / 'in', metadata, zeros)
     jcls.export(tmp_path / 'in', tmp_path / 'out', format=format)
-    found = imported.read(tmp_path / 'out').card
-    assert {key: found[key] for key in card} == card
+    found = imported.read(tmp_path / 'out').metadata
+    assert {key: found[key] for key in metadata} == metadata
     import_weights(tmp_path / 'out', tmp_path / 'again', classes=['a', 'b'])
     found, _ = artifact.read(tmp_path / 'again')
-    assert {key: found[key] for key in card} == {**card, 'classes': ['a', 'b']}
+    assert {key: found[key] for key in metadata} == {**metadata, 'classes': ['a', 'b']}
     assert imported.sections(tmp_path / 'out')['model']['name'] == 'resnet18'
-    other = {**card, 'architecture': {**card['architecture'], 'blocks': [1, 1, 1, 1]}}
+    other = {**metadata, 'architecture': {**metadata['architecture'], 'blocks': [1, 1, 1, 1]}}
     (tmp_path / 'out' / 'model.json').write_text(json.dumps(other))
     with pytest.raises(
         ValueError, match=r'another network .* blocks is \(2, 2, 2, 2\), not \(1, 1'
@@ -210,7 +210,7 @@ def test_an_exported_checkpoint_says_which_it_is(tmp_path: Path, tiny: Any) -> N
 @pytest.mark.parametrize('size', [*range(224, 257, 8), 235, 236, 288, 320])
 def test_timm_computes_the_resize_from_a_quotient(size: int) -> None:
     """int(crop / crop_pct) is the size that was meant, whatever the rounding."""
-    card = {
+    metadata = {
         'architecture': {'name': 'resnet18'},
         'image_shape': [224, 224, 3],
         'classes': [],
@@ -218,7 +218,7 @@ def test_timm_computes_the_resize_from_a_quotient(size: int) -> None:
         'std': [1, 1, 1],
         'preprocess': [{'name': 'resize', 'size': size}, {'name': 'center_crop', 'size': 224}],
     }
-    config = export.timm_config(models.create('resnet18'), card)
+    config = export.timm_config(models.create('resnet18'), metadata)
     assert int(224 / config['pretrained_cfg']['crop_pct']) == size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import json
@@ -174,7 +173,7 @@ ENTRY %main (a: f32[8], b: f32[32]) -> f32[8] {
 def test_names_of_topologies(name: str, facts: tuple[str, str, int, int]) -> None:
     """Platform, chip, chips and hosts."""
     found = topology.parse(name)
-    assert (found.platform, found.chip, found.chips, found.hosts) == facts
+    assert (found.platform, found.chip_name, found.chips, found.hosts) == facts
 
 
 @pytest.mark.parametrize(
@@ -289,7 +288,7 @@ def test_accumulation_is_counted_in_full(tiny: dict[str, Any]) -> None:
     'name', ['v2:2x2', 'v3:2x2', 'v4:2x2x1', 'v5p:2x2x1', 'v6e:2x2', 'tpu7x:2x2x1']
 )
 def test_every_generation_compiles(tiny: dict[str, Any], name: str) -> None:
-    """Two blocks of a ResNet-50 at full width and size: one without `must_store` crashes v6e's."""
+    """Two blocks of a ResNet-50 at full width: v6e's compiler needs `must_materialise` for them."""
     model = {'name': 'resnet50', 'blocks': (1, 1), 'dtype': 'bfloat16'}
     crop = {'name': 'random_resized_crop', 'size': 176}
     config = jcls.build(tiny | {'model': model, 'augment': (crop,)}).config
@@ -352,7 +351,7 @@ def fake(per_image: int, fixed: int, memory_error: bool) -> Any:
         whole = per_chip_batch * on.chips
         assert whole % (tree['accumulate'] * (tree['norm']['batch_size'] or 1)) == 0
         peak = fixed + per_image * per_chip_batch
-        if memory_error and peak > on.facts.memory:
+        if memory_error and peak > on.chip.memory:
             return {'train': {'error': 'RESOURCE_EXHAUSTED'}}
         beside = 10_000_000 * per_chip_batch  # of the bytes of an image
         return {'train': {'peak_bytes': peak - beside, 'beside_bytes': beside}}
@@ -388,7 +387,7 @@ def test_the_largest_batch_is_found(
     monkeypatch.setattr(fit, 'compiled', compiler)
     first = compiler(tree, on, per_chip_batch=begin)['train']
     found = fit.largest_batch(tree, on, begin, first, 10**6, None)
-    exact = (on.facts.memory - 500_000_000) / 30_000_000
+    exact = (on.chip.memory - 500_000_000) / 30_000_000
     assert found is not None
     assert found <= exact
     assert len(compiler.calls) <= 1 + fit.TRIES
@@ -412,7 +411,7 @@ def test_the_largest_batch_can_be_divided(
     first = compiler(tree, on, per_chip_batch=begin)['train']
     found = fit.largest_batch(tree, on, begin, first, 10**6, None)
     assert found is not None
-    assert begin < found <= (on.facts.memory - 500_000_000) / 30_000_000
+    assert begin < found <= (on.chip.memory - 500_000_000) / 30_000_000
     assert len(compiler.calls) > 1
 
 
@@ -560,15 +559,11 @@ def test_a_table_is_shown_of_what_was_planned(
 
     monkeypatch.setattr(plan, 'plan', fails_later)
     monkeypatch.setattr(plan, 'load_config', lambda *_: None)
-    args = argparse.Namespace(
-        config='', topology=['v5e:2x2', 'v5x:4x4'], per_chip_batch=8, no_search=True, keep=None
-    )
     with pytest.raises(ValueError, match='unknown'):
-        plan.run(args, {})
+        plan.run({}, config='', topology=['v5e:2x2', 'v5x:4x4'])
     assert 'images a second' not in capsys.readouterr().out
-    args.topology = ['v5e:2x2', 'v5e:4x4']
     with pytest.raises(ValueError, match='does not fit'):
-        plan.run(args, {})
+        plan.run({}, config='', topology=['v5e:2x2', 'v5e:4x4'])
     assert 'images a second' in capsys.readouterr().out
 
 

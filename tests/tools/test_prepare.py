@@ -481,12 +481,12 @@ def test_shrinking_keeps_the_orientation_and_does_not_apply_it(tmp_path: Path, s
 def test_what_is_encoded_anew_looks_to_training_as_before(zoo: Any, kind: str) -> None:
     """Colours, 16 bits and transparency are reduced as TensorFlow reduces them."""
     content = zoo[1][f'dog/{kind}']
-    facts = inspect.examine(content)
+    info = inspect.examine(content)
     with Image.open(io.BytesIO(content)) as image:
         flat = np.asarray(encode._flat(image).convert('RGB'), np.int32)
     seen = decode.pixels(tf.constant(content)).numpy().astype(np.int32)
     assert np.abs(flat - seen).max() <= 1
-    shrunk = encode.encode(content, facts, max_side=10, quality=95)
+    shrunk = encode.encode(content, info, max_side=10, quality=95)
     assert inspect.examine(shrunk)[1:4] == ('JPEG', 10, 10)
 
 
@@ -910,27 +910,27 @@ def test_a_dataset_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
-    """--help, wrong flags (2), and overrides, which mean nothing here (1)."""
+    """--help, a missing argument (2), a wrong value (1), and overrides, which need a config (2)."""
     code, out, _ = run(capsys, '--help')
     assert code == 0
     for word in ('--name', '--val', '--val_fraction', '--max_side', '--quality', '--drop', 'OUT'):
         assert word in out
     assert run(capsys, 'src')[0] == 2
-    assert run(capsys, 'src', 'out', '--drop', 'all')[0] == 2
+    assert run(capsys, 'src', 'out', '--drop', 'all')[0] == 1
     code, _, err = run(capsys, tmp_path, 'out', '--config.seed=1')
-    assert (code, 'config.seed' in err) == (1, True)
+    assert (code, 'config.seed' in err) == (2, True)
 
 
 def test_the_journal_knows_a_file_by_size_and_time(tmp_path: Path) -> None:
     """What changed on disk is looked at again."""
     file = File('a/1.jpg', 'a/1.jpg', 0, 10, 5, '', 0, '')
-    facts = inspect.Facts('00', 'JPEG', 3, 4)
+    info = inspect.ImageInfo('00', 'JPEG', 3, 4)
     made = job.Job(tmp_path, 'x')
     with made.locked():
-        made.record([(file, facts)])
+        made.record([(file, info)])
     again = job.Job(tmp_path, 'x')
     with again.locked():
-        assert again.known(file) == facts
+        assert again.known(file) == info
         assert again.known(file._replace(stamp=6)) is None
         assert again.known(file._replace(size=11)) is None
 
@@ -939,7 +939,7 @@ def test_shards_are_cut_evenly() -> None:
     """Sizes are near what was asked for and no shard is empty."""
     images = [
         divide.Inspected(
-            File(str(i), f'a/{i}', 0, 1000, 0, '', 0, ''), inspect.Facts(str(i), 'JPEG', 9, 9)
+            File(str(i), f'a/{i}', 0, 1000, 0, '', 0, ''), inspect.ImageInfo(str(i), 'JPEG', 9, 9)
         )
         for i in range(103)
     ]

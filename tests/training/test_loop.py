@@ -21,7 +21,7 @@ import jcls
 from helpers.runs import TINY, assert_same_run, crashing, environment, lines
 from jcls.training import loop
 from jcls.training.experiment import Experiment
-from jcls.workdir import log as logs
+from jcls.workdir import log
 from jcls.workdir.checkpoint import FOLDER, Checkpoints
 
 
@@ -93,14 +93,14 @@ def test_other_data_in_the_same_place_are_refused(tiny: dict[str, Any], tmp_path
 
     workdir = tmp_path / 'run'
     jcls.train(arrays('one', 'cd', 40), workdir)
-    card = (workdir / 'model.json').read_bytes()
+    metadata = (workdir / 'model.json').read_bytes()
     for config, message in (
         (arrays('two', 'dz', 40), 'its classes: c, d; now: d, z'),
         (arrays('three', 'cd', 50), 'its number of training images: 36; now: 45'),
     ):
         with pytest.raises(ValueError, match=message):
             jcls.train(config, workdir)
-    assert (workdir / 'model.json').read_bytes() == card
+    assert (workdir / 'model.json').read_bytes() == metadata
 
 
 def test_a_config_from_before_a_field_was_added_still_resumes(
@@ -149,19 +149,19 @@ def test_metrics_say_what_happened_at_which_step(experiment: Experiment, finishe
         assert line['train/learning_rate'] == pytest.approx(rate, rel=1e-6)
         assert line['epoch'] == step / (1437 // 8)
     assert {'train/top1', 'train/top5', 'train/gradient_norm'} <= set(train[2])
-    card = json.loads((finished / 'model.json').read_text())
-    assert card['metrics']['eval/top1'] == evals[12]['eval/top1']
-    assert card['classes'] == list('0123456789')
+    metadata = json.loads((finished / 'model.json').read_text())
+    assert metadata['metrics']['eval/top1'] == evals[12]['eval/top1']
+    assert metadata['classes'] == list('0123456789')
 
 
 def test_a_finished_run_run_again_changes_nothing(
     experiment: Experiment, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command after the end takes no step and says what was reached."""
-    before = (finished / logs.FILE).read_bytes()
+    before = (finished / log.FILE).read_bytes()
     result = loop.train(experiment, finished)
     assert result.step == 12
-    assert (finished / logs.FILE).read_bytes() == before
+    assert (finished / log.FILE).read_bytes() == before
     assert f'top-1 {result.metrics["eval/top1"]:.4f}' in capsys.readouterr().out
 
 
@@ -306,7 +306,7 @@ def test_a_signal_saves_and_leaves_with_code_75(number: signal.Signals, tmp_path
     """SIGTERM and SIGINT end the run after the step, saved; the message says how to go on."""
     workdir = tmp_path / 'run'
     process = start(workdir, '--config.duration=100000 steps', '--config.evaluate.every=never')
-    wait_for(lambda: len(logs.read(workdir / logs.FILE)) > 3, process)
+    wait_for(lambda: len(log.read(workdir / log.FILE)) > 3, process)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
@@ -339,7 +339,7 @@ def test_a_full_disk_is_told_before_the_first_step(
     monkeypatch.setattr('jcls.workdir.checkpoint.shutil.disk_usage', lambda _: usage)
     with pytest.raises(OSError, match=r'takes [\d,]+ bytes, the disk has 1,000 left'):
         loop.train(experiment, tmp_path)
-    assert not (tmp_path / logs.FILE).exists()
+    assert not (tmp_path / log.FILE).exists()
 
 
 def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
@@ -363,11 +363,11 @@ def test_killed_at_five_moments_and_resumed_is_never_killed(
     delays = np.random.default_rng(0).uniform(0, 1.5, 4)
     for number in range(5):
         process = start(workdir, *more)
-        seen = len(logs.read(workdir / logs.FILE))
+        seen = len(log.read(workdir / log.FILE))
         if number == 2:  # a checkpoint that is being written has 'tmp' in its name
             wait_for(lambda: any((workdir / FOLDER).glob('*tmp*')), process)
         else:
-            wait_for(lambda seen=seen: len(logs.read(workdir / logs.FILE)) > seen, process)
+            wait_for(lambda seen=seen: len(log.read(workdir / log.FILE)) > seen, process)
             time.sleep(delays[number - (number > 2)])
         process.kill()
         process.wait()

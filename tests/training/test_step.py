@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jcls
-from jcls.training import step as steps
+from jcls.training.step import normalise
 
 # Runs the loop's own step on real batches: one in float32 for its loss and gradients, then a run in
 # float64 for its losses and its end.
@@ -61,7 +61,11 @@ def worst(ours: Any, theirs: Any, prefix: str) -> float:
     ('group', 'more'),
     [
         (0, {}),
-        (4, {'accumulate': 2, 'ema': {'name': 'torchvision', 'every': 3, 'decay': 0.9}}),
+        pytest.param(
+            4,
+            {'accumulate': 2, 'ema': {'name': 'torchvision', 'every': 3, 'decay': 0.9}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_devices_and_processes_do_not_change_the_mathematics(
@@ -144,7 +148,7 @@ def test_normalisation_is_per_channel_and_exact() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = (levels / 255 - np.array(mean)) / np.array(std)
-    assert np.abs(np.asarray(steps.normalise(levels, mean, std)) - expected).max() < 1e-6
+    assert np.abs(np.asarray(normalise(levels, mean, std)) - expected).max() < 1e-6
 
 
 def test_random_numbers_differ_from_step_to_step(tiny: dict[str, Any]) -> None:

@@ -12,12 +12,11 @@ import pytest
 
 from helpers.nets import difference, nested, to_steps
 from jcls import models
-from jcls.distributed import mesh as meshes
-from jcls.models import batch_norm as norms
-from jcls.models import layers
+from jcls.distributed.mesh import create_mesh, put_batch, replicated
+from jcls.models import batch_norm, layers
 from jcls.optim import optimizer, schedule
 from jcls.training import freezing, losses
-from jcls.training import state as states
+from jcls.training.state import State, new_state
 from jcls.training.step import create_train_step
 
 # How jcls says what tests/golden/make_trajectory.py does in torch, and how near it must stay. Torch
@@ -34,20 +33,20 @@ PARAMETERS, STATISTICS = r'(weight|bias)$', r'running_(mean|var)$'
 
 def train(
     golden: Any, *, accumulate: int = 1, group: int = 0, freeze: int = -1
-) -> tuple[dict[str, np.ndarray], states.State]:
+) -> tuple[dict[str, np.ndarray], State]:
     """The metrics of every step, and the final state, of the golden file's training in jcls."""
     images, rows = golden['images'], golden['rows']
     columns = {name: golden[name] for name in ('label', 'label2', 'lam')}
     (steps, batch_size), mesh = (
         rows.shape,
-        meshes.create_mesh('any', rows.shape[1], jax.devices()[:1]),
+        create_mesh('any', rows.shape[1], jax.devices()[:1]),
     )
     start = {
         'params': nested(golden, 'weights/', False, PARAMETERS),
         'batch_stats': nested(golden, 'weights/', False, STATISTICS),
     }
-    still = freezing.still_norms(**start, freeze=freeze, norm_eval=False)
-    norm = norms.batch_norm(still, batch_size=group)
+    frozen_stats = freezing.norms_with_frozen_stats(**start, freeze=freeze, norm_eval=False)
+    norm = batch_norm.batch_norm(frozen_stats, batch_size=group)
     model = models.create('resnet50', norm, num_classes=5, blocks=(1, 2, 1, 1), width=8)
     sgd = optimizer.create(
         batch_size,
@@ -71,12 +70,12 @@ def train(
         accumulate=accumulate,
     )
     start = jax.tree.map(lambda x: jnp.asarray(x, layers.param_dtype()), start)
-    state = jax.device_put(states.new_state(start, sgd.direction), meshes.replicated(mesh))
+    state = jax.device_put(new_state(start, sgd.direction), replicated(mesh))
     measured = []
     for i in range(steps):
         batch = {name: column[i] for name, column in columns.items()}
         batch |= {'image': images[rows[i]], 'mask': np.ones(batch_size, np.float32)}
-        state, metrics = train_step(state, meshes.put_batch(batch, mesh))
+        state, metrics = train_step(state, put_batch(batch, mesh))
         measured.append(metrics)
     curves = jax.tree.map(lambda *values: np.array(values), *measured)
     return curves, jax.device_get(state)

@@ -19,8 +19,8 @@ from helpers.runs import assert_same_run, crashing, lines
 from jcls import models
 from jcls.main import main
 from jcls.training import loop
-from jcls.training import step as steps
-from jcls.training.experiment import share_of
+from jcls.training.experiment import process_shard
+from jcls.training.step import normalise
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
@@ -61,7 +61,7 @@ def test_the_average_is_evaluated_and_saved_beside_the_weights(averaged):
     model, variables = jcls.load(workdir)
     batch = jax.device_get(next(experiment.eval_batches(experiment.data.val, np.arange(120))))
     data = experiment.data
-    logits = model.apply(variables, steps.normalise(batch['image'], data.mean, data.std))
+    logits = model.apply(variables, normalise(batch['image'], data.mean, data.std))
     assert logits.shape == (120, 10)
 
 
@@ -119,7 +119,7 @@ def test_a_micro_batch_is_every_other_row(tiny):
     batch = batch_of(halves)
     state, _ = halves.train_step(halves.init(), batch)
     variables = halves.init().variables
-    images = steps.normalise(batch['image'], halves.data.mean, halves.data.std)
+    images = normalise(batch['image'], halves.data.mean, halves.data.std)
     for part in (images[0::2], images[1::2]):
         _, updated = halves.model.apply(
             variables, part, train=True, mutable=['batch_stats'],
@@ -145,7 +145,7 @@ def test_ghost_groups_are_the_same_with_and_without_micro_batches(tiny):
             assert float(value) == pytest.approx(float(found[0][1][name]), rel=1e-5), name
         for a, b in zip(*(jax.tree.leaves(s.params) for s in (state, found[0][0])), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    rows = experiment.train_rows(share_of(16))(0)[:, 0].reshape(4, 4)
+    rows = experiment.train_sampler(process_shard(16))(0).indices.reshape(4, 4)
     assert all(len(set(group)) == 4 for group in rows)
 
 
@@ -183,7 +183,7 @@ def test_a_student_learns_from_its_teacher_s_logits(name, teacher, tiny):
     student = jcls.build({**tiny, 'distill': section})
     batch = batch_of(student)
     model, variables = jcls.load(teacher)
-    images = steps.normalise(batch['image'], student.data.mean, student.data.std)
+    images = normalise(batch['image'], student.data.mean, student.data.std)
     logits = model.apply(variables, images, train=False)
     np.testing.assert_allclose(batch['teacher'], logits, rtol=1e-5, atol=1e-5)
 
@@ -255,7 +255,12 @@ def test_sizes_change_when_they_are_told_to(tiny, tmp_path):
     seen = [batch['image'].shape[1] for batch in experiment.train_batches()]
     assert seen == [8] * 4 + [12] * 4 + [16] * 4
     assert [b['image'].shape[1] for b in experiment.train_batches(6, 9)] == [12, 12, 16]
-    assert [experiment.augmentation(i).extent(None)[0] for i in (0, 3, 4, 11)] == [8, 8, 12, 16]
+    assert [experiment.augmentation(i).output_size(None)[0] for i in (0, 3, 4, 11)] == [
+        8,
+        8,
+        12,
+        16,
+    ]
     plain = jcls.build({**tiny, 'augment': ({**CROP, 'size': 12},)})
     np.testing.assert_array_equal(batch_of(experiment, 5)['image'], batch_of(plain, 5)['image'])
     loop.train(experiment, tmp_path / 'whole')

@@ -15,8 +15,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from jcls.weights import fetch as module
-from jcls.weights.fetch import cache_folder, fetch
+from jcls.weights.fetch import cache_folder, fetch, is_remote
 
 CONTENT = bytes(range(256)) * 9
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -257,8 +256,8 @@ def test_local_files(tmp_path, monkeypatch):
 
 def test_what_is_remote():
     """Addresses and names on the Hub are; paths are not, whatever they look like."""
-    assert all(map(module.is_remote, (URL, 'http://example.org/net.pth', 'hf:timm/resnet50')))
-    assert not any(map(module.is_remote, ('net.pth', '/https://x', './hf:a', 'hf')))
+    assert all(map(is_remote, (URL, 'http://example.org/net.pth', 'hf:timm/resnet50')))
+    assert not any(map(is_remote, ('net.pth', '/https://x', './hf:a', 'hf')))
 
 
 @pytest.fixture

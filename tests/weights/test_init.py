@@ -54,19 +54,22 @@ def test_stages_are_counted_as_mmpretrain_counts_them(stages, blocks, name):
 
 
 def test_patterns_freeze_what_they_match_whole():
-    """Regular expressions over whole paths; a layer of which a part trains is not still."""
+    """Regular expressions over whole paths; a layer of which a part trains keeps its
+    statistics moving."""
     tree = shapes()
     freeze = ('stem/.*', r'stage1_block1/norm\d/scale', r'stage2_.*/norm\d/.*')
     trained = freezing.trained(tree['params'], freeze)
     assert not any(jax.tree.leaves(trained['stem']))
     assert trained['stage1_block1']['norm1'] == {'scale': False, 'bias': True}
     assert trained['stage2_block1']['conv1'] == {'kernel': True}
-    still = freezing.still_norms(tree['params'], tree['batch_stats'], freeze, False)
-    assert 'stem/norm1' in still
-    assert 'stage1_block1/norm1' not in still
-    assert {f'stage2_block{i}/norm{j}' for i in range(1, 5) for j in (1, 2, 3)} <= still
-    assert 'stage2_block1/shortcut_norm' not in still
-    everything = freezing.still_norms(tree['params'], tree['batch_stats'], -1, True)
+    frozen_stats = freezing.norms_with_frozen_stats(
+        tree['params'], tree['batch_stats'], freeze, False
+    )
+    assert 'stem/norm1' in frozen_stats
+    assert 'stage1_block1/norm1' not in frozen_stats
+    assert {f'stage2_block{i}/norm{j}' for i in range(1, 5) for j in (1, 2, 3)} <= frozen_stats
+    assert 'stage2_block1/shortcut_norm' not in frozen_stats
+    everything = freezing.norms_with_frozen_stats(tree['params'], tree['batch_stats'], -1, True)
     assert len(everything) == 53
 
 
@@ -188,9 +191,9 @@ def test_another_epsilon_is_another_network(source, tmp_path):
     """The weights would compute something else with it; the finetuning config takes it over."""
     shutil.copytree(source, tmp_path / 'run')
     path = tmp_path / 'run' / 'model.json'
-    card = json.loads(path.read_text())
-    card['norm']['epsilon'] = 1e-3
-    path.write_text(json.dumps(card))
+    metadata = json.loads(path.read_text())
+    metadata['norm']['epsilon'] = 1e-3
+    path.write_text(json.dumps(metadata))
     changed = config(init={'source': str(tmp_path / 'run')})
     with pytest.raises(
         ValueError, match=r'epsilon=0.001, .*=1e-05.* set --config.norm.epsilon=0.0'
@@ -361,15 +364,15 @@ def test_frozen_weights_that_changed_are_found(source, tmp_path):
     with pytest.raises(RuntimeError, match='freezes has changed between the start and step 6'):
         loop.train(dataclasses.replace(experiment, train_step=defective), tmp_path / 'a')
     loop.train(jcls.build(config(init=section)), tmp_path / 'b')
-    card = json.loads((tmp_path / 'b' / 'model.json').read_text())
-    (tmp_path / 'b' / 'model.json').write_text(json.dumps({**card, 'frozen_crc32': 1}))
+    metadata = json.loads((tmp_path / 'b' / 'model.json').read_text())
+    (tmp_path / 'b' / 'model.json').write_text(json.dumps({**metadata, 'frozen_crc32': 1}))
     longer = jcls.build(config(init=section, duration='8 steps'))
     with pytest.raises(RuntimeError, match='between the start and step 6'):
         loop.train(longer, tmp_path / 'b')
 
 
 def test_a_fingerprint_sees_one_bit():
-    """Of a frozen parameter and of a still statistic, and of nothing else."""
+    """Of a frozen parameter and of a frozen statistic, and of nothing else."""
     variables = {
         'params': {
             'a': {'kernel': np.ones(3, np.float32)},
@@ -401,6 +404,7 @@ def test_a_resumed_run_needs_its_source_no_more(source, tmp_path, capsys):
     assert 'checkpoint 8' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_hosts_start_from_the_same_weights_and_teacher(
     source: Path, tmp_path: Path, run_python: Callable[..., list[str]]
 ) -> None:

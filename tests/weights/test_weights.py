@@ -20,11 +20,10 @@ from helpers import golden_path
 from jcls import models
 from jcls.main import main
 from jcls.tools.import_ import import_weights
-from jcls.weights import artifact, imported
-from jcls.weights import load as loading
+from jcls.weights import artifact, imported, load
 from jcls.weights.foreign import convert, files, layouts
 from jcls.weights.foreign.recognise import recognise
-from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_facts
+from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_metadata
 
 pytestmark = pytest.mark.usefixtures('quick_compiler')
 
@@ -235,11 +234,11 @@ def test_half_precision_becomes_float32() -> None:
 
 def test_torchvisions_own_files_are_known_by_their_hash() -> None:
     """Preprocessing and published accuracy, which are not in the file."""
-    facts = torchvision_facts('resnet50-11ad3fa6.pth')
-    assert facts['published'] == {'top1': 0.80858, 'top5': 0.95434}
-    assert facts['preprocess'] == preprocess(232, 224)
-    assert torchvision_facts('resnet50-0676ba61.pth')['preprocess'] == preprocess(256, 224)
-    assert torchvision_facts('mine.pth') == {}
+    known = torchvision_metadata('resnet50-11ad3fa6.pth')
+    assert known['published'] == {'top1': 0.80858, 'top5': 0.95434}
+    assert known['preprocess'] == preprocess(232, 224)
+    assert torchvision_metadata('resnet50-0676ba61.pth')['preprocess'] == preprocess(256, 224)
+    assert torchvision_metadata('mine.pth') == {}
 
 
 def test_a_file_that_merely_has_torchvisions_name_is_not_its(
@@ -248,9 +247,9 @@ def test_a_file_that_merely_has_torchvisions_name_is_not_its(
     """What is published is of the file with the hash, which finetuned weights have no more."""
     path = tmp_path / 'resnet18-f37072fd.pth'
     shutil.copy(GOLDEN / 'tv_basic.pth', path)
-    card, _ = loading.read(path)
-    assert 'published' not in card
-    assert card['assumed'] == ['classes', 'mean', 'std', 'preprocess']
+    metadata, _ = load.read(path)
+    assert 'published' not in metadata
+    assert metadata['assumed'] == ['classes', 'mean', 'std', 'preprocess']
     assert 'its SHA-256 begins with' in caplog.text
 
 
@@ -288,7 +287,7 @@ def test_what_timm_says_is_another_network_is_refused(
     config = json.loads((tmp_path / 'in' / 'config.json').read_text())
     (tmp_path / 'in' / 'config.json').write_text(json.dumps({**config, **changes}))
     if refused is None:
-        assert files.read(tmp_path / 'in').facts['mean'] == config['pretrained_cfg']['mean']
+        assert files.read(tmp_path / 'in').known['mean'] == config['pretrained_cfg']['mean']
     else:
         with pytest.raises(ValueError, match=f'config.json.*{refused}'):
             files.read(tmp_path / 'in')
@@ -301,33 +300,33 @@ def test_a_backbone_has_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         files, 'read', lambda *_, **__: files.Foreign(tensors, {'classes': ['a', 'b']})
     )
-    assert imported.read(GOLDEN / 'tv_basic.pth').card['classes'] == []
+    assert imported.read(GOLDEN / 'tv_basic.pth').metadata['classes'] == []
     with pytest.raises(ValueError, match=r'2 class names, but the classifier of .* has 0'):
-        imported.read(GOLDEN / 'tv_basic.pth', facts={'classes': ['a', 'b']})
+        imported.read(GOLDEN / 'tv_basic.pth', known={'classes': ['a', 'b']})
 
 
 def test_weights_for_grey_images_are_read(tmp_path: Path) -> None:
     """The first kernel tells the channels; the usual mean and deviation are averaged for them."""
     grey = changed(conv1__weight=changed()['conv1.weight'][:, :1])
     artifact.save_tensors(tmp_path / 'grey.safetensors', grey)
-    card, variables = loading.read(tmp_path / 'grey.safetensors')
+    metadata, variables = load.read(tmp_path / 'grey.safetensors')
     assert variables['params']['stem']['conv1']['kernel'].shape == (7, 7, 1, 4)
-    assert card['image_shape'] == [224, 224, 1]
-    assert (card['mean'], card['std']) == ([pytest.approx(0.449)], [pytest.approx(0.226)])
+    assert metadata['image_shape'] == [224, 224, 1]
+    assert (metadata['mean'], metadata['std']) == ([pytest.approx(0.449)], [pytest.approx(0.226)])
 
 
 def test_timms_config_is_read() -> None:
     """Mean, deviation, size and interpolation stand beside timm's weights."""
-    card, _ = loading.read(GOLDEN / 'timm_d_basic')
+    metadata, _ = load.read(GOLDEN / 'timm_d_basic')
     settings = json.loads((GOLDEN / 'timm_d_basic' / 'config.json').read_text())['pretrained_cfg']
-    assert card['mean'] == settings['mean']
+    assert metadata['mean'] == settings['mean']
     size, crop = settings['input_size'][-1], settings['crop_pct']
-    assert card['preprocess'] == preprocess(int(size / crop), size, settings['interpolation'])
+    assert metadata['preprocess'] == preprocess(int(size / crop), size, settings['interpolation'])
 
 
 def test_class_names() -> None:
     """mmpretrain's are in the file; 1000 without names are ImageNet's, shown as words."""
-    assert loading.read(GOLDEN / 'mm_v1d.pth')[0]['classes'] == [f'class {i}' for i in range(7)]
+    assert load.read(GOLDEN / 'mm_v1d.pth')[0]['classes'] == [f'class {i}' for i in range(7)]
     assert [*imagenet()][:2] == ['n01440764', 'n01443537']
     assert len(set(imagenet().values())) == 1000
     assert display_names(['n01440764', 'mine']) == ['tench', 'mine']
@@ -337,16 +336,16 @@ def test_class_names() -> None:
 
 
 def test_an_imported_folder_is_the_same_model(tmp_path: Path) -> None:
-    """Bit for bit, and with its card."""
+    """Bit for bit, and with its metadata."""
     report = import_weights(GOLDEN / 'timm_d_basic', tmp_path / 'out', classes=list('abcdefg'))
     model, variables = jcls.load(tmp_path / 'out')
     wanted, theirs = jcls.load(GOLDEN / 'timm_d_basic')
     assert len(report.loaded) == len(flatten_dict(variables, sep='/'))
     assert built(model) == built(wanted)
     jax.tree.map(np.testing.assert_array_equal, variables, theirs)
-    card = json.loads((tmp_path / 'out' / 'model.json').read_text())
-    assert card['classes'] == list('abcdefg')
-    assert card['assumed'] == []
+    metadata = json.loads((tmp_path / 'out' / 'model.json').read_text())
+    assert metadata['classes'] == list('abcdefg')
+    assert metadata['assumed'] == []
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,7 @@ def test_nothing_asked_of_an_imported_folder_is_ignored(
     """It has no averages and no prefixes, and says so."""
     import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
     with pytest.raises(ValueError, match=message):
-        loading.read(tmp_path / 'out', **arguments)
+        load.read(tmp_path / 'out', **arguments)
 
 
 def test_an_imported_folder_is_imported_again(tmp_path: Path, capsys: Any) -> None:
@@ -370,8 +369,10 @@ def test_an_imported_folder_is_imported_again(tmp_path: Path, capsys: Any) -> No
     import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'grey', channels=1)
     grey, _ = artifact.read(tmp_path / 'grey')
     for folder in ('grey', 'run'):  # what a run exports has no 'assumed'
-        card = {key: value for key, value in grey.items() if folder == 'grey' or key != 'assumed'}
-        (tmp_path / 'grey' / 'model.json').write_text(json.dumps(card))
+        metadata = {
+            key: value for key, value in grey.items() if folder == 'grey' or key != 'assumed'
+        }
+        (tmp_path / 'grey' / 'model.json').write_text(json.dumps(metadata))
         assert main(['import', str(tmp_path / 'grey'), str(tmp_path / folder / '2')]) == 0
         assert 'Error' not in capsys.readouterr().out
         again, variables = artifact.read(tmp_path / folder / '2')
@@ -417,7 +418,7 @@ def test_other_channels(tmp_path: Path, channels: int) -> None:
     else:
         for i in range(channels):
             np.testing.assert_allclose(found[:, :, i], kernel[:, :, i % 3] * 3 / channels)
-    assert len(loading.read(tmp_path / 'out')[0]['mean']) == channels
+    assert len(load.read(tmp_path / 'out')[0]['mean']) == channels
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +482,7 @@ def test_a_card_that_lacks_something(tmp_path: Path, changes: Any, message: str)
     import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out')
     path = tmp_path / 'out' / 'model.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    for use in (loading.read, imported.sections):
+    for use in (load.read, imported.sections):
         with pytest.raises(ValueError, match=f'{path} does not describe a model: .*{message}'):
             use(tmp_path / 'out')
     path.write_text('[1, 2]')

@@ -1,8 +1,8 @@
 """Operations on one image, in the order that ``augment`` or ``evaluate.preprocess`` lists them.
 
-An operation takes an image (encoded or uint8 [H, W, C], see `jcls.data.decode`) and a `Draw`, its
-own random numbers, and returns a uint8 image. What it draws depends on (seed, epoch, index of the
-example, place in the list) and on nothing else.
+An operation takes an image (encoded or uint8 [H, W, C], see `jcls.data.decode`) and an `Rng`, its
+own random numbers, and returns a uint8 image. Its random numbers depend on (seed, epoch, index of
+the example, place in the list) and on nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jcls.data.augment.operation import MOST, Operation
 
 
 def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
-    """The listed operations as one."""
+    """The listed operations as one chain; `where` names their list in the config."""
     if len(sections) > MOST:
         raise ValueError(f'config.{where} has {len(sections)} operations; at most {MOST}')
     operations: list[Operation] = []

@@ -1,7 +1,7 @@
-"""AutoAugment: a sub-policy of two operations, drawn from the 25 that a search has found.
+"""AutoAugment: two operations that follow each other, drawn from the 25 pairs that a search found.
 
-Cubuk et al. 2018 (1805.09501). The tables and their magnitudes are torchvision's (v0.29); timm's
-and the paper's differ in how a bin becomes a magnitude.
+Cubuk et al. 2018 (1805.09501). The tables and their magnitudes are torchvision's (v0.29); In
+timm and in the paper a bin becomes another magnitude.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def auto_augment(
     """One of 25 sub-policies; each of its two operations is applied with its own probability.
 
     Args:
-      policy: 'imagenet' or 'cifar', after the data they were searched on.
-      interpolation: of geometric operations.
-      fill: for what they leave empty.
+      policy: 'imagenet' or 'cifar', the data that the policy was searched on.
+      interpolation: interpolation of geometric operations.
+      fill: colour of the places that they leave empty.
     """
     table = choose(POLICIES, policy, 'policy')
 
@@ -45,7 +45,7 @@ def auto_augment(
     return planned('auto_augment', 7, plan, interpolation, fill)
 
 
-# (operation, probability, bin of its magnitude in 0..9); an operation without one has bin 0.
+# (operation, probability, bin of its magnitude in 0..9); operations without magnitude have bin 0.
 IMAGENET = (
     (('posterize', 0.4, 8), ('rotate', 0.6, 9)),
     (('solarize', 0.6, 5), ('autocontrast', 0.6, 0)),

@@ -1,8 +1,9 @@
-"""Colour jitter, grey, blur, lighting, and 3-Augment, which draws one of three of their kind.
+"""Colour jitter, grey, blur, lighting, and 3-Augment, which draws one of three operations.
 
 Szegedy et al. 2014 (1409.4842, jitter, after Howard 2013, 1312.5402); Krizhevsky et al. 2012
 (lighting); Chen et al. 2020 (2002.05709, SimCLR: grey and blur); Touvron et al. 2022 (2204.07118,
-DeiT III: 3-Augment). The arithmetic is Pillow's, see `jcls.data.augment.levels`.
+DeiT III: 3-Augment). `jcls.data.augment.levels` has the arithmetic,
+which is Pillow's.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import numpy as np
 
 from jcls.data.augment import levels
 from jcls.data.augment.operation import (
-    Draw,
     Operation,
+    Rng,
     between_0_and_1,
     pick,
     prepared,
-    same_extent,
+    same_size,
 )
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
-# Of the covariance of ImageNet's colours in 0..1; eigenvectors are columns, rows are R, G, B.
+# Of the covariance of ImageNet's colours, in 0..1. Columns are eigenvectors; rows are R, G, B.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = (
     (-0.5675, 0.7192, 0.4009),
@@ -38,17 +39,18 @@ EIGENVECTORS = (
 def color_jitter(
     *, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.0
 ) -> Operation:
-    """Change all of these in a random order, as torchvision's ColorJitter does to Pillow's images.
+    """torchvision's ColorJitter: change brightness, contrast, saturation and hue in random order.
 
-    A strength s makes a factor uniform in max(0, 1 - s)..1 + s, see
-    `jcls.data.augment.policy_ops.NAMES`; the hue turns by a part of a circle uniform in
-    -hue..hue. What is 0 is left out; an image of one channel has no saturation or hue.
+    A strength s makes a factor that is uniform in max(0, 1 - s)..1 + s (see
+    `jcls.data.augment.policy_ops.NAMES`). The hue turns by a part of a circle that is uniform in
+    -hue..hue. A strength of 0 leaves a change out; an image of one channel has no saturation or
+    hue.
 
     Args:
       brightness: strength, at least 0.
       contrast: strength, at least 0.
       saturation: strength, at least 0.
-      hue: the most, in 0..0.5.
+      hue: largest part of a circle, in 0..0.5.
     """
     strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
     for name, strength in strengths.items():
@@ -83,27 +85,27 @@ def color_jitter(
 
         return tf.while_loop(lambda i, _: i < len(ranges), step, (tf.constant(0), image))[1]
 
-    return _compiling('color_jitter', run, lambda draw: draw.uniform(1 + len(ranges)))
+    return _compiling('color_jitter', run, lambda rng: rng.uniform(1 + len(ranges)))
 
 
 def grey(*, probability: float = 0.1) -> Operation:
-    """Make it grey with this probability, in as many channels as before."""
+    """Make an image grey with this probability; it keeps its channels."""
     between_0_and_1(probability=probability)
 
     def run(image: Any, u: Any) -> Any:
         return tf.cond(u < probability, lambda: levels.grey(image), lambda: image)
 
-    return _compiling('grey', run, lambda draw: draw.uniform())
+    return _compiling('grey', run, lambda rng: rng.uniform())
 
 
 def gaussian_blur(
     *, probability: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)
 ) -> Operation:
-    """Blur with this probability, as Pillow's ``ImageFilter.GaussianBlur``.
+    """Blur an image, as Pillow's ``ImageFilter.GaussianBlur`` does.
 
     Args:
-      probability: of doing it.
-      sigma: the standard deviation in pixels is uniform in low..high.
+      probability: probability of blurring.
+      sigma: bounds (low, high) of the standard deviation, which is uniform, in pixels.
     """
     between_0_and_1(probability=probability)
     if not 0 <= sigma[0] <= sigma[1]:
@@ -113,7 +115,7 @@ def gaussian_blur(
         chosen = u[0] < probability
         return tf.cond(chosen, lambda: _blurred(image, u[1], sigma), lambda: image)
 
-    return _compiling('gaussian_blur', run, lambda draw: draw.uniform(2))
+    return _compiling('gaussian_blur', run, lambda rng: rng.uniform(2))
 
 
 def _blurred(image: Any, u: Any, sigma: tuple[float, float]) -> Any:
@@ -123,8 +125,9 @@ def _blurred(image: Any, u: Any, sigma: tuple[float, float]) -> Any:
 def lighting(*, std: float = 0.1) -> Operation:
     """Add one colour to all pixels: the sum of ImageNet's principal components p_i a_i l_i.
 
-    a_i is drawn from N(0, std^2), l_i is the component's eigenvalue; the sum is a fraction of 255
-    levels. An image of one channel gets the mean of the three. The result is rounded and clipped.
+    a_i is drawn from N(0, std^2), and l_i is the component's eigenvalue. The sum is a fraction of
+    255 levels. An image of one channel gets the mean of the three. The result is rounded and
+    clipped.
     """
     if std < 0:
         raise ValueError(f'std={std}: must not be negative')
@@ -137,7 +140,7 @@ def lighting(*, std: float = 0.1) -> Operation:
         levels = tf.round(tf.cast(image, tf.float32) + colour)
         return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
 
-    return _compiling('lighting', run, lambda draw: draw.normal(3))
+    return _compiling('lighting', run, lambda rng: rng.normal(3))
 
 
 def three_augment() -> Operation:
@@ -155,15 +158,15 @@ def three_augment() -> Operation:
         )
         return tf.switch_case(pick(u[0], 3), branches)
 
-    return _compiling('three_augment', run, lambda draw: draw.uniform(2))
+    return _compiling('three_augment', run, lambda rng: rng.uniform(2))
 
 
 def _compiling(
-    name: str, run: Callable[[Any, Any], Any], numbers: Callable[[Draw], Any]
+    name: str, run: Callable[[Any, Any], Any], numbers: Callable[[Rng], Any]
 ) -> Operation:
-    """An operation that is a function of the image and of some random numbers."""
+    """The operation that does `run` to an image and the random `numbers` that it needs."""
 
-    def apply(image: Image, draw: Draw) -> Any:
-        return run(prepared(image, name), numbers(draw))
+    def apply(image: Image, rng: Rng) -> Any:
+        return run(prepared(image, name), numbers(rng))
 
-    return Operation(apply, same_extent(name), compiles=True)
+    return Operation(apply, same_size(name), compiles=True)

@@ -1,4 +1,4 @@
-"""Crops, resizes and flips: what brings images to one size, and decodes no more than it needs.
+"""Crops, resizes and flips. They bring images to one size, and decode no more than they need.
 
 Sources: torchvision's transforms (v0.29), from which the crop's distribution and all rounding are
 taken; Szegedy et al. 2014 (1409.4842, scale and aspect jitter); He et al. 2015 (1512.03385, section
@@ -12,13 +12,13 @@ from typing import Any
 
 from jcls.config.parts import choose
 from jcls.data import decode as decoding
-from jcls.data.augment.operation import Draw, Extent, Operation, between_0_and_1, positive
+from jcls.data.augment.operation import Operation, Rng, Size, between_0_and_1, positive
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
-LONGEST = 2**26  # pixels of a resized image, which take 800 MB in float32
-TRIES = 10  # of the random-resized crop before it falls back to a central one
+LONGEST = 2**26  # pixels of a resized image, at most: they take 800 MB in float32
+TRIES = 10  # boxes that the random-resized crop tries before it takes a central one
 
 
 def random_resized_crop(
@@ -31,16 +31,17 @@ def random_resized_crop(
 ) -> Operation:
     """A random box of the image, resized to [size, size].
 
-    Ten tries at area * U(scale) and aspect exp(U(log ratio)), sides rounded half to even; the first
-    that fits is placed uniformly. If none does: the largest central box within `ratio`.
+    It draws ten boxes of area * U(scale) and aspect exp(U(log ratio)), sides rounded half to even.
+    The first that fits into the image is placed uniformly. If none fits, the box is the largest
+    central one within `ratio`.
 
     Args:
       size: height and width afterwards.
-      scale: of the box's area, as shares of the image's.
-      ratio: of the box's width to its height.
-      interpolation: 'bilinear', 'bicubic', or 'random': one of them, for each image anew.
-      decode: 'exact', Pillow's pixels (antialiased), or 'fast': large boxes are shrunk while a JPEG
-        is decoded, and no antialiasing filter follows. What is no JPEG is always exact.
+      scale: bounds of the box's area, as a share of the image's.
+      ratio: bounds of the box's width over its height.
+      interpolation: 'bilinear', 'bicubic', or 'random' for one of them, drawn for each image.
+      decode: 'exact' gives Pillow's pixels (antialiased); 'fast' shrinks large boxes while it
+        decodes a JPEG, without an antialiasing filter. Other formats are always decoded exactly.
     """
     positive(size=size)
     if not 0 < scale[0] <= scale[1]:
@@ -50,9 +51,9 @@ def random_resized_crop(
     choose(dict.fromkeys((*INTERPOLATIONS, 'random')), interpolation, 'interpolation')
     fast = choose({'exact': False, 'fast': True}, decode, 'decode')
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         height, width = decoding.size(image)
-        u = draw.uniform(2 * TRIES + 3)
+        u = rng.uniform(2 * TRIES + 3)
         box = tf.unstack(random_box(height, width, u[:-1], scale, ratio))
 
         def resized(method: str) -> Any:
@@ -86,7 +87,7 @@ def random_box(
     widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
     heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = tf.argmax(fits, output_type=tf.int32)  # of equals, the first
+    first = tf.argmax(fits, output_type=tf.int32)  # the first of those that fit
 
     def placed() -> Any:
         h, w = heights[first], widths[first]
@@ -106,17 +107,17 @@ def random_box(
 
 
 def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
-    """The shorter side to `size` pixels, the longer to int(size * long / short).
+    """Resize the shorter side to `size` pixels, the longer one to int(size * long / short).
 
     Args:
-      size: of the shorter side.
+      size: length of the shorter side.
       interpolation: 'bilinear' or 'bicubic', with antialiasing.
     """
     positive(size=size)
     choose(dict.fromkeys(INTERPOLATIONS), interpolation, 'interpolation')
 
-    def apply(image: Image, draw: Draw) -> Any:
-        del draw
+    def apply(image: Image, rng: Rng) -> Any:
+        del rng
         image = decoding.pixels(image)
         height, width = decoding.size(image)
         short, long = tf.minimum(height, width), tf.maximum(height, width)
@@ -136,10 +137,10 @@ def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
             method=interpolation,
         )
 
-    def extent(before: Extent) -> Extent:
+    def output_size(before: Size) -> Size:
         return None if before is None else _resized(*before, size)
 
-    return Operation(apply, extent)
+    return Operation(apply, output_size)
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
@@ -148,14 +149,14 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def center_crop(*, size: int = 224) -> Operation:
-    """The central [size, size] box, corner at round((extent - size) / 2), half to even.
+    """Take the central [size, size] box, whose corner is at round((side - size) / 2), half to even.
 
-    An image smaller than that is first padded with black, half of it (rounded down) before.
+    A smaller image is first padded with black, half of it (rounded down) at the top and the left.
     """
     positive(size=size)
 
-    def apply(image: Image, draw: Draw) -> Any:
-        del draw
+    def apply(image: Image, rng: Rng) -> Any:
+        del rng
         height, width = decoding.size(image)
 
         def padded() -> Any:
@@ -179,12 +180,12 @@ def _central(image: Image, size: int) -> Any:
 
 
 def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
-    """Pad every side with `padding` black pixels, then a uniformly placed [size, size] box."""
+    """Pad every side with `padding` black pixels; take a [size, size] box, placed uniformly."""
     positive(size=size)
     if padding < 0:
         raise ValueError(f'padding={padding}: must not be negative')
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         padded = tf.pad(decoding.pixels(image), [[padding] * 2, [padding] * 2, [0, 0]])
         height, width = decoding.size(padded)
         check = decoding.require(
@@ -194,13 +195,13 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
         )
         with tf.control_dependencies(check):
             room = tf.stack([height, width]) - size
-        chosen = tf.cast(draw.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
+        chosen = tf.cast(rng.uniform(2) * tf.cast(room + 1, tf.float32), tf.int32)
         corner = tf.minimum(chosen, room)
-        # Not a slice: XLA would compile one anew for each corner.
+        # Not a slice: XLA would compile another one for each corner.
         rows = tf.gather(padded, corner[0] + tf.range(size))
         return tf.gather(rows, corner[1] + tf.range(size), axis=1)
 
-    def extent(before: Extent) -> Extent:
+    def output_size(before: Size) -> Size:
         if before is not None and min(before) + 2 * padding < size:
             raise ValueError(
                 f'pad_and_crop: size={size} is larger than images of {before[0]} x {before[1]} '
@@ -208,7 +209,7 @@ def pad_and_crop(*, size: int = 32, padding: int = 4) -> Operation:
             )
         return size, size
 
-    return Operation(apply, extent, compiles=True)
+    return Operation(apply, output_size, compiles=True)
 
 
 def flip(*, probability: float = 0.5) -> Operation:
@@ -224,9 +225,9 @@ def flip_vertical(*, probability: float = 0.5) -> Operation:
 def _mirrored(probability: float, axis: int) -> Operation:
     between_0_and_1(probability=probability)
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         image = decoding.pixels(image)
-        mirror = draw.uniform() < probability
+        mirror = rng.uniform() < probability
         return tf.cond(mirror, lambda: tf.reverse(image, axis=[axis]), lambda: image)
 
-    return Operation(apply, lambda extent: extent, compiles=True)
+    return Operation(apply, lambda size: size, compiles=True)

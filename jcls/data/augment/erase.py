@@ -1,11 +1,11 @@
 """Paint over boxes of an image: random erasing and Cutout.
 
 Zhong et al. 2017 (1708.04896, random erasing, with the distribution of torchvision v0.29 and the
-noise of timm v1.0.31); DeVries and Taylor 2017 (1708.04552, Cutout). For grids see
-`jcls.data.augment.grids`.
+noise of timm v1.0.31); DeVries and Taylor 2017 (1708.04552, Cutout). `jcls.data.augment.grids`
+paints over grids.
 
-The paint is by default the data's mean colour, which is 0 after normalisation. Erasing belongs
-after all other operations: they would change the paint.
+The default colour is the data's mean, which is 0 after normalisation. Erasing belongs after all
+other operations, which would change the colour.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy as np
 
 from jcls.config.parts import choose
 from jcls.data.augment.operation import (
-    Draw,
     Fill,
     Operation,
+    Rng,
     between_0_and_1,
     check_fill,
     pick,
     positive,
     prepared,
-    same_extent,
+    same_size,
 )
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
-TRIES = 10  # of a random box before nothing is erased
+TRIES = 10  # boxes that are tried before nothing is erased
 MODES = ('constant', 'channel', 'pixel')
 
 
@@ -47,20 +47,20 @@ def random_erasing(
 ) -> Operation:
     """Paint over random boxes with this probability.
 
-    A box has area U(scale) of the image's, over the number of boxes, and height / width
-    exp(U(log ratio)), sides rounded half to even; the first of ten that is lower and narrower than
-    the image is placed uniformly; if none is, there is no box. How many there are is uniform in
-    1..count.
+    The number of boxes is uniform in 1..count. The area of each is U(scale) of the image's, over
+    the number of boxes; its height / width is exp(U(log ratio)); its sides are rounded half to
+    even. The first of ten such boxes that is lower and narrower than the image is placed uniformly.
+    If there is none, nothing is painted.
 
     Args:
-      probability: of doing it.
-      scale: the least and the largest area, a share of the image's.
-      ratio: the least and the largest height / width.
-      count: the most boxes.
-      mode: 'constant' paints with `fill`, 'channel' with one random colour for each box, 'pixel'
-        with one for each pixel: N(fill, 255 noise_std), rounded and clipped.
-      fill: the colour, or the noise's mean.
-      noise_std: of the noise, as a share of 255, for each channel: the data's.
+      probability: probability of painting.
+      scale: bounds of the area, as a share of the image's.
+      ratio: bounds of height / width.
+      count: largest number of boxes.
+      mode: 'constant' paints with `fill`; 'channel' with one random colour for each box; 'pixel'
+        with one for each pixel. Random colours are N(fill, 255 noise_std), rounded and clipped.
+      fill: the colour, or the mean of the random colours.
+      noise_std: standard deviation of each channel, as a share of 255; usually the data's own.
     """
     between_0_and_1(probability=probability)
     positive(count=count)
@@ -94,23 +94,23 @@ def random_erasing(
             image = painted(image, inside, tf.gather(palette, number))
         return image
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         image = prepared(image, 'random_erasing')
         height, width, channels = image.shape
         if mode != 'constant' and len(noise_std) != channels:
             raise ValueError(f'noise_std={noise_std}: {channels} numbers, one for each channel')
-        # Sides are rounded: a box may be larger than its area by half of its height and width.
+        # Sides are rounded, so a box may exceed its area by half of its height and width.
         most = int(scale[1] * height * width) + count * (height + width)
 
         def erased() -> Any:
-            u = draw.uniform(1 + count * (2 * TRIES + 2), stream=1)
-            normal = [draw.normal(colours, channels, stream=2)] if colours else []
-            return run(image, u, draw.colour(fill, channels), *normal)
+            u = rng.uniform(1 + count * (2 * TRIES + 2), stream=1)
+            normal = [rng.normal(colours, channels, stream=2)] if colours else []
+            return run(image, u, rng.colour(fill, channels), *normal)
 
         colours = {'constant': 0, 'channel': count, 'pixel': most}[mode]
-        return tf.cond(draw.uniform() < probability, erased, lambda: image)
+        return tf.cond(rng.uniform() < probability, erased, lambda: image)
 
-    return Operation(apply, same_extent('random_erasing'), compiles=True)
+    return Operation(apply, same_size('random_erasing'), compiles=True)
 
 
 def random_boxes(
@@ -121,9 +121,9 @@ def random_boxes(
     ratio: tuple[float, float],
     count: int = 1,
 ) -> Any:
-    """int32 [count, (top, left, bottom, right)] from 1 + count (2 TRIES + 2) uniforms.
+    """Boxes int32 [count, (top, left, bottom, right)] from 1 + count (2 TRIES + 2) uniforms.
 
-    A box that does not fit, or is one too many, is empty.
+    A box that does not fit is empty, and so are those beyond the number of boxes drawn.
     """
     number = 1 + pick(u[0], count)
     u = tf.reshape(u[1:], [count, 2 * TRIES + 2])
@@ -134,7 +134,7 @@ def random_boxes(
     heights = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
     widths = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
     fits = (heights < height) & (widths < width)
-    first = tf.argmax(fits, axis=1, output_type=tf.int32)[:, None]  # of equals, the first
+    first = tf.argmax(fits, axis=1, output_type=tf.int32)[:, None]  # the first of those that fit
     there = tf.reduce_any(fits, axis=1) & (tf.range(count) < number)
     h, w = (tf.gather(sides, first, batch_dims=1)[:, 0] for sides in (heights, widths))
     h, w = tf.where(there, h, 0), tf.where(there, w, 0)
@@ -151,9 +151,9 @@ def cutout(
     one below it).
 
     Args:
-      length: of a side, pixels.
-      holes: how many squares.
-      probability: of doing it.
+      length: length of a side, in pixels.
+      holes: number of squares.
+      probability: probability of painting.
       fill: the colour.
     """
     between_0_and_1(probability=probability)
@@ -176,26 +176,26 @@ def cutout(
 def sometimes(
     name: str, run: Callable[..., Any], numbers: int, probability: float, fill: Fill
 ) -> Operation:
-    """With this probability a function of the image, so many uniforms, and a colour."""
+    """The operation that does `run`, with this probability, to (image, uniforms, colour)."""
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         image = prepared(image, name)
 
         def erased() -> Any:
-            u = draw.uniform(numbers, stream=1)
-            return run(image, u, draw.colour(fill, image.shape[-1]))
+            u = rng.uniform(numbers, stream=1)
+            return run(image, u, rng.colour(fill, image.shape[-1]))
 
-        return tf.cond(draw.uniform() < probability, erased, lambda: image)
+        return tf.cond(rng.uniform() < probability, erased, lambda: image)
 
-    return Operation(apply, same_extent(name), compiles=True)
+    return Operation(apply, same_size(name), compiles=True)
 
 
 def _box(image: Any, top: Any, left: Any, bottom: Any, right: Any) -> Any:
-    """bool [H, W]: true inside of the box."""
+    """A mask, bool [H, W], that is true inside the box."""
     row, column = tf.range(image.shape[0])[:, None], tf.range(image.shape[1])[None]
     return (row >= top) & (row < bottom) & (column >= left) & (column < right)
 
 
 def painted(image: Any, inside: Any, colour: Any) -> Any:
-    """`colour`, uint8 [C] or [H, W, C], where `inside`, bool [H, W]."""
+    """The image with `colour`, uint8 [C] or [H, W, C], where `inside`, bool [H, W], is true."""
     return tf.where(inside[..., None], colour, image)

@@ -1,9 +1,9 @@
 """Geometric operations on one image: every output pixel is looked up in the input.
 
-As Pillow's ``Image.transform``: samples at pixel centres, bilinear values truncated, cubic ones
-with a = -1, and the fill colour wherever the place looked up lies outside of the image.
+They work as Pillow's ``Image.transform``: samples are at pixel centres, bilinear values are
+truncated, cubic kernels have a = -1, and places outside the image have the fill colour.
 
-`affine` is for use inside of a compiled function; policies use it, too.
+`affine` is for use inside a compiled function; policies use it, too.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import math
 from typing import Any, NamedTuple
 
 from jcls.config.parts import choose
-from jcls.data.augment.operation import Draw, Fill, Operation, check_fill, prepared, same_extent
+from jcls.data.augment.operation import Fill, Operation, Rng, check_fill, prepared, same_size
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'random')  # of bilinear and bicubic
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'random')  # 'random': one of the last two
 
-# All channels of a pixel travel in one 64-bit word, so that each neighbour costs one load
-# and one product: 21 bits a channel, of which 8 are the level's and 11 or 12 its weight's. Cubic
-# weights are negative, too; the bias keeps each channel's sum from borrowing from the next.
+# One 64-bit word holds all channels of a pixel, so that each neighbour costs one load and one
+# product. A channel has 21 bits: 8 for its level and 11 or 12 for the weight. Cubic weights may be
+# negative; the bias keeps the sum of a channel from borrowing from the next one.
 SPACING = 21
 WEIGHT_BITS = {'nearest': 0, 'bilinear': 12, 'bicubic': 11}
 BIAS = {'nearest': 0, 'bilinear': 0, 'bicubic': 3 << 17}
@@ -29,36 +29,37 @@ BIAS = {'nearest': 0, 'bilinear': 0, 'bicubic': 3 << 17}
 def rotation(
     *, degrees: float = 15.0, interpolation: str = 'bilinear', fill: Fill = 0
 ) -> Operation:
-    """Turn about the centre by an angle uniform in -degrees..degrees; the size stays.
+    """Turn an image about its centre by an angle uniform in -degrees..degrees; its size stays.
 
     Args:
-      degrees: the largest angle, in 0..180.
-      interpolation: 'nearest', 'bilinear', 'bicubic', or for each image one of the latter 'random'.
-      fill: for the corners that are left empty.
+      degrees: largest angle, in 0..180.
+      interpolation: 'nearest', 'bilinear', 'bicubic', or 'random' for one of the last two, drawn
+        for each image.
+      fill: colour of the corners that are left empty.
     """
     if not 0 <= degrees <= 180:
         raise ValueError(f'degrees={degrees}: must be in [0, 180]')
     check_interpolation(interpolation)
     check_fill(fill)
 
-    def apply(image: Image, draw: Draw) -> Any:
-        image, u = prepared(image, 'rotation'), draw.uniform(2)
+    def apply(image: Image, rng: Rng) -> Any:
+        image, u = prepared(image, 'rotation'), rng.uniform(2)
         matrix = tf.stack(rotated((2 * u[0] - 1) * degrees, *image.shape[:2]))
-        colour = draw.colour(fill, image.shape[-1])
+        colour = rng.colour(fill, image.shape[-1])
         return affine(image, matrix, colour, interpolation, u[1] < 0.5)
 
-    return Operation(apply, same_extent('rotation'), compiles=True)
+    return Operation(apply, same_size('rotation'), compiles=True)
 
 
 def check_interpolation(interpolation: str) -> None:
-    """Refuse what is none."""
+    """Raise ValueError for an unknown interpolation."""
     choose(dict.fromkeys(INTERPOLATIONS), interpolation, 'interpolation')
 
 
 def rotated(degrees: Any, height: int, width: int) -> list[Any]:
     """The six entries of the matrix that turns counter-clockwise about the centre; see `affine`."""
     angle = degrees * (math.pi / 180)
-    # Rounded so that quarter turns are exact, which decides what lies on the border of the image.
+    # Rounding makes quarter turns exact, which decides whether a place is inside the image.
     cos, sin = (tf.round(part * 2.0**22) / 2.0**22 for part in (tf.cos(angle), tf.sin(angle)))
     x, y = width / 2, height / 2
     return [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y]
@@ -70,9 +71,9 @@ def affine(image: Any, matrix: Any, fill: Any, kind: str, cubic: Any = False) ->
     Args:
       image: uint8 [H, W, 3 or 1], H and W static.
       matrix: float32 [6]: a, b, c, d, e, f.
-      fill: uint8 [3 or 1] for what lies outside.
+      fill: uint8 [3 or 1], the colour of places outside the image.
       kind: one of `INTERPOLATIONS`.
-      cubic: with 'random', bicubic if true, else bilinear.
+      cubic: whether 'random' is bicubic here; else it is bilinear.
     """
     if kind == 'random':
         return tf.cond(
@@ -98,8 +99,8 @@ def affine(image: Any, matrix: Any, fill: Any, kind: str, cubic: Any = False) ->
 
     packed = tf.reshape(pack(image), [-1])
     offset = _word(sum(bias << SPACING * c for c in range(channels)))
-    # XLA would fuse the packing into every load and the loads into the unpacking of every channel,
-    # five times slower; a conditional's operands and results are computed once, into memory.
+    # XLA would fuse the packing into every load, and the loads into the unpacking of every channel,
+    # which is five times slower. The operands and results of a conditional are computed once.
     words = tf.cond(
         tf.math.is_finite(matrix[0]), sampled, lambda: tf.reshape(packed, [height, width])
     )
@@ -115,7 +116,7 @@ class _Places(NamedTuple):
     """Where each output pixel is looked up: tensors [H, W].
 
     Attributes:
-      inside: bool, whether that is inside of the image.
+      inside: bool, whether the place is inside the image.
       neighbours: (index of a pixel, its weight as a word), whose weights sum to 2 ** bits.
     """
 
@@ -124,7 +125,7 @@ class _Places(NamedTuple):
 
 
 def _nearest(matrix: Any, height: int, width: int) -> _Places:
-    """In 16 binary places, as Pillow, whose rounding decides between two neighbours."""
+    """The nearest pixel. As in Pillow, rounding to 16 binary places decides between two."""
 
     def fixed(number: Any) -> Any:
         return tf.cast(tf.floor(number * 65536 + 0.5), tf.int32)
@@ -147,7 +148,7 @@ def _around(matrix: Any, height: int, width: int, kind: str) -> _Places:
     y = matrix[3] * xs + matrix[4] * ys + matrix[5]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     axes = []
-    for at, extent in ((x - 0.5, width), (y - 0.5, height)):
+    for at, length in ((x - 0.5, width), (y - 0.5, height)):
         first = tf.floor(at)
         d = at - first
         if kind == 'bilinear':
@@ -164,7 +165,7 @@ def _around(matrix: Any, height: int, width: int, kind: str) -> _Places:
         first = tf.cast(first, tf.int32)
         axes.append(
             [
-                (tf.clip_by_value(first + p, 0, extent - 1), w)
+                (tf.clip_by_value(first + p, 0, length - 1), w)
                 for p, w in zip(places, weights, strict=True)
             ]
         )
@@ -175,7 +176,7 @@ def _around(matrix: Any, height: int, width: int, kind: str) -> _Places:
             weight = tf.cast(tf.round(along * across * (1 << WEIGHT_BITS[kind])), tf.int32)
             rest -= weight
             found.append((row * width + column, weight))
-    # Rounding must not make a plain area lighter or darker: what is left goes to the nearest.
+    # Rounding must not make a plain area lighter or darker, so the nearest pixel gets the rest.
     main = len(found) // 2 - (0 if kind == 'bilinear' else 3)
     found[main] = (found[main][0], found[main][1] + rest)
     return _Places(inside, [(index, _word(weight)) for index, weight in found])

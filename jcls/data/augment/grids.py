@@ -1,7 +1,7 @@
 """Paint over a grid, or over some squares of one: GridMask and Hide-and-Seek.
 
-Chen et al. 2020 (2001.04086, GridMask); Singh and Lee 2017 (1704.04232, Hide-and-Seek); both as
-PaddleClas means them. As all that paints over (`jcls.data.augment.erase`) they come last.
+Chen et al. 2020 (2001.04086, GridMask); Singh and Lee 2017 (1704.04232, Hide-and-Seek); both as in
+PaddleClas. Like everything that paints over an image (`jcls.data.augment.erase`), they come last.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from jcls.data.augment.erase import painted, sometimes
 from jcls.data.augment.geometry import rotated
 from jcls.data.augment.operation import (
-    Draw,
     Fill,
     Operation,
+    Rng,
     between_0_and_1,
     check_fill,
     pick,
     prepared,
-    same_extent,
+    same_size,
 )
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
@@ -37,18 +37,18 @@ def grid_mask(
 ) -> Operation:
     """Paint over a grid of bands (mode 0), or over the squares between them (mode 1).
 
-    Bands of int(d ratio + 0.5) pixels, at a random phase, lie every d pixels, across and along; all
-    turn by an angle uniform in 0..rotate about the centre. The defaults are PaddleClas's and paint
-    over 75 % of an image, mode 1 over 25 %; the paper's own setting is milder: mode=1, ratio=0.4,
-    rotate=360, probability=0.8. Both raise the probability from 0 to that over the first 80 % of
-    the run; here it is constant, as an operation knows random numbers but no epoch.
+    Bands of int(d ratio + 0.5) pixels lie every d pixels, across and along, at a random phase. The
+    grid turns about the centre by an angle uniform in 0..rotate. The defaults are PaddleClas's,
+    which paint over 75 % of an image (25 % with mode=1). The paper's setting is milder: mode=1,
+    ratio=0.4, rotate=360, probability=0.8. Both raise the probability from 0 over the first 80 % of
+    the run. Here it is constant, since an operation does not know the epoch.
 
     Args:
-      d: the period in pixels, uniform in low..high-1.
-      ratio: of the band to the period, in 0..1.
-      rotate: the largest angle, degrees.
-      mode: 0 or 1.
-      probability: of doing it.
+      d: bounds (low, high) of the period in pixels, which is uniform in low..high-1.
+      ratio: width of a band over the period, in 0..1.
+      rotate: largest angle, in degrees.
+      mode: 0 or 1, as above.
+      probability: probability of painting.
       fill: the colour.
     """
     between_0_and_1(ratio=ratio, probability=probability)
@@ -89,8 +89,9 @@ def hide_and_seek(
     """Divide the image into squares, from its upper left corner on, and paint over some of them.
 
     Args:
-      grid_sizes: the sides of the squares, of which one is drawn, in pixels; 0 paints over nothing.
-      probability: of painting over a square.
+      grid_sizes: possible sides of the squares in pixels, of which one is drawn; with 0 nothing is
+        painted.
+      probability: probability of painting over a square.
       fill: the colour.
     """
     between_0_and_1(probability=probability)
@@ -103,14 +104,14 @@ def hide_and_seek(
         size = tf.gather(np.array(grid_sizes, np.int32), pick(u[0], len(grid_sizes)))
         hidden = tf.reshape(u[1:] < probability, [-1, -(-image.shape[1] // finest)])
         side = tf.where(size > 0, size, finest)
-        row, column = (tf.range(extent) // side for extent in image.shape[:2])
+        row, column = (tf.range(length) // side for length in image.shape[:2])
         inside = tf.gather(tf.gather(hidden, row), column, axis=1)
         return painted(image, inside & (size > 0), colour)
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         image = prepared(image, 'hide_and_seek')
-        rows, columns = (-(-extent // finest) for extent in image.shape[:2])
-        u = draw.uniform(1 + rows * columns)
-        return run(image, u, draw.colour(fill, image.shape[-1]))
+        rows, columns = (-(-length // finest) for length in image.shape[:2])
+        u = rng.uniform(1 + rows * columns)
+        return run(image, u, rng.colour(fill, image.shape[-1]))
 
-    return Operation(apply, same_extent('hide_and_seek'), compiles=True)
+    return Operation(apply, same_size('hide_and_seek'), compiles=True)

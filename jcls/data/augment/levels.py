@@ -1,8 +1,8 @@
 """Operations on the levels of an image, each as Pillow (13.0) computes it.
 
-`value` is in the unit that `jcls.data.augment.policy_ops.NAMES` gives. Blends are truncated, not
-rounded. For use inside of a compiled function: uint8 [H, W, 3 or 1] -> the same, H and W static.
-`PIXEL` is what policies draw from.
+Each takes and returns an image, uint8 [H, W, 3 or 1] with static H and W, inside a compiled
+function. `value` is in the unit that `jcls.data.augment.policy_ops.NAMES` gives. Blends are
+truncated, not rounded. Policies draw from the table `PIXEL`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jcls.host.tensorflow import tf
 
 
 def _blend(degenerate: Any, image: Any, factor: Any) -> Any:
-    """degenerate + factor (image - degenerate), clipped and truncated; uint8."""
+    """degenerate + factor (image - degenerate) as uint8, clipped and truncated."""
     image = tf.cast(image, tf.float32)
     levels = tf.clip_by_value(degenerate + factor * (image - degenerate), 0, 255)
     return tf.cast(tf.cast(levels, tf.int32), tf.uint8)
 
 
 def _rows(image: Any) -> Any:
-    """[H, W, C] -> [H, W C]: XLA's loops over three channels of a pixel are many times slower."""
+    """[H, W, C] -> [H, W C], since XLA's loops over a pixel's channels are many times slower."""
     height, width, channels = image.shape
     return tf.reshape(image, [height, width * channels])
 
@@ -37,24 +37,24 @@ def luma(image: Any) -> Any:
 
 
 def brightness(image: Any, value: Any) -> Any:
-    """`value` times the image."""
+    """The image times `value`."""
     return _blend(0.0, image, value)
 
 
 def color(image: Any, value: Any) -> Any:
-    """Away from, or beyond, its own greys."""
+    """Blend the image with its grey version."""
     grey = tf.cast(luma(image), tf.float32)
     return _blend(grey[..., None], image, value)
 
 
 def contrast(image: Any, value: Any) -> Any:
-    """Away from, or beyond, its mean grey level, rounded."""
+    """Blend the image with its mean grey level, rounded."""
     total = tf.cast(tf.reduce_sum(luma(image)), tf.float32)
     return _blend(tf.floor(total / (image.shape[0] * image.shape[1]) + 0.5), image, value)
 
 
 def sharpness(image: Any, value: Any) -> Any:
-    """Away from, or beyond, the image smoothed with [1 1 1; 1 5 1; 1 1 1] / 13, border kept."""
+    """Blend the image with itself smoothed by [1 1 1; 1 5 1; 1 1 1] / 13; the border stays."""
     height, width, channels = image.shape
     if min(height, width) < 3:
         return image
@@ -72,7 +72,7 @@ def sharpness(image: Any, value: Any) -> Any:
 
 
 def posterize(image: Any, value: Any) -> Any:
-    """Keep the `value` highest bits; 0 makes it black."""
+    """Keep the `value` highest bits of each level; 0 makes the image black."""
     mask = 256 - tf.bitwise.left_shift(1, 8 - tf.cast(value, tf.int32))
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
@@ -122,29 +122,28 @@ def equalize(image: Any, _: Any) -> Any:
     step = (height * width - of_last) // 255
     table = (up_to - counts + step // 2) // tf.maximum(step, 1)
     table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
-    # Or else XLA would make an entry anew, divisions and all, for each pixel: what is scattered is
-    # computed once, into memory.
+    # Without the scatter, which is computed once into memory, XLA would compute an entry again,
+    # with its divisions, for each pixel.
     places = tf.range(256 * channels)[:, None]
     table = tf.scatter_nd(places, tf.cast(tf.reshape(table, [-1]), tf.uint8), [256 * channels])
     return tf.gather(table, numbered)
 
 
 def invert(image: Any, _: Any) -> Any:
-    """255 minus the image."""
+    """Invert every level: 255 minus the image."""
     return 255 - image
 
 
 def grey(image: Any) -> Any:
-    """Its grey level in every channel."""
+    """Put the grey level of each pixel into every channel."""
     return tf.tile(tf.cast(luma(image), tf.uint8)[..., None], [1, 1, image.shape[2]])
 
 
 def hue(image: Any, value: Any) -> Any:
-    """Turn the hue by `value` whole turns, at most half a one either way.
+    """Turn the hue by `value` whole turns, from -0.5 to 0.5.
 
-    Hue, saturation and value have 8 bits each, so 0 turns change the image, too. The precision of
-    each number is Pillow's, in float or double: of a sixth of a turn a rounding error makes
-    another colour.
+    Hue, saturation and value have 8 bits each, so even 0 turns change the image. Every number has
+    Pillow's precision, float or double: at a sixth of a turn a rounding error makes another colour.
     """
     if image.shape[2] == 1:
         return image
@@ -189,11 +188,11 @@ def hue(image: Any, value: Any) -> Any:
 def blur(image: Any, value: Any, most: float) -> Any:
     """Pillow's Gaussian blur with a standard deviation of `value` <= `most` pixels.
 
-    It is three boxes a direction, rounded to whole levels in between; a box is the mean of so many
-    pixels as its radius says, of which the outermost two count in part; weights have 24 bits.
+    It is three box blurs in each direction, rounded to whole levels in between. A box is the mean
+    of the pixels within its radius, of which the outermost two count in part; weights have 24 bits.
     """
     height, width, channels = image.shape
-    reach = int((math.sqrt(4 * most**2 + 1) - 1) / 2) + 1  # of a box, pixels
+    reach = int((math.sqrt(4 * most**2 + 1) - 1) / 2) + 1  # radius of a box, pixels
     variance = value**2 / 3
     inner = tf.floor((tf.sqrt(12 * variance + 1) - 1) / 2)
     outer = (2 * inner + 1) * (inner * (inner + 1) - 3 * variance)
@@ -209,10 +208,10 @@ def blur(image: Any, value: Any, most: float) -> Any:
         first, last = (rows[:1], rows[-1:]) if axis == 0 else (rows[:, :stride], rows[:, -stride:])
         return tf.concat([*[first] * reach, rows, *[last] * reach], axis)
 
-    def box(rows: Any, axis: int, stride: int, extent: int) -> Any:
+    def box(rows: Any, axis: int, stride: int, length: int) -> Any:
         def at(place: int) -> Any:
             start = (reach + place) * stride
-            here = slice(start, start + extent)
+            here = slice(start, start + length)
             return tf.cast(rows[here] if axis == 0 else rows[:, here], tf.uint32)
 
         total = at(0) * weights[0] + tf.constant(1 << 23, tf.uint32)
@@ -221,14 +220,15 @@ def blur(image: Any, value: Any, most: float) -> Any:
         return tf.cast(tf.bitwise.right_shift(total, tf.constant(24, tf.uint32)), tf.uint8)
 
     rows = _rows(image)
-    for axis, stride, extent in ((1, channels, width * channels), (0, 1, height)):
-        # A loop's results are computed once: XLA would make the first box anew for the second.
+    for axis, stride, length in ((1, channels, width * channels), (0, 1, height)):
+        # The results of a loop are computed once; XLA would compute the first box again for the
+        # second.
         rows = tf.while_loop(
             lambda i, _: i < 3,
-            lambda i, rows, a=axis, s=stride, e=extent: (i + 1, padded(box(rows, a, s, e), a, s)),
+            lambda i, rows, a=axis, s=stride, n=length: (i + 1, padded(box(rows, a, s, n), a, s)),
             (tf.constant(0), padded(rows, axis, stride)),
         )[1]
-        here = slice(reach * stride, reach * stride + extent)
+        here = slice(reach * stride, reach * stride + length)
         rows = rows[here] if axis == 0 else rows[:, here]
     return tf.reshape(rows, image.shape)
 

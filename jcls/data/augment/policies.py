@@ -1,8 +1,8 @@
 """Policies: augmentations that draw a few operations of `policy_ops` for each image.
 
 Cubuk et al. 2019 (1909.13719, RandAugment); Mueller and Hutter 2021 (2103.10158, TrivialAugment).
-The tables are torchvision's (v0.29), or timm's (v1.0.31) where it says so. AutoAugment has a room
-of its own, `jcls.data.augment.autoaugment`.
+The tables are torchvision's (v0.29), or timm's (v1.0.31) where it says so. AutoAugment is
+in `jcls.data.augment.autoaugment`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from jcls.data.augment import policy_ops
 from jcls.data.augment.geometry import check_interpolation
 from jcls.data.augment.operation import (
-    Draw,
     Fill,
     Operation,
+    Rng,
     between_0_and_1,
     check_fill,
     pick,
     positive,
     prepared,
-    same_extent,
+    same_size,
 )
 from jcls.data.augment.policy_ops import INDEX, Step
 from jcls.data.decode import Image
@@ -31,7 +31,7 @@ from jcls.host.tensorflow import tf
 
 Plan = Callable[[Any, int, int], Step]  # uniforms, height, width -> what to do
 
-# All that torchvision's policies draw from; the first nine have a sign, only AutoAugment inverts.
+# What torchvision's policies draw from. The first nine have a sign; only AutoAugment inverts.
 TORCHVISION = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate',
                'brightness', 'color', 'contrast', 'sharpness', 'posterize', 'solarize',
                'identity', 'autocontrast', 'equalize', 'invert')  # fmt: skip
@@ -43,27 +43,27 @@ TIMM = ('autocontrast', 'equalize', 'invert', 'rotate', 'posterize', 'solarize',
 
 
 def planned(name: str, numbers: int, plan: Plan, interpolation: str, fill: Fill) -> Operation:
-    """An operation that does what `plan` says for so many uniform numbers."""
+    """The operation that does the steps of `plan`, which takes this many uniform `numbers`."""
     check_interpolation(interpolation)
     check_fill(fill)
 
-    def apply(image: Image, draw: Draw) -> Any:
+    def apply(image: Image, rng: Rng) -> Any:
         image = prepared(image, name)
-        steps = plan(draw.uniform(numbers), *image.shape[:2])
-        return policy_ops.transform(image, steps, draw.colour(fill, image.shape[-1]), interpolation)
+        steps = plan(rng.uniform(numbers), *image.shape[:2])
+        return policy_ops.transform(image, steps, rng.colour(fill, image.shape[-1]), interpolation)
 
-    return Operation(apply, same_extent(name), compiles=True)
+    return Operation(apply, same_size(name), compiles=True)
 
 
 def spread(first: float, last: float, bins: int) -> np.ndarray:
-    """float32 [bins] from first to last, as ``torch.linspace`` computes it on a CPU.
+    """float32 [bins] numbers from first to last, as ``torch.linspace`` computes them on a CPU.
 
-    Its rounding decides where whole pixels are cut off from a translation: 15.999999 is 15.
+    Their rounding matters because translations are cut off to whole pixels: 15.999999 is 15.
     """
     bin_ = np.arange(bins)
     first, last = float(np.float32(first)), float(np.float32(last))
     step = float(np.float32(last - first) / np.float32(bins - 1))
-    # float64 until here: torch multiplies and adds in one instruction, which rounds once.
+    # float64 until here, since torch multiplies and adds in one instruction, which rounds once.
     halves = bin_ < bins // 2, first + step * bin_, last - step * (bins - 1 - bin_)
     return np.where(*halves).astype(np.float32)
 
@@ -79,19 +79,19 @@ def space(
 ) -> np.ndarray:
     """Values of torchvision's operations, float32 [2 signs, operations of `TORCHVISION`, bins].
 
-    Each rises with the bin, from doing nothing to the number given here.
+    Each value rises with the bin, from no change to the number given here.
 
     Args:
-      bins: how many.
-      shear: pixels a pixel.
-      translate: pixels, (x, y); what is cut off to whole ones.
-      rotate: degrees.
-      blend: what a factor differs from 1 by.
-      bits: how many of 8 posterizing takes away.
+      bins: number of magnitudes.
+      shear: largest shear, in pixels per pixel.
+      translate: largest translation (x, y) in pixels, cut off to whole ones.
+      rotate: largest angle, in degrees.
+      blend: largest difference of a factor from 1.
+      bits: largest number of the 8 bits that posterizing removes.
     """
     magnitudes = {
         **dict.fromkeys(('shear_x', 'shear_y'), spread(0, shear, bins)),
-        # torchvision's go to the right and down, ours to the left and up.
+        # torchvision's translations go right and down, ours left and up.
         'translate_x': -np.trunc(spread(0, translate[0], bins)),
         'translate_y': -np.trunc(spread(0, translate[1], bins)),
         'rotate': spread(0, rotate, bins),
@@ -108,7 +108,7 @@ def space(
 
 
 def lookup(values: np.ndarray, sign: Any, operation: Any, level: Any) -> tuple[Any, Any]:
-    """`Step.which` and `Step.value` of operations of a `space`; all int32 of one shape."""
+    """`Step.which` and `Step.value` of operations of a `space`, from int32 of one shape."""
     value = tf.gather_nd(values, tf.stack([sign, operation, level], axis=-1))
     return tf.gather(_numbers(TORCHVISION), operation), value
 
@@ -121,8 +121,8 @@ def trivial_augment(*, interpolation: str = 'bilinear', fill: Fill = 0) -> Opera
     """TrivialAugmentWide: one of 14 operations at one of 31 magnitudes, all equally likely.
 
     Args:
-      interpolation: of geometric operations.
-      fill: for what they leave empty.
+      interpolation: interpolation of geometric operations.
+      fill: colour of the places that they leave empty.
     """
     values = space(31, shear=0.99, translate=(32, 32), rotate=135, blend=0.99, bits=6)
 
@@ -151,11 +151,11 @@ def rand_augment(
     """torchvision's RandAugment: `num_ops` of 14 operations, drawn with replacement.
 
     Args:
-      num_ops: how many are applied to each image.
-      magnitude: of each, in 0..bins-1.
-      bins: how many magnitudes there are.
-      interpolation: of geometric operations.
-      fill: for what they leave empty.
+      num_ops: number of operations on each image.
+      magnitude: magnitude of each operation, in 0..bins-1.
+      bins: number of magnitudes.
+      interpolation: interpolation of geometric operations.
+      fill: colour of the places that they leave empty.
     """
     positive(num_ops=num_ops)
     if bins < 2:
@@ -183,17 +183,18 @@ def rand_augment_timm(
 ) -> Operation:
     """timm's RandAugment with increasing severity: ``rand-m9-mstd0.5-inc1``.
 
-    Each of `num_ops` of 15 operations, drawn with replacement, is applied with `probability` at a
-    magnitude of its own, N(magnitude, magnitude_std) clipped to 0..10. Posterizing to 0 bits makes
-    an image black, as it did in Pillow before it was refused there.
+    It draws `num_ops` of 15 operations with replacement and applies each with `probability`, at a
+    magnitude drawn from N(magnitude, magnitude_std) and clipped to 0..10. Posterizing to 0 bits
+    makes an image black, as it did in Pillow before Pillow refused it.
 
     Args:
-      num_ops: how many are drawn.
-      magnitude: the mean level, in 0..10.
-      magnitude_std: its standard deviation.
-      probability: of applying an operation that was drawn.
-      interpolation: of geometric operations; 'random' is bilinear or bicubic, for each anew.
-      fill: for what they leave empty.
+      num_ops: number of operations that are drawn.
+      magnitude: mean magnitude, in 0..10.
+      magnitude_std: standard deviation of the magnitude.
+      probability: probability of applying an operation that was drawn.
+      interpolation: interpolation of geometric operations; 'random' draws bilinear or bicubic for
+        each of them.
+      fill: colour of the places that they leave empty.
     """
     positive(num_ops=num_ops)
     between_0_and_1(probability=probability)

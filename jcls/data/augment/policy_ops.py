@@ -1,11 +1,11 @@
 """The pixel and geometric operations that the policies draw from, as one compiled program.
 
-`transform` applies some of `NAMES` to a uint8 image. XLA compiles it once per image size and runs
-only the branches that were drawn. Each operation computes what Pillow (13.0) does, from which
-torchvision and timm take theirs: blends and bilinear values are truncated, not rounded; geometric
-operations sample at pixel centres and leave what lies outside of the image in the fill colour.
+`transform` applies some of `NAMES` to a uint8 image. XLA compiles it once for each image size and
+runs only the branches that were drawn. Each operation computes what Pillow (13.0) does, which
+torchvision and timm use: blends and bilinear values are truncated, not rounded; geometric
+operations sample at pixel centres, and places outside the image have the fill colour.
 
-Values are in natural units: degrees, pixels, factors, bits, levels; see `NAMES`.
+Values are in natural units, which `NAMES` lists: degrees, pixels, factors, bits, levels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jcls.data.augment.geometry import affine, rotated
 from jcls.data.augment.levels import PIXEL
 from jcls.host.tensorflow import tf
 
-# What the value of each operation is.
+# The meaning of each operation's value.
 NAMES = {
     'identity': 'unused',
     'shear_x': 'pixels to the left for each pixel down',
@@ -42,12 +42,12 @@ GEOMETRIC = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate')
 
 
 class Step(NamedTuple):
-    """Which operations to apply, in this order; each an array [n] of tensors.
+    """The operations to apply, in this order, as tensors [n].
 
     Attributes:
-      which: int32, see `INDEX`.
+      which: int32, the operation's place in `INDEX`.
       value: float32, in the unit of the operation.
-      cubic: bool; with interpolation 'random' bicubic if true, else bilinear.
+      cubic: bool, whether interpolation 'random' is bicubic here; else it is bilinear.
     """
 
     which: Any
@@ -56,12 +56,12 @@ class Step(NamedTuple):
 
 
 def transform(image: Any, steps: Step, fill: Any, kind: str) -> Any:
-    """Apply the operations to an image; for use inside of a compiled function.
+    """Apply the operations to an image; for use inside a compiled function.
 
     Args:
       image: uint8 [H, W, 3] or [H, W, 1], H and W static.
       steps: the operations.
-      fill: uint8 [3 or 1] for what lies outside.
+      fill: uint8 [3 or 1], the colour of places outside the image.
       kind: interpolation of geometric operations, one of `geometry.INTERPOLATIONS`.
     """
     count = steps.which.shape[0]
@@ -94,7 +94,7 @@ def _apply(image: Any, step: Step, fill: Any, kind: str) -> Any:
 
 
 def _matrix(which: Any, value: Any, height: int, width: int) -> Any:
-    """The matrix of a geometric operation, float32 [6]; see `affine`."""
+    """The matrix of a geometric operation, float32 [6], for `affine`."""
 
     def drawn(name: str) -> Any:
         return tf.where(which == INDEX[name], value, 0.0)

@@ -1,8 +1,8 @@
 """The ``data`` section: a training and a validation source, chosen from a table.
 
-Whatever the choice, its images can be turned upright, its examples divided into folds or reduced to
-a subset, and kept in memory. What a `Source` is stands in `jcls.data.sources.source`; what
-happens to its examples is the pipeline's.
+Images of any source can be turned upright and kept in memory, and its examples divided into folds
+or reduced to a subset. `jcls.data.sources.source` says what a `Source` is; `jcls.data.pipeline`
+makes batches of its examples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jcls.data.sources.tfds import tfds
 
 
 class Data(NamedTuple):
-    """What the ``data`` section makes: two sources and how to use them; see `create`."""
+    """The result of the ``data`` section: two sources and how to use them; see `create`."""
 
     train: Source
     val: Source
@@ -37,11 +37,11 @@ class Data(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """The number of channels of an image."""
         return self.train.channels
 
     def checksums(self) -> dict[str, Any]:
-        """What must be the same on all hosts: how many examples, and checksums of some of them."""
+        """Facts that all hosts must agree on: numbers of examples, checksums of some of them."""
         train, val = self.train, self.val
         return {
             'training images': len(train),
@@ -75,19 +75,19 @@ def create(
     Args:
       given: images from Python, for 'from_python'.
       name: one of `SOURCES`.
-      mean: of each channel, as a fraction of 255, subtracted on the device.
-      std: of each channel, as a fraction of 255, divided by on the device.
-      max_damaged: unreadable images to put up with; each is named, counted and masked out. One more
-        is an error.
-      exif: turn images upright as their EXIF orientation says, as Pillow does; the published
-        recipes ignore it.
-      folds: train and evaluate on a stratified K-fold of the training set instead: this many folds,
-        0 for none. The validation set of the source is then not used.
-      fold: the one that evaluates, 0..folds-1; the others train.
-      subset: train on this fraction of each class.
-      subset_seed: decides the folds and the subset.
-      balanced: draw every class equally often, whatever its size: an epoch is still N draws.
-      repeats: how often each image that is drawn stands in a batch, augmented anew each time.
+      mean: mean of each channel, as a fraction of 255; the device subtracts it.
+      std: standard deviation of each channel, as a fraction of 255; the device divides by it.
+      max_damaged: number of unreadable images to tolerate; each is named, counted and masked out.
+        One more is an error.
+      exif: turn images upright as their EXIF orientation says, as Pillow does. Published recipes do
+        not.
+      folds: number of folds of a stratified K-fold of the training set, or 0. With folds, one of
+        them evaluates, and the validation set of the source is not used.
+      fold: the fold that evaluates, 0..folds-1; the others train.
+      subset: fraction of each class to train on.
+      subset_seed: seed that decides the folds and the subset.
+      balanced: draw every class equally often, whatever its size; an epoch is still N draws.
+      repeats: number of copies of each image in a batch, augmented differently.
       cache: keep the examples of both sets in memory, on every host: 'encoded', the files as they
         are stored; 'decoded', their pixels; 'none'.
       **fields: the fields of the chosen source.
@@ -130,5 +130,5 @@ SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     'from_python': from_python,
 }
 
-# Fields that may be a host's own: where the data lie, and what it keeps of them in memory.
+# Fields that may differ between hosts: where the data are, and what stays in memory.
 HOST_SPECIFIC = ('dir', 'file', 'train_list', 'val_list', 'classes', 'dataset', 'cache')

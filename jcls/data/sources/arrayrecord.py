@@ -1,4 +1,4 @@
-"""ARRAY_RECORD shards (https://github.com/google/array_record), which index themselves."""
+"""ARRAY_RECORD shards (https://github.com/google/array_record), which contain an index."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from jcls.host.tensorflow import tf
 
 logger = logging.getLogger(__name__)
 
-SPARE_FILES = 512  # that a run may have open besides its shards
+SPARE_FILES = 512  # files that a run may have open besides its shards
 
 
 class Part(NamedTuple):
-    """Some records of a shard, one after the other."""
+    """Consecutive records of a shard."""
 
     file: str
     first: int
     examples: int
-    total: int  # records in the shard
+    total: int  # number of records in the shard
 
 
 def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]) -> Source:
-    """A source of these parts of shards, one after the other; the first record is checked.
+    """A source of these parts of shards, in their order; the layout of the first record is checked.
 
-    All labels at once cost one pass over the records, remembered while the shards are the same.
+    All labels at once cost one pass over the records; they are cached until the shards change.
     """
     try:
         from array_record.python import array_record_data_source as array_record
@@ -46,7 +46,7 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
     files = sorted({part.file for part in parts})
     marks = fingerprint(files)
     allow_open_files(len(files))
-    # Its reader takes 'file[first:end]' and keeps each shard open after its first use.
+    # The reader takes 'file[first:end]' and keeps each shard open after its first use.
     records = array_record.ArrayRecordDataSource(
         [f'{part.file}[{part.first}:{part.first + part.examples}]' for part in parts]
     )
@@ -57,7 +57,8 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
         return f'{parts[which].file}[{parts[which].first + row - firsts[which]}]'
 
     def fetch(row: Any) -> bytes:
-        # Bytes, not an array of them: numpy_function never frees the elements of such an array.
+        # Bytes and not an array of them, because numpy_function never frees the elements of an
+        # array.
         try:
             return records[int(row)]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
@@ -85,7 +86,7 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
 def _labels(
     record: Callable[[Any], Any], layout: Layout, examples: int, name: Callable[[int], str]
 ) -> np.ndarray:
-    """All labels, [N] int64, by a pass over the records."""
+    """All labels, int64 [N], by a pass over the records."""
 
     def label(index: Any) -> Any:
         feature = {layout.label: tf.io.FixedLenFeature([], tf.int64)}
@@ -107,14 +108,14 @@ def _labels(
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process have so many more files open, as far as the system lets it.
+    """Raise this process's limit of open files by so many, as far as the system allows.
 
     Raises:
-      ValueError: if that is not far enough.
+      ValueError: if the system does not allow enough.
     """
     try:
         import resource
-    except ImportError:  # no such limit
+    except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + SPARE_FILES

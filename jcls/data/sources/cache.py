@@ -1,11 +1,10 @@
 """Examples kept in memory: as they are stored, or decoded.
 
-Each host keeps every example that it may read, which is all of them: its share of a batch comes
-from the whole data set. `cached` says at once how much memory that will take; the examples are read
-when the first of them is needed.
+Each host keeps every example, because its part of a batch comes from the whole data set. `cached`
+refuses at once what needs too much memory; the examples are read when the first one is needed.
 
-Decoded, images need no decoder any more, but then it has seen them whole: damage that some crops
-of a JPEG would miss masks the image in every epoch.
+Decoded images need no decoder any more. But they were decoded whole, so damage that some crops of a
+JPEG would not see masks the image in every epoch.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from jcls.host.tensorflow import tf
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 1024  # images from which the memory needed is estimated
-SHARE = 0.8  # of the available memory that may be taken
-OVERHEAD = 256  # bytes for a tensor, besides its content
-CHUNK = 1024  # tensors in a short list, before the long one
+SAMPLE = 1024  # number of images to estimate the memory from
+SHARE = 0.8  # share of the available memory that examples may take
+OVERHEAD = 256  # bytes of a tensor, besides its content
+CHUNK = 1024  # tensors in a short list, of which many make the long one
 KINDS = {'none': 'nothing', 'encoded': 'the files', 'decoded': 'the pixels'}
 
 
 def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
-    """The sources with their examples in memory; those that are in memory anyway stay as they are.
+    """The sources with their examples in memory; a source that is in memory already stays as it is.
 
     Args:
-      sources: for training and for validation.
+      sources: the sources for training and for validation.
       kind: 'none', 'encoded' (the bytes as stored) or 'decoded' (uint8 pixels).
 
     Raises:
@@ -74,9 +73,9 @@ def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
 
 
 def needed(source: Source, kind: str) -> float:
-    """Bytes that the examples of a source take, 'encoded' or 'decoded', from a sample of them.
+    """Bytes that a source's examples take, 'encoded' or 'decoded', estimated from a sample.
 
-    Of a JPEG only the header is looked at. Images that cannot be read are left out.
+    JPEGs are not decoded, their headers suffice. Images that cannot be read are left out.
     """
 
     def size(index: Any) -> Any:
@@ -120,7 +119,7 @@ def _kept(source: Source, kind: str) -> Source:
             )
             return image, tf.gather(kept.labels, index)
 
-        # What could not be read is not kept: it fails again, as it would without the cache.
+        # An example that could not be read is not kept, so it fails again, as without the cache.
         return tf.cond(tf.reduce_any(index == kept.damaged), lambda: original(index), from_memory)
 
     return dataclasses.replace(source, read=read, in_memory=True)
@@ -129,8 +128,8 @@ def _kept(source: Source, kind: str) -> Source:
 class Store(NamedTuple):
     """Examples in memory, as TensorFlow's tensors."""
 
-    images: Any  # a variant: a list of tensors, which hands them out without a copy
-    element: dict[str, Any]  # what the list is told of their type and shape
+    images: Any  # a variant tensor: a list of tensors, which gives them without a copy
+    element: dict[str, Any]  # type and shape of the list's tensors
     labels: Any  # int32 [N]
     damaged: Any  # int64 [n]: the examples that could not be read
 
@@ -141,7 +140,7 @@ def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
     dtype = dataset.element_spec[0].dtype
     shape = [] if dtype == tf.string else [-1, -1, source.channels]
     element = {'element_dtype': dtype, 'element_shape': tf.constant(shape, tf.int32)}
-    nothing = tf.zeros([max(extent, 0) for extent in shape], tf.uint8)
+    nothing = tf.zeros([max(side, 0) for side in shape], tf.uint8)
     nothing = tf.constant('') if dtype == tf.string else nothing
     images, damaged = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element), []
     labels = np.zeros(len(source), np.int32)
@@ -154,7 +153,7 @@ def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
                 try:
                     image, label = next(iterator)
                     labels[row] = label
-                except tf.errors.OpError:  # of this example alone; the iterator goes on
+                except tf.errors.OpError:  # this example cannot be read; the iterator goes on
                     image = nothing
                     damaged.append(row)
                 part = tf.raw_ops.TensorListPushBack(input_handle=part, tensor=image)

@@ -1,6 +1,6 @@
-"""Images turned upright as their EXIF orientation says, as Pillow's ImageOps.exif_transpose does.
+"""Turning images upright as their EXIF orientation says, as Pillow's ImageOps.exif_transpose does.
 
-Off by default: none of the published recipes looks at it.
+It is off by default, since no published recipe uses the orientation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jcls.data import decode
 from jcls.data.sources.source import Source
 from jcls.host.tensorflow import tf
 
-# What tells an orientation stands behind one of these; most images have none of them.
+# An orientation stands behind one of these; most images contain none of them.
 SIGNS = (b'Exif\0\0', b'eXIf', b'Raw profile type', b'http://ns.adobe.com/xap', b'adobe.xmp')
 TRANSPOSED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)  # done in this order
 
@@ -24,8 +24,8 @@ TRANSPOSED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)  # 
 def upright(source: Source) -> Source:
     """The source with every image turned as its orientation says.
 
-    An image that is turned becomes a PNG of its pixels, uncompressed; every other one stays as it
-    is, and so does what cannot be read, of which decoding will complain.
+    An image that is turned becomes an uncompressed PNG of its pixels. All others stay as they are;
+    an image that cannot be read fails when it is decoded.
     """
 
     def read(index: Any) -> tuple[Any, Any]:
@@ -33,12 +33,12 @@ def upright(source: Source) -> Source:
         return (_turned(image) if decode.is_encoded(image) else image), label
 
     # A quarter turn swaps height and width.
-    square = source.extent is not None and source.extent[0] == source.extent[1]
-    return dataclasses.replace(source, read=read, extent=source.extent if square else None)
+    square = source.image_size is not None and source.image_size[0] == source.image_size[1]
+    return dataclasses.replace(source, read=read, image_size=source.image_size if square else None)
 
 
 def orientation(content: Any) -> np.int32:
-    """The orientation, 1 to 8, of an encoded image, bytes or an array of one; 1 is upright."""
+    """The orientation of an encoded image (bytes, or an array of one), 1 to 8; 1 is upright."""
     from PIL import Image as pillow  # noqa: N813
 
     content = content if isinstance(content, bytes) else content.item()
@@ -54,7 +54,7 @@ def orientation(content: Any) -> np.int32:
 
 
 def _turned(image: Any) -> Any:
-    """A tf string scalar, an encoded image -> the same, upright."""
+    """The encoded image, a tf string scalar, turned upright."""
     found = tf.ensure_shape(tf.numpy_function(orientation, [image], tf.int32, stateful=False), [])
 
     def within(some: tuple[int, ...]) -> Any:

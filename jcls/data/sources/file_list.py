@@ -13,14 +13,14 @@ import numpy as np
 from jcls.data.sources.source import Source, class_names, from_files, stratified_split
 
 NUMBER = r'[+-]?\d+'
-MORE = 100_000  # classes without images that a list of numbered labels may leave
+MORE = 100_000  # most classes without images that a list of numbered labels may have
 
 
 class Listed(NamedTuple):
     """The lines of a list file."""
 
     file: str
-    numbers: list[int]  # of the lines
+    numbers: list[int]  # line numbers
     paths: list[str]
     labels: list[str]
 
@@ -36,19 +36,19 @@ def listing(
 ) -> tuple[Source, Source]:
     """Images listed in text files: a path, a tab or spaces, and a label on each line.
 
-    With a file of `classes`, a label is one of these names or its number, from 0 on. Without it,
-    all labels are such numbers, or they are names: those of the training list, sorted. A line with
-    a tab is cut at its last tab, another at its last space: names with spaces need the tab. Blank
-    lines do not count.
+    With a file of `classes`, a label is one of its names or a name's number, from 0 on. Without it,
+    labels are all numbers from 0 on, or all names; the names of the training list, sorted, are then
+    the classes. A line with a tab is split at its last tab, any other at its last space, so names
+    with spaces need the tab. Blank lines do not count.
 
     Args:
-      train_list: the list of the training images.
-      val_list: the list of the validation images; without it, a stratified `val_fraction` of the
+      train_list: list of the training images.
+      val_list: list of the validation images; without it, a stratified `val_fraction` of the
         training list is set aside.
-      dir: the folder that the paths are relative to; '' is the current one.
-      classes: a text file of the class names, one a line.
-      val_fraction: of each class, set aside for evaluation if there is no val_list.
-      split_seed: decides which.
+      dir: folder that the paths are relative to; '' is the current one.
+      classes: text file with a class name on each line.
+      val_fraction: fraction of each class to set aside if there is no val_list.
+      split_seed: seed that decides which examples are set aside.
     """
     lists = [read_list(train_list, 'train_list')]
     if val_list is not None:
@@ -82,7 +82,7 @@ def listing(
 
 
 def read_list(file: str, field: str) -> Listed:
-    """The lines of a list file; a ValueError for one that is no path and label."""
+    """The lines of a list file; a ValueError for a line without a path and a label."""
     try:
         lines = Path(file).expanduser().read_text('utf-8', errors='surrogateescape').split('\n')
     except OSError as error:
@@ -124,7 +124,7 @@ def _numbered(listed: Listed, names: tuple[str, ...], numbers: bool) -> np.ndarr
 
 
 def _check_present(listed: Listed, files: list[str]) -> None:
-    """A ValueError that names the first files that are not there; one look at each folder."""
+    """Raise a ValueError that names the first missing files; each folder is listed once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for i, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""A folder of class folders of images: the source of one's own images."""
+"""A folder with a sub-folder of images for each class: the source for your own images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
 def folder(*, dir: str, val_fraction: float = 0.1, split_seed: int = 0) -> tuple[Source, Source]:
     """A folder with a sub-folder of images for each class.
 
-    With ``train/`` and ``val/`` inside, those are the two sets; otherwise a stratified
+    If it contains ``train/`` and ``val/``, these are the two sets. Otherwise a stratified
     `val_fraction` of each class is set aside, the same files for the same `split_seed`. The names
     of the sub-folders, sorted, are the classes. JPEG, PNG, BMP and GIF (first frame) files count;
     hidden files do not.
 
     Args:
       dir: the folder.
-      val_fraction: of each class, set aside for evaluation if there is no val/.
-      split_seed: decides which.
+      val_fraction: fraction of each class to set aside if there is no val/.
+      split_seed: seed that decides which examples are set aside.
     """
     root = Path(dir).expanduser()
     if not root.is_dir():

@@ -25,21 +25,21 @@ def from_python(
     name, or a number from 0 on.
 
     Args:
-      data: a set for training, of which a part is held out, or ``{'train': set, 'val': set}``.
-      checksum: `checksum_of` what was given, which `jcls.build` fills in: a workdir is then refused
-        with other images.
-      val_fraction: of each class, set aside for evaluation, where no 'val' is given.
-      split_seed: decides which.
+      data: set for training, of which a part is held out, or ``{'train': set, 'val': set}``.
+      checksum: the `checksum_of` the data, which `jcls.build` fills in, so that a workdir refuses
+        other images.
+      val_fraction: fraction of each class to set aside if no 'val' is given.
+      split_seed: seed that decides which examples are set aside.
 
     Raises:
-      ValueError: for what is none of these.
+      ValueError: for data in none of these forms.
     """
     if data is None:
         raise ValueError(
             "config.data.name='from_python': the images of this run were given from Python; give "
             'them again: jcls.train(config, workdir, data=...)'
         )
-    del checksum  # part of the config, so that other images are another config
+    del checksum  # it is in the config, so that other images make another config
     if isinstance(data, Mapping) and 'train' in data:
         unknown = [key for key in data if key not in ('train', 'val')]
         if unknown or 'val' not in data:
@@ -59,7 +59,7 @@ def from_python(
 
 
 def checksum_of(data: Any) -> int:
-    """A CRC-32 of everything that was given: pixels or bytes, labels, and the names of files."""
+    """The CRC-32 of all images and labels; of images that are files, of their names."""
     parts = data if isinstance(data, Mapping) and 'train' in data else {'': data}
     crc = 0
     for name, part in parts.items():
@@ -96,7 +96,7 @@ def _columns(data: Any, where: str) -> tuple[Sequence[Any], np.ndarray]:
 
 
 def _classes(labels: np.ndarray) -> tuple[str, ...]:
-    """Class names: those of the labels, sorted, or the numbers from 0 to the highest."""
+    """The class names: the labels' names, sorted, or the numbers from 0 to the highest label."""
     if labels.dtype.kind == 'U':
         return tuple(sorted(set(labels.tolist())))
     return tuple(map(str, range(int(labels.max()) + 1)))
@@ -118,7 +118,7 @@ def _source(
     shapes = {array.shape for array in pixels if isinstance(array, np.ndarray)}
     if len(shapes) == 1 and all(isinstance(array, np.ndarray) for array in pixels):
         return from_memory(np.stack(pixels), labels, classes, f'{what} image')
-    # Of different sizes, or files among them: all as files, PNG keeps pixels as they are.
+    # Sizes differ, or some images are files: make all of them files, as PNG, which keeps pixels.
     encoded = [_png(item) if isinstance(item, np.ndarray) else item for item in pixels]
     contents, targets = constant(np.array(encoded, object)), constant(labels)
 
@@ -134,7 +134,7 @@ def _pixels(image: Any, name: str) -> np.ndarray | bytes:
         return image
     if isinstance(image, str | Path):
         return Path(image).read_bytes()
-    if hasattr(image, 'convert'):  # Pillow's
+    if hasattr(image, 'convert'):  # an image of Pillow's
         image = np.asarray(image if image.mode in ('L', 'RGB') else image.convert('RGB'))
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.dtype != np.uint8:
         kind = getattr(image, 'dtype', type(image).__name__), getattr(image, 'shape', '')

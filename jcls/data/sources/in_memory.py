@@ -10,7 +10,7 @@ import numpy as np
 
 from jcls.data.sources.source import Source, from_memory, stratified_split
 
-# What np.load raises for a file that is no .npz, or a damaged one.
+# np.load raises these for a file that is no .npz or is damaged.
 UNREADABLE = (ValueError, OSError, EOFError, AttributeError, RuntimeError, NotImplementedError,
               zipfile.BadZipFile, zlib.error)  # fmt: skip
 
@@ -19,8 +19,8 @@ def digits(*, val_fraction: float = 0.2, split_seed: int = 0) -> tuple[Source, S
     """scikit-learn's 1,797 handwritten digits, 8 x 8, as uint8 [8, 8, 3].
 
     Args:
-      val_fraction: of each class, set aside for evaluation.
-      split_seed: decides which.
+      val_fraction: fraction of each class to set aside for evaluation.
+      split_seed: seed that decides which examples are set aside.
     """
     from sklearn.datasets import load_digits
 
@@ -43,9 +43,9 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
     examples is set aside) and ``classes`` (names; else the numbers 0..max label).
 
     Args:
-      file: its path.
-      val_fraction: of each class, set aside for evaluation if there are no val_images.
-      split_seed: decides which.
+      file: path of the file.
+      val_fraction: fraction of each class to set aside for evaluation if there are no val_images.
+      split_seed: seed that decides which examples are set aside.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -111,14 +111,14 @@ def synthetic(
     num_classes: int = 1000,
     pool: int = 256,
 ) -> tuple[Source, Source]:
-    """Random pixels [size, size, channels], labels 0, 1, 2, ... in turn: for timing and dry runs.
+    """Random images [size, size, channels], labels 0, 1, 2, ... in turn, for timing and dry runs.
 
     Args:
-      examples: how many there are, in each of the two sets.
+      examples: number of examples in each of the two sets.
       size: height and width of an image.
-      channels: of an image.
-      num_classes: how many classes the labels go through.
-      pool: different images kept in memory, which take turns.
+      channels: number of channels of an image.
+      num_classes: number of classes.
+      pool: number of different images, which take turns.
     """
     for field, value in (
         ('examples', examples),

@@ -26,18 +26,18 @@ def records(
 
     The defaults are those of ImageNet as TensorFlow's and Google's scripts have written it since
     2016: labels 1..1000 in the order of the sorted WordNet ids. The first use reads the header of
-    every record; the index is remembered while the shards are the same.
+    every record; the index is cached until the shards change.
 
     Args:
-      dir: the folder of the shards.
-      train: a pattern, relative to `dir`, of the training shards.
-      val: a pattern of the validation shards.
-      image_key: the feature with the encoded image.
-      label_key: the feature with the class.
-      label_offset: the label of the first class: 1, or 0.
-      num_classes: how many there are.
-      classes: a text file of their names, one a line, in the order of their labels; without it the
-        numbers 0, 1, ... are their names.
+      dir: folder of the shards.
+      train: pattern of the training shards, relative to `dir`.
+      val: pattern of the validation shards, relative to `dir`.
+      image_key: feature with the encoded image.
+      label_key: feature with the class.
+      label_offset: label of the first class, 0 or 1.
+      num_classes: number of classes.
+      classes: text file with a class name on each line, in the order of the labels. Without it the
+        names are the numbers 0, 1, ...
     """
     root = Path(dir).expanduser()
     if not root.is_dir():
@@ -59,7 +59,7 @@ def records(
 
 
 def find_shards(root: Path, pattern: str, field: str) -> list[str]:
-    """The files that match, sorted; with names like x-00000-of-00004, all four or a ValueError."""
+    """The files that match, sorted; a ValueError if one of x-00000-of-00004 is missing."""
     shards = sorted(str(path) for path in root.glob(pattern) if path.is_file())
     if not shards:
         beside = ', '.join(sorted(entry.name for entry in os.scandir(root))[:4]) or 'nothing'

@@ -1,7 +1,7 @@
-"""A set of examples at random access, whatever it is kept in: memory or files.
+"""A set of examples at random access, in memory or in files.
 
-A `Source` knows its size and class names at once and reads one example by its index in TensorFlow.
-Nothing here depends on the batch, the epoch or the number of hosts.
+A `Source` knows its number of examples and its classes at once, and reads an example by its index
+in TensorFlow. Nothing here depends on the batch, the epoch or the number of hosts.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ class Source:
     """A set of examples at random access.
 
     Attributes:
-      read: int64 index (a tf scalar) -> the encoded image (a tf string scalar) or its pixels
-        (uint8 [H, W, C]), and its label (a tf int32 scalar, in 0..len(classes)-1).
-      examples: how many there are.
-      classes: their names.
-      find_labels: all labels at once, [N] integers; it may take a pass over the data. None where
-        that is refused; see `labels`.
-      name: index -> what to call the example in a message, such as its path.
-      channels: of a decoded image.
-      extent: (height, width) if all images share it, else None.
+      read: function from an index (int64 tf scalar) to (image, label). The image is encoded (a tf
+        string scalar) or pixels (uint8 [H, W, C]); the label is a tf int32 scalar in
+        0..len(classes)-1.
+      examples: number of examples.
+      classes: names of the classes.
+      find_labels: function that gives all labels, [N] integers, perhaps after a pass over the data.
+        None if that would mean reading every image; see `labels`.
+      name: function from an index to the example's name in a message, such as its path.
+      channels: number of channels of a decoded image.
+      image_size: (height, width) if all images share it, else None.
       in_memory: whether the images are in memory already.
     """
 
@@ -43,7 +44,7 @@ class Source:
     find_labels: Callable[[], np.ndarray] | None
     name: Callable[[int], str]
     channels: int = 3
-    extent: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None
     in_memory: bool = False
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """[N] int32; a ValueError if they cannot be had without reading every image."""
+        """All labels, int32 [N]; a ValueError if that would mean reading every image."""
         if self.find_labels is None:
             raise ValueError(
                 f'the labels of {self.name(0)} and the others are inside TFRECORD files, which '
@@ -62,11 +63,11 @@ class Source:
         return self.find_labels().astype(np.int32)
 
     def checksum(self, examples: int = 64) -> int:
-        """Of so many examples, spread evenly: their images, as stored, and labels.
+        """The CRC-32 of this many examples, spread evenly: their images as stored, and labels.
 
-        Raises ValueError where one cannot be read.
+        Raises ValueError if one of them cannot be read.
         """
-        found = 0
+        crc = 0
         for row in np.linspace(0, len(self) - 1, min(examples, len(self))).astype(np.int64):
             try:
                 image, label = self.read(tf.constant(row))
@@ -74,11 +75,11 @@ class Source:
                 raise ValueError(f'cannot read {self.name(int(row))}: {error.message}') from None
             stored = image.numpy()
             stored = stored if isinstance(stored, bytes) else stored.tobytes()
-            found = zlib.crc32(stored + b'%d' % int(label), found)
-        return found
+            crc = zlib.crc32(stored + b'%d' % int(label), crc)
+        return crc
 
     def select(self, rows: np.ndarray) -> Source:
-        """The source of these examples, in this order; `rows` are int64 indices."""
+        """The source of these examples in this order; `rows` are int64 indices."""
         find, chosen = self.find_labels, constant(rows.astype(np.int64))
         return dataclasses.replace(
             self,
@@ -90,7 +91,7 @@ class Source:
 
 
 def constant(values: np.ndarray) -> Callable[[], Any]:
-    """`values` as a tf constant, made at its first use, once, and outside of any graph."""
+    """A function that gives `values` as a tf constant, made once, at its first use, in no graph."""
     made: list[Any] = []
 
     def get() -> Any:
@@ -106,7 +107,7 @@ def from_memory(
 ) -> Source:
     """A source of `images`, uint8 [P, H, W, C] or [P, H, W], named '<what> <index>'.
 
-    With fewer images than labels, the images take turns.
+    If there are fewer images than labels, the images take turns.
     """
     images = images[..., None] if images.ndim == 3 else images
     pixels, targets = constant(images), constant(labels.astype(np.int32))
@@ -121,13 +122,13 @@ def from_memory(
         lambda: labels,
         lambda i: f'{what} {i}',
         channels=images.shape[-1],
-        extent=images.shape[1:3],
+        image_size=images.shape[1:3],
         in_memory=True,
     )
 
 
 def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Source:
-    """A source of image files, read when they are asked for; `files` are paths as bytes, [N]."""
+    """A source of image files, read when needed; `files` are paths as bytes, [N]."""
     paths, targets = constant(files), constant(labels.astype(np.int32))
 
     def read(index: Any) -> tuple[Any, Any]:
@@ -137,7 +138,7 @@ def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
 
 
 def class_names(file: str) -> tuple[str, ...]:
-    """The names in a text file, one a line, in the order of their labels; blank lines are none."""
+    """The class names in a text file, one on each line, in the order of labels; no blank lines."""
     try:
         lines = Path(file).expanduser().read_text('utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -150,7 +151,7 @@ def class_names(file: str) -> tuple[str, ...]:
 def stratified_split(
     labels: np.ndarray, classes: tuple[str, ...], fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a stratified split, both sorted."""
+    """The rows of both parts of a stratified split, sorted."""
     from sklearn.model_selection import train_test_split
 
     if not 0 < fraction < 1:

@@ -1,6 +1,6 @@
-"""Which examples train and which evaluate, whatever the source: folds and subsets, by class.
+"""Folds and subsets by class, which decide for any source which examples train and which evaluate.
 
-Both are decided by ``config.data.subset_seed`` and the labels alone, the same in every run.
+They depend on ``config.data.subset_seed`` and the labels alone, so they are the same in every run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def apply(
 ) -> tuple[Source, Source]:
     """The two sources after `folds` and `subset`; see `jcls.data.sources.create`.
 
-    With folds, part `fold` of the training set takes the place of the validation set, which is not
-    used, and the rest trains. Then `subset` of what trains stays.
+    With folds, fold number `fold` of the training set replaces the validation set, and the others
+    train. Of the examples that train, the fraction `subset` stays.
 
     Raises:
-      ValueError: for values that cannot be, or labels that cannot be had.
+      ValueError: for impossible values, or a source that refuses to give its labels.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f'config.data.subset_seed={seed}: must be in 0..{2**32 - 1}')
@@ -47,7 +47,7 @@ def apply(
 
 
 def labels_for(source: Source, field: str) -> np.ndarray:
-    """All labels of a source, [N] int32; where it refuses, an error that names who asked."""
+    """All labels of a source, int32 [N]; if it refuses, the error names the field that asks."""
     try:
         return source.labels
     except ValueError as error:
@@ -57,7 +57,7 @@ def labels_for(source: Source, field: str) -> np.ndarray:
 def fold_rows(
     labels: np.ndarray, source: Source, folds: int, fold: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of all folds but `fold`, and of `fold`: stratified, shuffled K-fold, both sorted."""
+    """The rows of all folds but `fold`, and of `fold`, sorted, by a shuffled stratified K-fold."""
     from sklearn.model_selection import StratifiedKFold
 
     if folds < 2:
@@ -77,10 +77,10 @@ def fold_rows(
 
 
 def subset_rows(labels: np.ndarray, source: Source, fraction: float, seed: int) -> np.ndarray:
-    """Rows of round(fraction N) examples, sorted, each class with its share to within one.
+    """The rows of round(fraction N) examples, sorted, with each class's share to within one.
 
-    A class's examples are taken from one random order: but for the rounding, a larger subset
-    contains a smaller one.
+    The examples of a class come from one random order, so a larger subset contains a smaller one,
+    except for rounding.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f'config.data.subset={fraction}: must be above 0 and at most 1')

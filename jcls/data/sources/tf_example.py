@@ -1,4 +1,4 @@
-"""How an image and its label lie in a record: a tf.train.Example with one feature for each."""
+"""The layout of records: a tf.train.Example with a feature for the image and one for the label."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Layout(NamedTuple):
     """The features of an Example that matter.
 
     Attributes:
-      image: of the encoded image, one bytes value.
-      label: of the class, one int64 value, counted from `offset`.
-      offset: of the first class.
-      classes: how many classes there are.
+      image: key of the encoded image, one bytes value.
+      label: key of the class, one int64 value, counted from `offset`.
+      offset: label of the first class.
+      classes: number of classes.
     """
 
     image: str
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     classes: int
 
     def check(self, record: bytes, name: str) -> None:
-        """A ValueError if `record`, called `name`, has another layout; it lists what it has."""
+        """Raise a ValueError with the features of `record`, called `name`, if they are others."""
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         try:
@@ -55,7 +55,7 @@ class Layout(NamedTuple):
         self.check_label(features[self.label].int64_list.value[0] - self.offset, name)
 
     def check_label(self, label: Any, name: str) -> None:
-        """A ValueError if `label`, counted from 0, is not a class."""
+        """Raise ValueError if `label`, counted from 0, is not a class."""
         if not 0 <= label < self.classes:
             raise ValueError(
                 f'the label of {name} is {label + self.offset}, but must be in {self.offset}..'

@@ -1,7 +1,7 @@
 """Datasets prepared by TensorFlow Datasets (https://www.tensorflow.org/datasets), images as stored.
 
-Only the description and the files are TFDS's: the shards are read at random access by our own
-readers, ARRAY_RECORD (recommended) and TFRECORD alike. Nothing is downloaded or prepared here.
+The description and the files are TFDS's; jcls's own readers read the shards at random access,
+ARRAY_RECORD (recommended) and TFRECORD alike. Nothing is downloaded or prepared here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def tfds(
     """A dataset that TensorFlow Datasets has prepared.
 
     Args:
-      dataset: 'name', 'name/config', 'name:1.2.3', or the folder of a prepared dataset, the one
-        with dataset_info.json in it.
-      dir: where TFDS keeps its datasets; None is its default, ~/tensorflow_datasets.
-      split: the training split, also a part ('train[:90%]') or a sum ('train+validation').
-      val_split: the validation split; None is 'validation' or, if there is none, 'test'.
-      image_key: the feature with the image; None is the one that the dataset says to use.
-      label_key: the feature with the class; likewise.
+      dataset: 'name', 'name/config', 'name:1.2.3', or the folder of a prepared dataset, which
+        contains dataset_info.json.
+      dir: folder of TFDS's datasets; None for TFDS's default, ~/tensorflow_datasets.
+      split: training split, or a part ('train[:90%]') or a sum ('train+validation').
+      val_split: validation split; None for 'validation' or, if there is none, 'test'.
+      image_key: feature with the image; None for the one that the dataset declares.
+      label_key: feature with the class; None for the one that the dataset declares.
     """
-    tensorflow.load()  # TFDS imports it, too: quiet and off the accelerators first
+    tensorflow.load()  # before TFDS imports it: silent, and off the accelerators
     info = find_builder(dataset, dir).info
     if val_split is None:
         val_split = next((name for name in ('validation', 'test') if name in info.splits), None)
@@ -56,7 +56,7 @@ def tfds(
                 "val_split='train[90%:]'"
             )
         logger.info('%s evaluates on its split %r', info.full_name, val_split)
-    layout, classes, extent = describe(info, image_key, label_key)
+    layout, classes, image_size = describe(info, image_key, label_key)
     parts = [_parts(info, split, 'split'), _parts(info, val_split, 'val_split')]
     if _overlap(*parts):
         logger.warning('%s and %s of %s share examples', split, val_split, info.full_name)
@@ -68,16 +68,17 @@ def tfds(
             "with file_format='array_record'"
         )
     train, val = (
-        dataclasses.replace(makers[kind](part, layout, classes), extent=extent) for part in parts
+        dataclasses.replace(makers[kind](part, layout, classes), image_size=image_size)
+        for part in parts
     )
     return train, val
 
 
 def find_builder(dataset: str, dir: str | None) -> Any:
-    """The builder, with its data prepared, of a name or folder.
+    """The builder of a prepared dataset, by name or folder.
 
     Raises:
-      ValueError: for one that is unknown or not prepared; it says how to prepare it.
+      ValueError: if it is unknown or not prepared; the error says how to prepare it.
     """
     import tensorflow_datasets
 
@@ -123,7 +124,7 @@ def _from_folder(folder: Path, dataset: str) -> Any:
 
 
 def _how_to_prepare(builder: Any, dataset: str, root: str | None) -> str:
-    """What to do about a dataset that is not prepared."""
+    """The error for a dataset that is not prepared, with the command that prepares it."""
     where = '' if root is None else f', data_dir={root!r}'
     code = (
         f'import tensorflow_datasets as tfds; tfds.builder({dataset!r}{where}, '
@@ -154,7 +155,7 @@ def _how_to_prepare(builder: Any, dataset: str, root: str | None) -> str:
 def describe(
     info: Any, image_key: str | None, label_key: str | None
 ) -> tuple[Layout, tuple[str, ...], tuple[int, int] | None]:
-    """How the records of a dataset are laid out, the names of its classes, its images' extent."""
+    """The layout of a dataset's records, the names of its classes, and the size of its images."""
     import tensorflow_datasets
 
     features = tensorflow_datasets.features
@@ -162,10 +163,10 @@ def describe(
     flat = _flat(info.features)
     known = ', '.join(f'{key} ({type(value).__name__})' for key, value in flat.items())
 
-    def find(field: str, given: str | None, said: Any, kind: type) -> str:
+    def find(field: str, given: str | None, declared: Any, kind: type) -> str:
         fitting = [key for key, value in flat.items() if isinstance(value, kind)]
-        if given is None and said in fitting:
-            return said
+        if given is None and declared in fitting:
+            return declared
         if given is None and len(fitting) == 1:
             return fitting[0]
         if given in fitting:
@@ -184,12 +185,12 @@ def describe(
         )
     height, width = flat[image].shape[:2]
     classes = tuple(flat[label].names)
-    extent = None if None in (height, width) else (height, width)
-    return Layout(image, label, 0, len(classes)), classes, extent
+    image_size = None if None in (height, width) else (height, width)
+    return Layout(image, label, 0, len(classes)), classes, image_size
 
 
 def _flat(features: Any) -> dict[str, Any]:
-    """Features by the keys that they have in a record: those of a dict in a dict as 'a/b'."""
+    """The features by their keys in a record, 'a/b' for those of a dict in a dict."""
     found: dict[str, Any] = {}
     for key, value in features.items():
         if isinstance(value, type(features)):
@@ -204,7 +205,7 @@ def _sizes(info: Any) -> str:
 
 
 def _parts(info: Any, split: str, field: str) -> list[Part]:
-    """The parts of shards that a split consists of."""
+    """The parts of shards that make up a split."""
     try:
         found = info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
@@ -229,7 +230,7 @@ def _parts(info: Any, split: str, field: str) -> list[Part]:
 
 
 def _shard_parts(parts: list[Part], layout: Layout, classes: tuple[str, ...]) -> Source:
-    """A source of these parts of TFRECORD shards."""
+    """The source of these parts of TFRECORD shards."""
     shards = list(dict.fromkeys(part.file for part in parts))
     table = tfrecord.index(shards)
     counts = np.bincount(table[:, 0], minlength=len(shards))

@@ -1,9 +1,9 @@
-"""TFRECORD shards at random access: an index of where each record begins, made once.
+"""TFRECORD shards at random access, by an index of where each record begins, made once.
 
-A shard is a sequence of records: each the length in 8 bytes, little endian, their masked CRC-32C in
-4, the payload, and its masked CRC-32C in 4:
-https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-Indexing reads the 12 bytes before each payload only, and checks them; reading a record checks it.
+A shard is a sequence of records. Each has the length in 8 bytes, little endian, their masked
+CRC-32C in 4, the payload, and its masked CRC-32C in 4:
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details Indexing reads and
+checks only the 12 bytes before each payload; reading a record checks the rest.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from jcls.host.cache import fingerprint, remembered
 from jcls.host.progress import progress
 from jcls.host.tensorflow import tf
 
-HEADER, FOOTER = 12, 4  # bytes around a payload
-THREADS = 32  # they wait for the disk, not for the processor
+HEADER, FOOTER = 12, 4  # bytes before and after a payload
+THREADS = 32  # more than cores, since they wait for the disk
 
 
 def index(shards: Sequence[str]) -> np.ndarray:
-    """int64 [N, 3]: the shard, first byte and length of the payload of each record, in order.
+    """The shard, first byte and length of each record's payload, in order: int64 [N, 3].
 
     Raises:
-      ValueError: for a shard that is missing, truncated, damaged or no TFRECORD, with the byte.
+      ValueError: for a shard that is missing, truncated, damaged or no TFRECORD; it names the byte.
     """
 
     def whole() -> np.ndarray:
@@ -56,7 +56,7 @@ def shard_source(
 ) -> Source:
     """A source of all records of an `index`; the layout of the first one is checked.
 
-    The labels are not known before the records are read; all of them at once is refused.
+    It refuses to give all labels at once, since that would mean reading every record.
     """
     if not len(table):
         raise ValueError(f'no records in {shards[0]}{" and the others" if shards[1:] else ""}')
@@ -68,16 +68,16 @@ def shard_source(
 
 
 def reader(shards: Sequence[str], table: np.ndarray) -> Callable[[Any], Any]:
-    """Reads a record by its row of an `index`: an int64 tf scalar -> a tf string scalar.
+    """A function from a row of an `index`, an int64 tf scalar, to the record, a tf string scalar.
 
-    A record that is damaged or gone is an OpError.
+    A record that is damaged or missing is an OpError.
     """
     files = constant(np.array([os.fsencode(shard) for shard in shards]))
     places = constant(table[:, :2] - [0, HEADER])
 
     def read(row: Any) -> Any:
         shard, place = tf.unstack(tf.gather(places(), row))
-        # TensorFlow's own reader, opened at the record: all in C++, without Python's lock.
+        # TensorFlow's own reader, opened at the record, needs no lock of Python's.
         kind = {'output_types': [tf.string], 'output_shapes': [[]]}
         records = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(files(), shard)[None],
@@ -92,7 +92,7 @@ def reader(shards: Sequence[str], table: np.ndarray) -> Callable[[Any], Any]:
 
 
 def payload(shards: Sequence[str], table: np.ndarray, row: int) -> bytes:
-    """The bytes of one record, outside of TensorFlow and unchecked."""
+    """The bytes of one record, read without TensorFlow and unchecked."""
     shard, place, length = map(int, table[row])
     with Path(shards[shard]).open('rb') as file:
         file.seek(place)
@@ -100,12 +100,12 @@ def payload(shards: Sequence[str], table: np.ndarray, row: int) -> bytes:
 
 
 def _scan(shard: str) -> np.ndarray:
-    """int64 [n, 2]: the first byte and the length of each payload of a shard."""
+    """The first byte and the length of each payload of a shard: int64 [n, 2]."""
     headers, places, place = bytearray(), [], 0
     try:
         with Path(shard).open('rb', buffering=0) as file:
             number, size = file.fileno(), os.fstat(file.fileno()).st_size
-            if hasattr(os, 'posix_fadvise'):  # no reading ahead of what is jumped over
+            if hasattr(os, 'posix_fadvise'):  # do not read ahead what is skipped
                 os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
             while place < size:
                 header = os.pread(number, HEADER, place)
@@ -134,7 +134,7 @@ def _scan(shard: str) -> np.ndarray:
 
 
 def masked_crc(lengths: np.ndarray) -> np.ndarray:
-    """uint64 [n] -> uint32 [n]: the masked CRC-32C (Castagnoli) of each as 8 bytes.
+    """The masked CRC-32C (Castagnoli) of each number's 8 bytes: uint64 [n] -> uint32 [n].
 
     The mask, rotate right by 15 and add 0xa282ead8, is TensorFlow's.
     """
@@ -149,7 +149,7 @@ def masked_crc(lengths: np.ndarray) -> np.ndarray:
 
 
 def record_name(shards: Sequence[str], table: np.ndarray) -> Callable[[int], str]:
-    """Row of an `index` -> '<shard>[<record in it>]'."""
+    """The name of a record by its row of an `index`: '<shard>[<number in it>]'."""
     firsts = [0, *itertools.accumulate(np.bincount(table[:, 0], minlength=len(shards)).tolist())]
 
     def name(row: int) -> str:

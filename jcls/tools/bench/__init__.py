@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -13,47 +12,40 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build, build_or_assume, load_config
-from jcls.tools.bench.input import SECONDS, bench_input
+from jcls.tools.bench.input import bench_input
 from jcls.tools.plan import input_rate, plan
-from jcls.tools.plan.measure import STEPS, WARM_UP, bench_step
+from jcls.tools.plan.measure import WARM_UP, bench_step
 from jcls.tools.plan.topology import parse
 
-ONLY = {  # what the other would ignore
+OPTIONS = {  # options of each benchmark, which the other would ignore
     'input': ('seconds', 'step_seconds', 'compare', 'peer_python'),
     'step': ('steps', 'trace', 'topology'),
 }
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def run(
+    overrides: Mapping[str, Any], *, what: str, config: str, cores: int | None = None, **given: Any
+) -> dict[str, Any]:
     """The verb: measure, print tables and return the figures for --json."""
-    for what, names in ONLY.items():
+    for other, names in OPTIONS.items():
         for name in names:
-            if what != args.what and getattr(args, name) not in (None, False):
-                raise ValueError(f'--{name} is of `bench {what}`; `bench {args.what}` has none')
-    if args.cores:
-        _pin(args.cores)
-    if args.what == 'step':
-        return _step(args, overrides)
-    return _input(args, overrides)
+            if what != other and name in given:
+                raise ValueError(f'--{name} is of `bench {other}`; `bench {what}` has none')
+    if cores is not None:
+        _pin(cores)
+    tree = load_config(config, overrides)
+    return _step(tree, **given) if what == 'step' else _input(tree, **given)
 
 
-def _input(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    config = load_config(args.config, overrides)
-    result = bench_input(
-        build(config),
-        seconds=SECONDS if args.seconds is None else args.seconds,
-        rounds=args.rounds,
-        step_seconds=args.step_seconds,
-        compare=args.compare,
-        peer_python=args.peer_python or sys.executable,
-    )
+def _input(config: Any, **given: Any) -> dict[str, Any]:
+    result = bench_input(build(config), **given)
     input_rate.remember(config, result)
     _show(result)
     return result
 
 
 def _pin(count: int) -> None:
-    """Use only so many cores, from now on and in every process that is started."""
+    """Use only this many cores, also in every process that is started from now on."""
     if not hasattr(os, 'sched_setaffinity'):
         raise ValueError('--cores needs Linux: this system cannot bind a process to cores')
     allowed = sorted(os.sched_getaffinity(0))
@@ -107,14 +99,12 @@ def _waiting(text: str) -> Iterator[None]:
         yield
 
 
-def _step(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    config = load_config(args.config, overrides)
+def _step(config: Any, *, topology: str | None = None, **given: Any) -> dict[str, Any]:
     experiment, _ = build_or_assume(config)
-    steps = STEPS if args.steps is None else args.steps
-    if args.topology:
-        parse(args.topology)  # before anything is measured
-    with _waiting(f'measuring {args.rounds} x {steps} steps'):
-        found = bench_step(experiment, steps=steps, rounds=args.rounds, trace=args.trace)
+    if topology:
+        parse(topology)  # so that a mistake shows before anything is measured
+    with _waiting('measuring training steps'):
+        found = bench_step(experiment, **given)
     rows = {
         'devices': found['devices'],
         'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
@@ -124,17 +114,17 @@ def _step(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, A
     }
     if found['roofline_share'] is not None:
         rows['of the roofline'] = f'{found["roofline_share"]:.0%}'
-    if args.topology:
-        with _waiting(f'compiling for {args.topology}'):
-            planned = plan(config, args.topology, search=False)
+    if topology:
+        with _waiting(f'compiling for {topology}'):
+            planned = plan(config, topology, search=False)
         found['plan'] = planned
-        rows[f'planned for {args.topology}'] = (
+        rows[f'planned for {topology}'] = (
             f'{1e3 * planned["step_seconds"]:.1f} ms, from {planned["time_from"]}'
         )
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, text in rows.items():
         table.add_row(name, text)
     Console(soft_wrap=True, markup=False).print(table)
-    if args.trace:
-        print(f'profile of {WARM_UP} steps: tensorboard --logdir {args.trace}')
+    if 'trace' in given:
+        print(f'profile of {WARM_UP} steps: tensorboard --logdir {given["trace"]}')
     return found

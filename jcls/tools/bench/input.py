@@ -1,7 +1,7 @@
 """Measure the data pipeline, stage by stage: ``jcls bench input``.
 
-Every figure comes out of rounds in which everything that is compared takes turns, because machines
-are noisy; the best round of each counts.
+Machines are noisy, so everything that is compared takes turns in rounds, and the best round of each
+counts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from jcls.host.tensorflow import tf
 from jcls.tools.bench import peers
 from jcls.training.experiment import Experiment
 
-WARM_UP = 2  # batches, in which programs are compiled
+WARM_UP = 2  # batches that are not timed, since programs are compiled for them
 SECONDS = 5.0
 
 
 class Speed(NamedTuple):
-    """Of one measurement; the CPU time suffers less from what else the machine does."""
+    """The result of a measurement; the CPU time depends less on what else the machine does."""
 
     images_per_second: float
-    cpu_ms: float  # of all cores, for each image
+    cpu_ms: float  # CPU milliseconds of all cores for an image
 
 
 def bench_input(
@@ -42,17 +42,18 @@ def bench_input(
     """Measure the training pipeline of an experiment on the cores that this process may use.
 
     Args:
-      experiment: see `jcls.build`.
-      seconds: of each measurement.
-      rounds: of measurements; the best of each counts.
-      step_seconds: what a training step takes on the accelerator: is the run input-bound?
-      compare: also measure the same augmentations in torchvision and DALI where they are installed.
-      peer_python: the Python that has them.
+      experiment: the experiment, from `jcls.build`.
+      seconds: length of each measurement.
+      rounds: number of rounds; the best one counts.
+      step_seconds: duration of a training step on the accelerator, to tell whether the run is
+        input-bound.
+      compare: also measure the same augmentations in torchvision and DALI, if they are installed.
+      peer_python: the Python that has torchvision and DALI.
 
     Returns:
       images_per_second, images_per_second_per_core, cores, stages {name: CPU milliseconds for each
-      image}, memory_bytes (resident, the most so far), and on request input_bound, cores_needed and
-      peers {name: {images_per_second, cpu_ms_per_image, ratio, cpu_ratio}}.
+      image}, memory_bytes (the highest resident memory so far), and on request input_bound,
+      cores_needed and peers {name: {images_per_second, cpu_ms_per_image, ratio, cpu_ratio}}.
     """
     for field, value in (('seconds', seconds), ('rounds', rounds), ('step_seconds', step_seconds)):
         if value is not None and not value > 0:
@@ -100,10 +101,10 @@ def bench_input(
 
 
 def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
-    """Pipelines, each with one stage more than the one before: read, the operations, mixing."""
+    """Pipelines by name, each with one stage more: reading, the operations, mixing."""
     source, sections = experiment.data.train, experiment.config['augment']
-    share = sampler.Share(experiment.horizon.batch_size)
-    rows = experiment.train_rows(share)
+    shard = sampler.ProcessShard(experiment.horizon.batch_size)
+    sample = experiment.train_sampler(shard)
 
     def endless(operation: Chain, **mixing: Any) -> Iterable[Any]:
         class Batches:
@@ -111,7 +112,7 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
                 return pipeline.batches(
                     source,
                     operation,
-                    rows,
+                    sample,
                     0,
                     sys.maxsize,
                     mean=experiment.data.mean,
@@ -130,15 +131,15 @@ def _stages(experiment: Experiment) -> dict[str, Iterable[Any]]:
     for count, section in enumerate(sections, 1):
         operation = augment.compose(sections[:count], 'augment')
         name = skipped + section['name']
-        if operation.extent(source.extent) is None:
-            skipped = f'{name} + '  # measured with the next: batches need images of one size
+        if operation.output_size(source.image_size) is None:
+            skipped = f'{name} + '  # measured with the next one, since batches need one size
             continue
         skipped, label = '', f'{count}. {name}'
         chains[label] = endless(operation)
     if not sections:
         chains['decode'] = endless(experiment.augmentation())
     if experiment.mix is not None:
-        groups = experiment.mix.within(share.rows())
+        groups = experiment.mix.within(shard.rows())
         chains['mix'] = endless(experiment.augmentation(), mix=experiment.mix, groups=groups)
     return chains
 
@@ -154,17 +155,18 @@ def _measure(batches: Iterable[Any], batch_size: int, seconds: float) -> Speed:
     return Speed(images / elapsed, 1e3 * (time.process_time() - cpu) / images)
 
 
-def _better(found: Speed, before: Speed | None) -> Speed:
-    """The best of each figure."""
+def _better(measured: Speed, before: Speed | None) -> Speed:
+    """The better of two measurements, figure by figure."""
     if before is None:
-        return found
+        return measured
     return Speed(
-        max(found.images_per_second, before.images_per_second), min(found.cpu_ms, before.cpu_ms)
+        max(measured.images_per_second, before.images_per_second),
+        min(measured.cpu_ms, before.cpu_ms),
     )
 
 
 def _differences(cumulative: Mapping[str, float]) -> dict[str, float]:
-    """What each stage adds; noise may make that a little less than nothing."""
+    """The cost that each stage adds, which noise may make slightly negative."""
     before = [0.0, *cumulative.values()]
     return {name: cumulative[name] - before[i] for i, name in enumerate(cumulative)}
 

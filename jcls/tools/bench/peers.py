@@ -1,9 +1,9 @@
-"""The same augmentations in torchvision (on PIL and on tensors) and in DALI on the CPU, for timing.
+"""Time the same augmentations in torchvision (on PIL and on tensors) and in DALI on the CPU.
 
-`measure` starts this very file as a script, in a Python that has torchvision or DALI: nothing of
-jcls is imported there, nor anything of them here. What a peer gives is normalised float32 in
-batches, in one process with a thread for each core. torchvision also erases and mixes where the
-config does; DALI is spared both.
+`measure` starts this file as a script, in a Python that has torchvision or DALI. The script imports
+nothing of jcls, and jcls nothing of the peers. A peer makes batches of normalised float32 images,
+in one process with a thread for each core. torchvision also erases and mixes if the config does;
+DALI does neither.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ('torchvision on PIL', 'torchvision on tensors', 'DALI')
-FILES = 1000  # of the training set, at most
+FILES = 1000  # images of the training set to read, at most
 KNOWN = ('random_resized_crop', 'flip', 'trivial_augment', 'rand_augment', 'random_erasing')
-WARM_UP = 100  # images
+WARM_UP = 100  # images that are not timed
 
 
 def check(experiment: Any) -> None:
-    """Refuse what cannot be measured in the peers."""
+    """Raise ValueError for a config that the peers cannot run."""
     from jcls.data.sources.folder import EXTENSIONS
 
     unknown = [s['name'] for s in experiment.config['augment'] if s['name'] not in KNOWN]
@@ -39,9 +39,9 @@ def check(experiment: Any) -> None:
 
 
 def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[float, float]]:
-    """(images per second, CPU milliseconds for each) of each peer that `python` has.
+    """(images per second, CPU milliseconds for an image) of each peer that `python` has.
 
-    They run on the cores that this process may use.
+    The peers run on the cores that this process may use.
     """
     from jcls.host.machine import cores
 
@@ -77,7 +77,7 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
 
 
 def _timed(batches: Iterator[int], seconds: float) -> tuple[float, float]:
-    """Of an iterator that gives the number of images in each batch."""
+    """Time an iterator of batch sizes: (images per second, CPU milliseconds for an image)."""
     warm = 0
     while warm < WARM_UP:
         warm += next(batches)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,19 @@ from jcls.tools.config import explain, facts
 from jcls.workdir.files import read_config
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The verb: print fields, facts, or what differs of both, and return them for --json."""
-    wanted = 2 if args.action == 'diff' else 1
-    if len(args.configs) != wanted:
-        raise ValueError(f'jcls config {args.action} takes {wanted} config(s): {args.configs}')
-    trees = [_read(path, overrides) for path in args.configs]
-    if args.action == 'show':
+def run(
+    overrides: Mapping[str, Any], *, action: str, configs: Sequence[str], out: str = 'explain.png'
+) -> dict[str, Any]:
+    """The verb: print fields, facts, or the differences of both, and return them for --json."""
+    wanted = 2 if action == 'diff' else 1
+    if len(configs) != wanted:
+        raise ValueError(f'jcls config {action} takes {wanted} config(s): {configs}')
+    trees = [_read(path, overrides) for path in configs]
+    if action == 'show':
         print(show(trees[0]))
         return trees[0]
-    if args.action == 'explain':
-        return explain.explain(trees[0], args.out)
+    if action == 'explain':
+        return explain.explain(trees[0], out)
     found = [facts.facts(*build_or_assume(tree)) for tree in trees]
     different = diff(*trees)
     _print_pairs(different)

@@ -1,4 +1,4 @@
-"""``jcls config explain FILE``: the facts of `jcls.tools.config.facts`, to read and as a picture.
+"""``jcls config explain FILE``: the facts of `jcls.tools.config.facts` as text and picture.
 
 In Python: ``jcls.explain(config)``.
 """
@@ -19,11 +19,11 @@ Facts = Mapping[str, Any]
 
 
 def explain(config: Mapping[str, Any], out: str | Path | None = None) -> dict[str, Any]:
-    """Print what `config` comes to before any run, and return these facts by name.
+    """Print what `config` means, before any run, and return these facts by name.
 
     Args:
-      config: as `jcls.load_config` returns it.
-      out: the PNG file to draw the learning rate in; None for none.
+      config: a config as `jcls.load_config` returns it.
+      out: PNG file to draw the learning rate in; None for none.
     """
     found = facts.facts(*build_or_assume(config))
     show(found, Console(soft_wrap=True, markup=False))
@@ -119,7 +119,7 @@ def _average(ema: Facts) -> str:
 
 
 def _rate_table(curve: list[float]) -> Table:
-    """The rate at some epochs: every one of the first, then twenty of all, and the last."""
+    """A table of the rate: the first epochs, then about twenty of all, and the last."""
     stride = max(1, len(curve) // 20)
     chosen = sorted({*range(min(len(curve), 7)), *range(0, len(curve), stride), len(curve) - 1})
     table = Table(title='learning rate at the start of epoch', title_justify='left', box=None)

@@ -1,8 +1,8 @@
-"""What a config comes to before any run, as facts by name.
+"""What a config means, before any run, as facts by name.
 
-Facts are worked out by the objects that the run itself uses: the learning rate is the schedule's,
-what decays is the optimizer's. Where the data are not there yet, the images that the published
-accuracy was reached with are counted instead, and that is said.
+The objects that the run itself uses give the facts: the schedule gives the learning rate, the
+optimizer what decays. If the data are not there yet, the published number of images is used
+instead, and a fact says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCKS = '▁▂▃▄▅▆▇█'
 
 
 def promises(experiment: Experiment) -> list[str]:
-    """What holds for this run's data and devices."""
+    """The guarantees that hold for this run's data and devices."""
     data, deterministic = experiment.data, experiment.config['deterministic']
     bits = 'bit for bit' + ('' if deterministic else ' (on GPUs with deterministic=True)')
     found = [
@@ -43,7 +43,7 @@ def promises(experiment: Experiment) -> list[str]:
 
 
 def facts(experiment: Experiment, data: str) -> dict[str, Any]:
-    """All facts by name; 'learning_rate' has one number for each epoch, the first step's."""
+    """All facts by name; 'learning_rate' has the rate of the first step of each epoch."""
     c, h = experiment.config, experiment.horizon
     shapes = experiment.state_shapes()
     groups = experiment.optimizer.groups(shapes.params)
@@ -85,7 +85,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'learning_rate_multipliers': sorted(set(jax.tree.leaves(groups.rate))),
         'norm_group': norm,
         'norm_groups_a_step': h.batch_size // norm,
-        'norms_still': len(experiment.frozen.still),
+        'norms_still': len(experiment.frozen.stats),
         'mix_draws_a_step': _draws(experiment),
         'starts_from': _start(experiment),
         'teacher': experiment.distillation.teacher if experiment.distillation else None,
@@ -105,7 +105,7 @@ def rates(experiment: Experiment) -> list[float]:
 
 
 def _draws(experiment: Experiment) -> int:
-    """Of Mixup or CutMix in a step."""
+    """The number of draws of Mixup or CutMix in a step."""
     mix = experiment.mix
     if mix is None:
         return 0
@@ -120,11 +120,11 @@ def _start(experiment: Experiment) -> str:
 
 
 def _ema(experiment: Experiment) -> dict[str, Any]:
-    """The average's decay, and how long it remembers, in epochs."""
+    """The decay of the average, and the epochs that it remembers."""
     ema, h = experiment.ema, experiment.horizon
     if ema is None:
         return {}
-    updates = math.ceil(h.steps_per_epoch / ema.every)  # counting starts anew in each epoch
+    updates = math.ceil(h.steps_per_epoch / ema.every)  # torchvision's count restarts in each epoch
     epochs = -1 / math.log(ema.decay) / updates if ema.decay else 0.0
     return {
         'decay': ema.decay,
@@ -135,25 +135,25 @@ def _ema(experiment: Experiment) -> dict[str, Any]:
 
 
 def _side(experiment: Experiment, chain: Chain) -> Any:
-    extent = chain.extent(experiment.data.train.extent)
-    return list(extent) if extent else None
+    size = chain.output_size(experiment.data.train.image_size)
+    return list(size) if size else None
 
 
 def _shape_of(path: str) -> str:
-    """'stage2_block1/norm3/scale' -> 'norm/scale': what kind of parameter it is."""
+    """The kind of a parameter: 'stage2_block1/norm3/scale' -> 'norm/scale'."""
     layer, _, leaf = path.rpartition('/')
     return f'norm/{leaf}' if 'norm' in layer else path
 
 
 def sparkline(values: list[float], width: int = 60) -> str:
-    """The curve as one line of blocks."""
+    """A curve as one line of block characters."""
     points = np.interp(np.linspace(0, len(values) - 1, width), range(len(values)), values)
     top = max(float(np.max(points)), 1e-30)
     return ''.join(BLOCKS[round(float(p / top) * (len(BLOCKS) - 1))] for p in points)
 
 
 def _rate_rule(e: Experiment) -> str | None:
-    """Where a rate comes from that the config does not state as a number."""
+    """The rule behind a rate that the config does not state as a number."""
     lr, count = e.config['optimizer']['lr'], len(e.data.train)
     if not isinstance(lr, str):
         return None

@@ -1,8 +1,7 @@
-"""Give trained weights to other systems: ``jcls export PATH OUT --format timm``."""
+"""Export trained weights to other systems: ``jcls export PATH OUT --format timm``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from jcls.weights.load import read, usable
 from jcls.weights.metadata import EPSILON, epsilon, resize_and_crop
 from jcls.workdir.files import METADATA, write_json
 
-# What is written into a folder: the model, its variables as NumPy arrays, and the card.
+# Writes into a folder: the model, its variables as NumPy arrays, and the metadata.
 Write = Callable[[Path, ResNet, Any, dict[str, Any]], None]
 
 
@@ -39,27 +38,27 @@ def export(
     """Write the folder `out`, which appears only when it is complete; model.json is always in it.
 
     Args:
-      path: weights: whatever `jcls.load` takes.
-      out: the folder to make.
-      format: see `FORMATS`.
-      step: of a workdir: 'last', 'best' or a number.
+      path: weights, anything that `jcls.load` takes.
+      out: folder to make.
+      format: one of `FORMATS`.
+      step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
 
     Raises:
-      ValueError: for weights that cannot be read, a format that cannot hold them, or if `out` is
-        there already.
+      ValueError: if the weights cannot be read, the format cannot store them, or `out` exists.
     """
     write, folder = choose(FORMATS, format, 'format'), artifact.new_folder(out)
-    card, variables = read(path, step, ema=ema)
-    model, _ = usable(card, variables, path)
+    metadata, variables = read(path, step, ema=ema)
+    model, _ = usable(metadata, variables, path)
     if write in NAMED and not isinstance(model, ResNet):
         raise ValueError(
-            f'format={format!r} has names for ResNets only, not for {card["architecture"]["name"]}'
+            f'format={format!r} has names for ResNets only, not for '
+            f'{metadata["architecture"]["name"]}'
         )
 
     def fill(inside: Path) -> None:
-        write(inside, model, variables, card)
-        write_json(inside / METADATA, card)
+        write(inside, model, variables, metadata)
+        write_json(inside / METADATA, metadata)
 
     artifact.write_folder(folder, fill)
     names = layouts.tensors(model, layouts.TORCH) if write in NAMED else {}
@@ -74,57 +73,57 @@ def _jcls(folder: Path, _: ResNet, variables: Any, __: dict[str, Any]) -> None:
     artifact.save_tensors(folder / artifact.WEIGHTS, flatten_dict(variables, sep='/'))
 
 
-def _require_usual_epsilon(card: dict[str, Any], format: str) -> None:
-    """Refuse what the file could not tell, so that others would compute something else."""
-    if epsilon(card) != EPSILON:
+def _require_usual_epsilon(metadata: dict[str, Any], format: str) -> None:
+    """Raise ValueError for an epsilon that the file cannot store: readers would use theirs."""
+    if epsilon(metadata) != EPSILON:
         raise ValueError(
-            f'format={format!r} cannot hold config.norm.epsilon={epsilon(card)}: its readers take '
-            f"{EPSILON}; 'jcls', 'stablehlo' and 'savedmodel' can"
+            f'format={format!r} cannot hold config.norm.epsilon={epsilon(metadata)}: its readers '
+            f"take {EPSILON}; 'jcls', 'stablehlo' and 'savedmodel' can"
         )
 
 
-def _torchvision(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+def _torchvision(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
     if model.stem == 'deep' or model.shortcut == 'pool':
         raise ValueError(
-            f'torchvision has no {card["architecture"]["name"]}: its ResNets have one convolution '
-            "in the stem and no pool in the shortcuts; format='timm' can hold it"
+            f'torchvision has no {metadata["architecture"]["name"]}: its ResNets have one '
+            "convolution in the stem and no pool in the shortcuts; format='timm' can hold it"
         )
-    _require_usual_epsilon(card, 'torchvision')
+    _require_usual_epsilon(metadata, 'torchvision')
     tensors = state_dict(model, variables, layouts.TORCH)
     artifact.save_tensors(folder / 'model.safetensors', tensors)
 
 
-def _timm(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
-    section = card['architecture']
+def _timm(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
+    section = metadata['architecture']
     preset = models.create(section['name'], num_classes=model.num_classes)
     fixed = ('blocks', 'width', 'stem', 'project_first')
     different = [field for field in fixed if getattr(model, field) != getattr(preset, field)]
     if different or model.stem == 'cifar':
         what = f' with another {", ".join(different)}' if different else ''
         raise ValueError(f"timm has no {section['name']}{what}; format='torchvision' has its names")
-    _require_usual_epsilon(card, 'timm')
-    config = timm_config(model, card)
+    _require_usual_epsilon(metadata, 'timm')
+    config = timm_config(model, metadata)
     artifact.save_tensors(folder / 'model.safetensors', state_dict(model, variables, layouts.TORCH))
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
-def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads beside the weights."""
-    size, side, interpolation = resize_and_crop(card, "timm's config.json")
-    channels = len(card['mean'])
+def timm_config(model: ResNet, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads."""
+    size, side, interpolation = resize_and_crop(metadata, "timm's config.json")
+    channels = len(metadata['mean'])
     return {
-        'architecture': card['architecture']['name'],
+        'architecture': metadata['architecture']['name'],
         'num_classes': model.num_classes,
-        'label_names': list(card['classes']),
+        'label_names': list(metadata['classes']),
         'model_args': {'num_classes': model.num_classes, 'in_chans': channels},
         'pretrained_cfg': {
             'input_size': [channels, side, side],
-            # Slightly less than the quotient, whose rounding could lose a pixel of the resize.
+            # Slightly below the quotient: rounding could otherwise lose a pixel of the resize.
             'crop_pct': float(np.nextafter(side / size, 0)),
             'crop_mode': 'center',
             'interpolation': interpolation,
-            'mean': list(card['mean']),
-            'std': list(card['std']),
+            'mean': list(metadata['mean']),
+            'std': list(metadata['std']),
             'num_classes': model.num_classes,
             'first_conv': 'conv1.0' if model.stem == 'deep' else 'conv1',
             'classifier': 'fc',
@@ -132,16 +131,16 @@ def timm_config(model: ResNet, card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stablehlo(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+def _stablehlo(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
     from jcls.tools.export import program
 
-    (folder / 'model.stablehlo').write_bytes(program.stablehlo(model, variables, card))
+    (folder / 'model.stablehlo').write_bytes(program.stablehlo(model, variables, metadata))
 
 
-def _saved_model(folder: Path, model: ResNet, variables: Any, card: dict[str, Any]) -> None:
+def _saved_model(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
     from jcls.tools.export import program
 
-    program.saved_model(folder, model, variables, card)
+    program.saved_model(folder, model, variables, metadata)
 
 
 FORMATS: dict[str, Write] = {
@@ -154,13 +153,11 @@ FORMATS: dict[str, Write] = {
 NAMED = (_torchvision, _timm)
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def run(*, path: str, out: str, **given: Any) -> dict[str, Any]:
     """The verb: write, print the table and return it for --json."""
-    if overrides:
-        raise ValueError(f'export takes no --config.{next(iter(overrides))}')
-    report = export(args.path, args.out, format=args.format, step=args.step, ema=args.ema)
+    report = export(path, out, **given)
     for table in tables(report):
         Console(soft_wrap=True).print(table)
-    files = sorted(path.name for path in local(args.out).iterdir())
-    print(f'{args.out}: {", ".join(files)}')
+    files = sorted(path.name for path in local(out).iterdir())
+    print(f'{out}: {", ".join(files)}')
     return report.json()

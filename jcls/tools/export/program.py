@@ -1,8 +1,8 @@
-"""A trained model as a program for elsewhere: StableHLO or a TensorFlow SavedModel.
+"""A trained model as a program for other systems: StableHLO or a TensorFlow SavedModel.
 
-The preprocessing of model.json is inside. In StableHLO it is arithmetic on the pixels of images of
-any size, Pillow's resize among it (the width first, triangle or cubic filter, rounded to whole grey
-levels after each direction); in a SavedModel it begins with the bytes of the image files.
+The program contains the preprocessing of model.json. In StableHLO it is arithmetic on the pixels of
+images of any size, with Pillow's resize: the width first, a triangle or cubic filter, rounding to
+whole levels after each direction. In a SavedModel it begins with the bytes of image files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.extend.mlir.dialects import stablehlo as dialect
 
-from jcls.data.augment.operation import Draw
+from jcls.data.augment.operation import Rng
 from jcls.host.tensorflow import call_module, tf
 from jcls.models import ResNet
 from jcls.tools.predict import chain_of
@@ -29,28 +29,28 @@ logger = logging.getLogger(__name__)
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def stablehlo(model: ResNet, variables: Any, card: Mapping[str, Any]) -> bytes:
-    """`jax.export` of images uint8 [b, h, w, C], any b, h and w -> logits float32 [b, classes].
+def stablehlo(model: ResNet, variables: Any, metadata: Mapping[str, Any]) -> bytes:
+    """The exported program from images uint8 [b, h, w, C], any b, h, w, to logits [b, classes].
 
     ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or Flax.
     """
-    size, crop, method = resize_and_crop(card, 'StableHLO')
-    if card.get('exif'):
+    size, crop, method = resize_and_crop(metadata, 'StableHLO')
+    if metadata.get('exif'):
         logger.warning('note: the images are to be turned upright before, as their EXIF data say')
 
     @jax.jit
     def logits(images: jax.Array) -> jax.Array:
         pixels = resize_then_crop(images, size, crop, method)
-        values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
+        values = normalise(pixels, tuple(metadata['mean']), tuple(metadata['std']))
         return model.apply(variables, values, train=False)
 
-    shape = export.symbolic_shape(f'b, h, w, {len(card["mean"])}')
+    shape = export.symbolic_shape(f'b, h, w, {len(metadata["mean"])}')
     exported = export.export(logits, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     return bytes(exported.serialize())
 
 
 def resize_then_crop(images: jax.Array, size: int, crop: int, method: str) -> jax.Array:
-    """uint8 [b, h, w, C] -> [b, crop, crop, C]: shorter side to `size`, then the centre."""
+    """Resize the shorter side to `size`, crop the centre: [b, h, w, C] -> [b, crop, crop, C]."""
     height, width = (jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
     short, long = jnp.minimum(height, width), jnp.maximum(height, width)
     other = size * long // short
@@ -69,11 +69,11 @@ def resize_then_crop(images: jax.Array, size: int, crop: int, method: str) -> ja
 
 
 def _filter(before: Any, after: Any, places: Any, crop: int, method: str) -> jax.Array:
-    """Weights [crop, places] of the central `crop` of `after` pixels made of `before`.
+    """Weights [crop, places] that make the central `crop` of `after` pixels from `before` pixels.
 
-    Rows outside of the image, if it is smaller than the crop, are 0: black.
+    If the image is smaller than the crop, rows outside the image are 0, which is black.
     """
-    offset = jnp.round((after - crop) / 2).astype(jnp.int32)  # half to even, as torchvision
+    offset = jnp.round((after - crop) / 2).astype(jnp.int32)  # half to even, as in torchvision
     out = jnp.arange(crop) + offset
     scale = before / after
     stretch = jnp.maximum(scale, 1)
@@ -90,25 +90,25 @@ def _filter(before: Any, after: Any, places: Any, crop: int, method: str) -> jax
     return jnp.where(inside[:, None], weights, 0).astype(jnp.float32)
 
 
-def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, Any]) -> None:
-    """Write a SavedModel with two signatures, of which each gives logits and probabilities.
+def saved_model(folder: Path, model: ResNet, variables: Any, metadata: Mapping[str, Any]) -> None:
+    """Write a SavedModel with two signatures, each of which gives logits and probabilities.
 
-    'serving_default' takes ``images``, string [N], the contents of JPEG or PNG files; 'pixels'
-    takes ``pixels``, uint8 [N, H, W, C], resized and cropped.
+    'serving_default' takes ``images``, string [N], the contents of JPEG or PNG files. 'pixels'
+    takes ``pixels``, uint8 [N, H, W, C], which are resized and cropped already.
     """
-    if card.get('exif'):
+    if metadata.get('exif'):
         raise ValueError(
             'a SavedModel cannot turn images upright as their EXIF data say, which these weights '
             "expect (exif in model.json); format='stablehlo' takes pixels, which you turn before"
         )
-    chain = chain_of(card)
-    extent = chain.extent(None)
-    if extent is None:
+    chain = chain_of(metadata)
+    size = chain.output_size(None)
+    if size is None:
         raise ValueError('model.json does not bring images to one size')
-    shape = (*extent, len(card['mean']))
+    shape = (*size, len(metadata['mean']))
 
     def logits(variables: Any, pixels: jax.Array) -> jax.Array:
-        values = normalise(pixels, tuple(card['mean']), tuple(card['std']))
+        values = normalise(pixels, tuple(metadata['mean']), tuple(metadata['std']))
         return model.apply(variables, values, train=False)
 
     batch = export.symbolic_shape(f'b, {shape[0]}, {shape[1]}, {shape[2]}')
@@ -129,7 +129,7 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
             lambda: tf.io.decode_png(content, channels=shape[2]),
         )
         for operation in chain.operations:
-            image = operation.apply(image, Draw(tf.zeros([2], tf.int64)))
+            image = operation.apply(image, Rng(tf.zeros([2], tf.int64)))
         return tf.ensure_shape(image, shape)
 
     def from_files(images: Any) -> dict[str, Any]:
@@ -146,10 +146,10 @@ def saved_model(folder: Path, model: ResNet, variables: Any, card: Mapping[str, 
 
 
 def _call(exported: export.Exported, arguments: list[Any]) -> Any:
-    """The only result of an exported program, as an operation of TensorFlow on flat arguments.
+    """The result of an exported program, as an operation of TensorFlow on flat arguments.
 
-    `jax.experimental.jax2tf` would do the same, but in a version of StableHLO of four weeks ago,
-    which no released TensorFlow may read; this is the oldest one that has the operations.
+    `jax.experimental.jax2tf` writes a StableHLO version of four weeks ago, which no released
+    TensorFlow may read. This writes the oldest version that has the operations.
     """
     oldest = dialect.StablehloCompatibilityRequirement.MAX
     version = dialect.get_version_from_compatibility_requirement(oldest)

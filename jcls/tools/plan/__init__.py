@@ -1,22 +1,21 @@
 """Plan a run: ``jcls plan --config FILE --topology v5e:4x4 [MORE ...]``.
 
-The training and evaluation steps that the run itself would use are compiled on this machine for
-others, and what comes out of the compiler is told for each chip:
+The training and evaluation steps of the run are compiled on this machine for others, and the
+compiler's results are reported for each chip:
 
-    topology (with what its chips can do) -> compile, in a process of its own -> hlo (what the
-    compiled program says) -> fit (does it fit, and what would) -> roofline (its time) -> table
+    topology (and the chips it has) -> compile, in a process of its own -> hlo (reads the compiled
+    program) -> fit (whether it fits, and what would) -> roofline (how long it takes) -> table
 
-`measure` measures a step on the devices that are here, `input_rate` remembers what the input
-pipeline delivered.
+`measure` measures a step on the devices that are here; `input_rate` keeps the measured speed of the
+input pipeline.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +45,25 @@ def plan(
     """Compile a run's steps for other machines, and predict its time there.
 
     Args:
-      config: as `jcls.load_config` returns it.
+      config: a config as `jcls.load_config` returns it.
       topology: 'v5e:4x4', 'gpu:2xh100x8', ..., see `jcls.tools.plan.topology.parse`; 'cpu' measures
         this machine.
-      per_chip_batch: instead of the config's global batch over the chips.
-      search: also look for the largest batch that fits, by compiling more programs.
-      keep: the folder of earlier results; 'auto' is $XDG_CACHE_HOME/jcls/plans (~/.cache/...), None
-        keeps none.
+      per_chip_batch: number of examples for each chip; None for the config's global batch.
+      search: also find the largest batch that fits, by compiling more programs.
+      keep: folder of earlier results; 'auto' for ``plans`` in jcls's cache, None for none.
 
     Returns:
-      topology, chips, hosts, per_chip_batch; what `jcls.tools.plan.compile.compiled` returns of the
-      training step, for each chip, and of its time what `jcls.tools.plan.roofline.seconds` returns;
+      topology, chips, hosts, per_chip_batch; the results of `jcls.tools.plan.compile.compiled` for
+      the training step and of `jcls.tools.plan.roofline.seconds` for its time, for each chip;
       images_per_second (of all chips), hours (of the recipe, with its evaluations), host_cores,
-      host_images_per_second_per_core (that the input pipeline must deliver),
-      input_images_per_second_per_core (that ``jcls bench input`` measured here last; None if it did
-      not), memory_bytes (that a chip has), usable_bytes (of it, by JAX), largest_batch (None: not
-      searched), eval (the evaluation step's facts) and assumptions.
+      host_images_per_second_per_core (which the input pipeline must deliver),
+      input_images_per_second_per_core (the last result of ``jcls bench input`` here, or None),
+      memory_bytes (of a chip), usable_bytes (the part of it that JAX uses), largest_batch (None if
+      not searched), eval (the results for the evaluation step) and assumptions.
 
     Raises:
-      ValueError: for a topology that is none, or no compiler; where the step does not fit, with
-        the largest batch that does, or what would help.
+      ValueError: for an unknown topology, a missing compiler, or a step that does not fit; the
+        error then names the largest batch that fits, or what would help.
     """
     machines, tree = parse(topology), json.loads(json.dumps(plain(config)))
     if per_chip_batch is not None and per_chip_batch < 1:
@@ -78,7 +76,7 @@ def plan(
             f'{machines.chips} chips; --per_chip_batch=N plans for another'
         )
     folder = cache_folder() / 'plans' if keep == 'auto' else None
-    if keep not in ('auto', None):
+    if keep not in ('auto', '', None):
         folder = Path(str(keep)).expanduser()
     found = compiled(
         tree,
@@ -107,7 +105,7 @@ def plan(
     rate = run['batch_size'] / times['step_seconds']
     return {
         'topology': topology,
-        'chip': machines.facts.name,
+        'chip': machines.chip.name,
         'chips': machines.chips,
         'hosts': machines.hosts,
         'image_shape': run['image_shape'],
@@ -117,8 +115,8 @@ def plan(
         'collectives': sum(kind['count'] for kind in train['collectives'].values()),
         'collective_bytes': sum(kind['bytes'] for kind in train['collectives'].values()),
         'collectives_by_kind': train['collectives'],
-        'memory_bytes': machines.facts.memory,
-        'usable_bytes': machines.facts.usable,
+        'memory_bytes': machines.chip.memory,
+        'usable_bytes': machines.chip.usable,
         'largest_batch': largest,
         **times,
         'images_per_second': rate,
@@ -132,7 +130,7 @@ def plan(
 
 
 def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
-    """What `plan` returns, of the devices of this machine, measured."""
+    """The result of `plan` for this machine's own devices, by measuring."""
     experiment, _ = build_or_assume(
         {**tree, **(with_batch(tree, batch * jax.device_count()) if batch else {})}
     )
@@ -172,7 +170,7 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
 
 
 def _evaluating(experiment: Experiment) -> float:
-    """Seconds of all evaluations of a run, of what one batch takes here."""
+    """Seconds of all evaluations of a run, from the time of one batch."""
     count = whole_run(experiment, experiment.image_shape)['eval_batches']
     variables = experiment.init().variables
     batch = measure.noise(experiment, experiment.eval_shapes())
@@ -180,7 +178,7 @@ def _evaluating(experiment: Experiment) -> float:
 
 
 def _hours(found: Mapping[str, Any], on: Topology) -> float:
-    """Of the whole recipe: training images of every size, and evaluations."""
+    """Hours of the whole recipe: training with images of every size, and evaluations."""
     run = found['run']
     seconds = [
         phase['steps'] * roofline.seconds(phase, on)['step_seconds'] for phase in found['phases']
@@ -205,27 +203,21 @@ def _teacher(tree: Mapping[str, Any]) -> tuple[str, ...]:
     return ("the teacher's forward pass is not counted",) if there else ()
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+def run(
+    overrides: Mapping[str, Any], *, config: str, topology: Sequence[str], **given: Any
+) -> list[dict[str, Any]]:
     """The verb: plan for each topology, one after the other."""
-    config, console = load_config(args.config, overrides), Console(soft_wrap=True, markup=False)
-    for name in args.topology:
-        parse(name)  # before minutes are spent on others
+    tree, console = load_config(config, overrides), Console(soft_wrap=True, markup=False)
+    for name in topology:
+        parse(name)  # so that a mistake shows before minutes of compiling
     plans = []
     try:
-        for name in args.topology:
+        for name in topology:
             began = time.perf_counter()
             with Console(stderr=True).status(f'compiling for {name} (minutes)'):
-                plans.append(
-                    plan(
-                        config,
-                        name,
-                        per_chip_batch=args.per_chip_batch,
-                        search=not args.no_search,
-                        keep=args.keep or None,
-                    )
-                )
+                plans.append(plan(tree, name, **given))
             took = time.perf_counter() - began
             console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
-    finally:  # one that fails does not take the others with it
+    finally:  # if one plan fails, the others are still shown
         table.show(plans, console)
     return plans

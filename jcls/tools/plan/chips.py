@@ -1,7 +1,7 @@
-"""The accelerators that a plan knows, with what their makers publish about each.
+"""The accelerators that a plan knows, with the figures that their makers publish.
 
-Of a TPU's clock nothing is published; it follows from the peak and the multiply-adds of a cycle
-that the compiler reckons with, which its estimate of a large matrix product shows.
+A TPU's clock is not published. It follows from the peak and the multiply-adds in a cycle, which the
+compiler's estimate of a large matrix product shows.
 
 Sources: docs.cloud.google.com/tpu/docs, pages "TPU v2" to "TPU7x" (peak, memory, interconnect,
 matrix units, shapes, vCPUs of a host); Jouppi et al. 2020, "A domain-specific supercomputer for
@@ -20,31 +20,31 @@ GB, GIB, TERA = 10**9, 2**30, 10**12
 
 
 class Chip(NamedTuple):
-    """Of one chip; rates are per second."""
+    """The figures of one chip; rates are per second."""
 
-    platform: str  # 'tpu', 'gpu'
+    platform: str  # 'tpu' or 'gpu'
     name: str
-    flops: float  # peak, bfloat16
+    flops: float  # peak in bfloat16
     memory: int  # bytes
-    bandwidth: float  # bytes, of that memory
+    bandwidth: float  # bytes to and from that memory
     link: float  # bytes, one way, over all links to other chips of the slice or host
-    host_chips: int  # of a host
-    host_cores: int  # virtual ones of a host
-    multiply_adds: int = 0  # of a TPU: a cycle, all matrix units
-    axes: int = 0  # of a TPU: those of its slices
-    ring: int = 0  # of a TPU: an axis whose side is a multiple of it is a ring
-    largest: int = 0  # of a TPU: chips of the largest slice
-    devices: int = 1  # that JAX makes of a chip
-    network: float = 0  # of a GPU: bytes, one way, of its share of the network of hosts
+    host_chips: int  # chips of a host
+    host_cores: int  # virtual cores of a host
+    multiply_adds: int = 0  # TPUs: in a cycle, by all matrix units
+    axes: int = 0  # TPUs: axes of a slice
+    ring: int = 0  # TPUs: an axis is a ring if its side is a multiple of this
+    largest: int = 0  # TPUs: chips of the largest slice
+    devices: int = 1  # devices of JAX in a chip
+    network: float = 0  # GPUs: bytes, one way, of its share of the network between hosts
 
     @property
     def clock(self) -> float | None:
-        """Cycles a second of a TPU's core."""
+        """The clock of a TPU's core, in cycles per second."""
         return self.flops / (2 * self.multiply_adds) if self.multiply_adds else None
 
     @property
     def usable(self) -> int:
-        """Bytes of its memory that JAX uses."""
+        """The bytes of memory that JAX uses."""
         return self.memory if self.platform == 'tpu' else self.memory * 3 // 4
 
 
@@ -75,15 +75,21 @@ CHIPS: dict[str, Chip] = {
 }
 # fmt: on
 
-KINDS = {  # what JAX calls the chips of the table
+DEVICE_KINDS = {  # names of the chips in JAX
     'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
     'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
 }  # fmt: skip
 
-OTHERS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')  # GPUs whose peaks are not the table's
+OTHER_VARIANTS = (
+    'PCIe',
+    '40GB',
+    'NVL',
+    'GH200',
+    'GB200',
+)  # variants of GPUs with other peaks than the table's
 
-# What XLA:GPU must know of a chip it cannot ask: streaming multiprocessors, MHz, L2 cache, shared
-# memory of a block and of a multiprocessor in KiB, compute capability.
+# What XLA:GPU must know about a chip that is not here: streaming multiprocessors, MHz, L2 cache,
+# shared memory of a block and of a multiprocessor in KiB, compute capability.
 GPUS: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
     'a100': (108, 1410, 40 * 2**20, 163, 164, (8, 0)),
     'h100': (132, 1980, 50 * 2**20, 227, 228, (9, 0)),
@@ -93,8 +99,8 @@ GPUS: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
     'l40s': (142, 2520, 96 * 2**20, 99, 100, (8, 9)),
     'a10g': (80, 1710, 6 * 2**20, 99, 100, (8, 6)),
 }
-FPUS = {(8, 0): 64}  # of a multiprocessor by compute capability; others have 128
-THREADS = {(8, 6): 1536, (8, 9): 1536}  # likewise, at most; others take 2048
+FPUS = {(8, 0): 64}  # FPUs of a multiprocessor, by compute capability; others have 128
+THREADS = {(8, 6): 1536, (8, 9): 1536}  # threads of a multiprocessor, likewise; others have 2048
 
 
 def target_config(name: str) -> str:
@@ -129,9 +135,11 @@ device_description_str: "{chip.name}"
 
 
 def chip_of(kind: str) -> Chip | None:
-    """The chip that JAX calls `kind`; None for one that is not in the table."""
+    """The chip that JAX calls `kind`, or None if it is not in the table."""
     words = re.split(r'[\s-]+', kind.lower())  # 'nvidia', 'a100', 'sxm4', '80gb'
-    names = [KINDS[kind]] if kind in KINDS else [name for name in CHIPS if name in words]
-    if any(other in kind for other in OTHERS):
+    names = (
+        [DEVICE_KINDS[kind]] if kind in DEVICE_KINDS else [name for name in CHIPS if name in words]
+    )
+    if any(other in kind for other in OTHER_VARIANTS):
         return None
     return CHIPS[names[0]] if names else None

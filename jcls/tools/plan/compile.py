@@ -1,8 +1,9 @@
-"""Compile the steps of a run for a topology, in a process of its own, and keep what comes out.
+"""Compile the steps of a run for a topology, in a process of its own, and keep the results.
 
-The compilers of TPUs and GPUs run without the hardware, but they want an environment that the
-calling process may not have, and they may abort: hence the process. Results are kept by the hash of
-program, options, topology and versions, so that what has been compiled once is told at once.
+The compilers of TPUs and GPUs run without the hardware. But they need an environment that the
+calling process may not have, and they may abort, so they get a process. Results are kept by the
+hash of program, options, topology and versions, so that the same plan is there at once the next
+time.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from jcls.tools.plan.topology import Topology, devices, parse
 from jcls.training.experiment import Experiment
 
 ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',  # what is computed while tracing
-    'TPU_SKIP_MDS_QUERY': '1',  # there is no metadata server to ask about a TPU
-    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # two plans at a time; nobody owns a chip
+    'JAX_PLATFORMS': 'cpu',  # for what is computed while tracing
+    'TPU_SKIP_MDS_QUERY': '1',  # there is no metadata server
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # for two plans at a time, since nobody owns a chip
     'TF_CPP_MIN_LOG_LEVEL': '3',
 }
 LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'jax-cuda12-plugin', 'jax-cuda13-plugin')
-ANSWER = 'jcls: '  # begins the line with the worker's answer
+ANSWER = 'jcls: '  # the beginning of the line with the worker's answer
 
 
 def compiled(
@@ -47,21 +48,22 @@ def compiled(
     """Compile `steps` of the run that `config` describes, for `topology`, in another process.
 
     Args:
-      config: complete, of plain values.
-      topology: see `jcls.tools.plan.topology.parse`.
-      per_chip_batch: instead of the config's batch.
-      steps: of 'train' (with the largest images), 'phases' (with those of every size) and 'eval'.
-      keep: the folder of earlier results; None keeps none.
+      config: complete config of plain values.
+      topology: topology from `jcls.tools.plan.topology.parse`.
+      per_chip_batch: number of examples for each chip; None for the config's batch.
+      steps: any of 'train' (with the largest images), 'phases' (with images of every size) and
+        'eval'.
+      keep: folder of earlier results; None to keep none.
 
     Returns:
-      {'train': {...}, 'phases': [{'steps': N, ...}, ...], 'eval': {...}}: of each the facts of
-      `jcls.tools.plan.hlo.analysis`, or {'error': ...} where the program does not fit into the
-      chip's memory; and beside_bytes, of what a chip holds while it runs and that is not its own:
-      batches on their way and, of an evaluation, the optimizer's state and the averages. And
-      'run', facts of the whole run.
+      {'train': {...}, 'phases': [{'steps': N, ...}, ...], 'eval': {...}, 'run': {...}}. Each step
+      has the results of `jcls.tools.plan.hlo.analysis`, or {'error': ...} if the program does not
+      fit into the chip's memory, and beside_bytes: what a chip holds in addition to the program,
+      such as waiting batches and, during an evaluation, the optimizer's state. 'run' is
+      `whole_run`'s.
 
     Raises:
-      ValueError: what the other process found wrong.
+      ValueError: the other process found an error.
     """
     request = {
         'config': config,
@@ -88,7 +90,7 @@ def compiled(
 
 
 def _ended(code: int, errors: str) -> str:
-    """Why the process ended without an answer: of `errors` what tells it."""
+    """Why the process ended without an answer, from its `errors`."""
     lines = errors.strip().split('\n')
     crash = [line for line in lines if line.startswith('***') or 'Check failed' in line]
     if code >= 0 and not crash:
@@ -103,9 +105,9 @@ def _ended(code: int, errors: str) -> str:
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `compiled` asks for, in this process."""
+    """Compile what `compiled` requests, in this process."""
     topology = parse(request['topology'])
-    config = {**request['config'], 'platform': 'any'}  # wherever the run itself may be
+    config = {**request['config'], 'platform': 'any'}  # the run itself may be anywhere
     found = devices(topology)
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
@@ -118,19 +120,19 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         json.dumps([config['compiler'], config['deterministic']]),
     )
 
-    def facts(step: Any, used: Any, batch: Any) -> dict[str, Any]:
-        told = _analysed(step.lower(used, batch), topology, len(found), key, request['keep'])
+    def analyse(step: Any, used: Any, batch: Any) -> dict[str, Any]:
+        results = _analysed(step.lower(used, batch), topology, len(found), key, request['keep'])
         waiting = AHEAD * _bytes(batch)
         if used is not state:  # an evaluation interrupts the training
             waiting += (1 + AHEAD) * _bytes(shapes[largest])
         rest = (_bytes(state) - _bytes(used)) * (len(found) // topology.chips)
-        return {**told, 'beside_bytes': waiting // topology.chips + rest}
+        return {**results, 'beside_bytes': waiting // topology.chips + rest}
 
     for name in request['steps']:
         if name == 'train':
-            result[name] = facts(experiment.train_step, state, shapes[largest])
+            result[name] = analyse(experiment.train_step, state, shapes[largest])
         elif name == 'eval':
-            result[name] = facts(experiment.eval_step, state.variables, experiment.eval_shapes())
+            result[name] = analyse(experiment.eval_step, state.variables, experiment.eval_shapes())
         else:
             ends = [*list(shapes)[1:], experiment.horizon.total]
             result[name] = [
@@ -138,7 +140,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
                 | (
                     result['train']
                     if begin == largest
-                    else facts(experiment.train_step, state, shapes[begin])
+                    else analyse(experiment.train_step, state, shapes[begin])
                 )
                 for begin, end in zip(shapes, ends, strict=True)
             ]
@@ -150,7 +152,7 @@ def _bytes(shapes: Any) -> int:
 
 
 def whole_run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Facts of the whole run; batches of all its evaluations."""
+    """Facts about the whole run, such as the batches of all its evaluations."""
     horizon, every, settings = experiment.horizon, experiment.every['evaluate'], experiment.evaluate
     size = settings.batch_size or horizon.batch_size
     times = (-(-horizon.total // every) if every else 1) + settings.at_start
@@ -166,7 +168,7 @@ def whole_run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str,
 
 
 def with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    """Another global batch; mixing is done by the hosts, and its groups may be as they like."""
+    """Overrides for another global batch; the hosts mix, so any size of mixing groups will do."""
     mix = config['mix']
     size = mix['batch_size']
     if size and batch_size % size:
@@ -177,9 +179,10 @@ def with_batch(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
 def _analysed(
     lowered: Any, topology: Topology, count: int, key: str, keep: str | None
 ) -> dict[str, Any]:
-    """`analysis`, or what was kept of it."""
+    """The result of `analysis`, from `keep` if it is there."""
     versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
-    # All that the result depends on: program, machine, options, libraries, and how it is read.
+    # Everything the result depends on: program, machine, options, libraries, and the code that
+    # reads.
     options = [f'{name}={os.environ.get(name, "")}' for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')]
     sources = [file.read_text() for file in sorted(Path(hlo.__file__).parent.glob('*.py'))]
     known = [topology.name, key, *options, *versions, *sources]

@@ -13,7 +13,7 @@ BITS = {
     'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16,
     's32': 32, 'u32': 32, 'f32': 32, 's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128,
 }  # fmt: skip
-FREE = (  # move no bytes
+MOVE_NO_BYTES = (  # kinds of instructions
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
     'while', 'conditional', 'call',
 )  # fmt: skip
@@ -27,7 +27,9 @@ BODY = r'body=%?([\w.\-]+)'
 CONDITION = r'condition=%?([\w.\-]+)'
 CALLS = r'calls=%?([\w.\-]+)'
 OPERANDS = r'%([\w.\-]+)'
-CONTRACTED = r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # of a dot, of a call of cuBLAS
+CONTRACTED = (
+    r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # in a dot, and in a call of cuBLAS
+)
 LABELS = r'dim_labels=\w+_(\w+)->'
 SCOPE = r'op_name="([^"]*)"'
 TARGET = r'custom_call_target="([^"]*)"'
@@ -37,15 +39,15 @@ class Instruction(NamedTuple):
     """A line of a program."""
 
     name: str
-    shape: str  # of its result, as text
+    shape: str  # shape of the result, as text
     operation: str
     rest: str  # operands and attributes
-    times: int  # how often it runs in a step: more than once in a loop
-    entry: bool  # whether it is a kernel of the program itself, or of a loop: not inside a fusion
+    times: int  # how often it runs in a step, which is more than once in a loop
+    entry: bool  # whether it is a kernel by itself, not a part of a fusion
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Every instruction of a program, of fusions and loops, too."""
+    """All instructions of a program, also those inside fusions and loops."""
     computations: dict[str, list[re.Match[str]]] = {}
     inside, entry = '', ''
     for line in text.split('\n'):
@@ -73,15 +75,15 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def _trips(rest: str, computations: dict[str, list[re.Match[str]]]) -> int:
-    """How often a loop runs: as the compiler notes, or else as its condition says (i < 4).
+    """How often a loop runs, by the compiler's note or else by the condition (i < 4).
 
-    1 where neither tells.
+    The result is 1 if neither says it.
     """
     if known := re.search(TRIPS, rest):
         return int(known[1])
     condition = re.search(CONDITION, rest)
     lines = list(computations.get(condition[1], ())) if condition else []
-    for found in lines:  # grows by what is called
+    for found in lines:  # grows while it is read, by the functions that are called
         if called := re.search(CALLS, found[4]):
             lines += computations.get(called[1], ())
     bounds = [
@@ -103,13 +105,14 @@ def size(shape: str) -> int:
 
 
 def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
-    """Facts of a lowered program for each chip.
+    """Compile a lowered program and analyse it, for each chip.
 
-    Of v2, v3 and TPU7x a chip is two `devices`, its cores, which share its memory.
+    A chip of v2, v3 or TPU7x is two `devices`: its cores, which share its memory.
 
-    argument_bytes, output_bytes (that are not arguments given back), temporary_bytes, code_bytes,
-    peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None but for TPUs),
-    collectives, kernels, and the costliest fusions.
+    Returns:
+      argument_bytes, output_bytes (without donated arguments), temporary_bytes, code_bytes,
+      peak_bytes (all of these), flops, bytes_accessed, estimated_cycles (None except for TPUs),
+      collectives, kernels, and the costliest fusions.
     """
     compiled, cores = lowered.compile(), devices // chips
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
@@ -122,10 +125,10 @@ def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
     }
     parts = {name: cores * count for name, count in parts.items()}
     cost = cost[0] if isinstance(cost, list) else cost
-    if cost and 'bytes accessed' in cost:  # in which loops run once
+    if cost and 'bytes accessed' in cost:  # which counts loops once
         done = cost['flops'] * _repetition(flops, text)
         moved = cost['bytes accessed'] * _repetition(traffic, text)
-    else:  # GPUs have none
+    else:  # GPUs have no such analysis
         done, moved = flops(text), traffic(text)
     return {
         **parts,
@@ -140,15 +143,15 @@ def analysis(lowered: Any, devices: int, chips: int) -> dict[str, Any]:
 
 
 def _repetition(count: Callable[..., int], text: str) -> float:
-    """How many times as much a program does as if its loops ran but once."""
+    """The ratio of a program's work to its work if every loop ran once."""
     return count(text) / max(count(text, loops=False), 1)
 
 
 def cycles(text: str) -> int | None:
-    """The compiler's estimate of a step's cycles; None where it makes none (other than TPUs).
+    """The compiler's estimate of a step's cycles; None if there is none, as for GPUs.
 
-    The sum over fusions; what XLA gives no estimate for, such as all-reduces and the gradient of
-    max pooling, is not in it.
+    It is the sum over fusions, without instructions that XLA does not estimate, such as all-reduces
+    and the gradient of max pooling.
     """
     found = [(one.times, re.search(CYCLES, one.rest)) for one in instructions(text)]
     counted = [times * int(match[1]) for times, match in found if match]
@@ -156,10 +159,10 @@ def cycles(text: str) -> int | None:
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """{'all-reduce': {'count': ..., 'bytes': ...}, ...}: in a step, of each chip.
+    """The collectives in a step of each chip: {'all-reduce': {'count': ..., 'bytes': ...}, ...}.
 
-    Bytes of the whole that a collective makes or divides: of an all-gather's result, else of the
-    operands.
+    The bytes are those of the whole array that a collective makes or divides: the result of an
+    all-gather, the operands of others.
     """
     found: dict[str, dict[str, int]] = {}
     every = list(instructions(text))
@@ -168,7 +171,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
         kind = one.operation.removesuffix('-start')
         if kind in COLLECTIVES:
             moved = sum(sizes.get(name, 0) for name in _operands(one))
-            if kind == 'all-gather':  # that starts gives its operand, too
+            if kind == 'all-gather':  # its start returns the operand, too
                 moved = sizes[one.name] - (moved if one.operation != kind else 0)
             total = found.setdefault(kind, {'count': 0, 'bytes': 0})
             total['count'] += one.times
@@ -179,8 +182,8 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 def flops(text: str, *, loops: bool = True) -> int:
     """Floating point operations of matrix products and convolutions, which are nearly all.
 
-    Two for each product of an entry of a convolution's output and one of the filter that makes it;
-    the gradients need as many. Those of padding count, too. Without `loops` they run once.
+    A convolution has two for each product of an input and a filter entry, padding included; each of
+    its gradients has as many. Without `loops`, every loop counts once.
     """
     every = list(instructions(text))
     sides = {one.name: _sides(one.shape) for one in every}
@@ -206,7 +209,7 @@ def flops(text: str, *, loops: bool = True) -> int:
 
 
 def _sides(shape: str) -> list[int]:
-    """Of an array, or of the first of a tuple."""
+    """The dimensions of an array's shape, or of the first array in a tuple."""
     found = re.search(SHAPE, shape)
     return [int(side) for side in found[2].split(',') if side] if found else []
 
@@ -216,32 +219,36 @@ def _operands(one: Instruction) -> list[str]:
 
 
 def traffic(text: str, *, loops: bool = True) -> int:
-    """Bytes that the kernels of a step read and write, every operand and result once.
+    """The bytes that the kernels of a step read and write, every operand and result once.
 
-    Without those of collectives, which take their own time. Without `loops` they run once.
+    Collectives do not count, since their time is separate. Without `loops`, every loop counts once.
     """
     every = list(instructions(text))
     sizes = {one.name: size(one.shape) for one in every}
     total = 0
     for one in every:
-        if one.entry and one.operation not in FREE and not one.operation.startswith(COLLECTIVES):
+        if (
+            one.entry
+            and one.operation not in MOVE_NO_BYTES
+            and not one.operation.startswith(COLLECTIVES)
+        ):
             read = sum(sizes.get(name, 0) for name in _operands(one))
             total += (one.times if loops else 1) * (sizes[one.name] + read)
     return total
 
 
 def kernels(text: str) -> dict[str, int]:
-    """How many of each kind a step launches: fusions, library calls by name, ..."""
+    """The number of kernels of each kind in a step: fusions, library calls by name, ..."""
     found: collections.Counter[str] = collections.Counter()
     for one in instructions(text):
-        if one.entry and one.operation not in FREE:
+        if one.entry and one.operation not in MOVE_NO_BYTES:
             target = re.search(TARGET, one.rest)
             found[target[1] if target else one.operation] += one.times
     return dict(found.most_common())
 
 
 def costliest(text: str, count: int) -> list[dict[str, Any]]:
-    """The fusions that cost most: cycles, where in the model they come from, and the result."""
+    """The costliest fusions, with their cycles, their place in the model and their result."""
     found: list[dict[str, Any]] = [
         {
             'cycles': one.times * int(match[1]),

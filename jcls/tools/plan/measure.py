@@ -1,6 +1,7 @@
 """Measure a training step: ``jcls bench step``, on the devices that are there.
 
-The step is the loop's own. Its batch lies on the devices already, so that no input is waited for.
+It is the step of the training loop, with a batch that is on the devices already, so that nothing
+waits for input.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jcls.tools.plan.chips import chip_of
 from jcls.tools.plan.hlo import analysis
 from jcls.training.experiment import Experiment
 
-WARM_UP, STEPS = 3, 20  # steps
+WARM_UP, STEPS = 3, 20  # steps before a measurement, and in a round
 
 
 def bench_step(
@@ -27,17 +28,17 @@ def bench_step(
     """Time training steps on images of noise.
 
     Args:
-      experiment: see `jcls.build`.
-      steps: of a round.
-      rounds: of measurements; the median of the best one counts as the step's time.
-      trace: the folder to write a profile of a few steps to, for TensorBoard or Perfetto.
+      experiment: the experiment, from `jcls.build`.
+      steps: number of steps in a round.
+      rounds: number of rounds; the median of the best one counts as the step's time.
+      trace: folder for a profile of a few steps, for TensorBoard or Perfetto.
 
     Returns:
       step_seconds (the median of the best round), step_seconds_by_round, images_per_second,
-      compile_seconds, devices, the facts of `jcls.tools.plan.hlo.analysis` (of a step, for each
-      device), roofline_seconds and roofline_share (roofline over step; both None but for the chips
-      of `jcls.tools.plan.chips`: a CPU has no such bound, since much of what the compiler counts as
-      moved stays in its caches).
+      compile_seconds, devices, the results of `jcls.tools.plan.hlo.analysis` (for a step and each
+      device), roofline_seconds and roofline_share (roofline over step). The last two are None for
+      devices other than `jcls.tools.plan.chips`. A CPU has no such bound, since much of what the
+      compiler counts as moved stays in its caches.
     """
     for field, value in (('steps', steps), ('rounds', rounds)):
         if value < 1:
@@ -45,7 +46,7 @@ def bench_step(
     state, batch = experiment.init(), noise(experiment, experiment.train_shapes())
     began = time.perf_counter()
     lowered = experiment.train_step.lower(state, batch)  # type: ignore[attr-defined]
-    facts = analysis(lowered, experiment.mesh.size, experiment.mesh.size)  # of each device
+    analysed = analysis(lowered, experiment.mesh.size, experiment.mesh.size)  # for each device
     compile_seconds = time.perf_counter() - began
     for _ in range(WARM_UP):
         state, metrics = experiment.train_step(state, batch)
@@ -68,15 +69,15 @@ def bench_step(
     chip = chip_of(experiment.mesh.devices.flat[0].device_kind)
     roofline = None
     if chip is not None:
-        compute = facts['flops'] / chip.flops
-        roofline = chip.devices * max(compute, facts['bytes_accessed'] / chip.bandwidth)
+        compute = analysed['flops'] / chip.flops
+        roofline = chip.devices * max(compute, analysed['bytes_accessed'] / chip.bandwidth)
     return {
         'step_seconds': seconds,
         'step_seconds_by_round': medians,
         'images_per_second': experiment.horizon.batch_size / seconds,
         'compile_seconds': compile_seconds,
         'devices': describe(experiment.mesh.devices.flat),
-        **facts,
+        **analysed,
         'roofline_seconds': roofline,
         'roofline_share': None if roofline is None else roofline / seconds,
     }
@@ -85,7 +86,7 @@ def bench_step(
 def noise(
     experiment: Experiment, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-    """A batch of images of noise, as `Experiment.train_shapes` or `eval_shapes` describe it."""
+    """A batch of noise, of the shapes of `Experiment.train_shapes` or `eval_shapes`."""
     random = np.random.default_rng(0)
     classes = len(experiment.data.train.classes)
 
@@ -101,7 +102,7 @@ def noise(
 
 
 def fastest(function: Callable[..., Any], *arguments: Any, calls: int = 6) -> float:
-    """Seconds of the fastest of a few calls."""
+    """The seconds of the fastest of a few calls."""
     times = []
     for _ in range(calls):
         began = time.perf_counter()

@@ -1,13 +1,12 @@
-"""How long a compiled step takes on machines that are not here.
+"""The time of a compiled step on machines that are not here.
 
     step = cycles / clock + collectives                      (TPUs: the compiler estimates cycles)
     step = max(flops / peak, bytes / bandwidth) + collectives                      (the roofline)
 
-Collectives are assumed not to overlap with anything: an all-reduce of b bytes over n chips takes
-2 (n - 1) / n b / rate, and an all-gather or a reduce-scatter half of it, plus the latency of its
-hops. Of a TPU's links those count that lead to chips of the slice: along each of its axes two where
-the axis is a ring, else one. GPUs of a host reduce among themselves, and then each its share with
-those of the other hosts.
+Collectives are assumed not to overlap with anything. An all-reduce of b bytes over n chips takes 2
+(n - 1) / n b / rate, an all-gather or a reduce-scatter half of that, plus the latency of its hops.
+A TPU has two links along each axis of its slice that is a ring, and one along other axes. GPUs of a
+host reduce among themselves; then each reduces its part with the GPUs of other hosts.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Any
 
 from jcls.tools.plan.topology import Topology
 
-HOP = 1e-6  # seconds from a chip to the next, assumed
-LAUNCH = 10e-6  # seconds of a collective over GPUs, assumed
+HOP = 1e-6  # assumed seconds from a chip to the next
+LAUNCH = 10e-6  # assumed seconds to start a collective over GPUs
 ASSUMED = {
     'tpu': (
         'memory: of batches two wait; steps that the host starts ahead hold theirs beside it',
@@ -37,7 +36,7 @@ ASSUMED = {
 
 
 def collective_seconds(collectives: Mapping[str, Mapping[str, int]], topology: Topology) -> float:
-    """All collectives of a step, one after the other."""
+    """The seconds of all collectives of a step, one after the other."""
     if topology.chips == 1:
         return 0.0
     pace, latency = _pace(topology), _latency(topology)
@@ -49,14 +48,14 @@ def collective_seconds(collectives: Mapping[str, Mapping[str, int]], topology: T
 
 
 def _pace(topology: Topology) -> float:
-    """Seconds that a reduce-scatter or an all-gather takes for each byte of the whole."""
-    facts, chips = topology.facts, topology.chips
+    """The seconds of a reduce-scatter or an all-gather for each byte of the whole array."""
+    chip, chips = topology.chip, topology.chips
     if topology.platform == 'tpu':
         used = sum(2 if topology.is_ring(side) else side > 1 for side in topology.shape)
-        return (chips - 1) / chips / (facts.link * used / (2 * facts.axes))
+        return (chips - 1) / chips / (chip.link * used / (2 * chip.axes))
     hosts, gpus = topology.shape
-    inside = (gpus - 1) / gpus / facts.link
-    return inside + (hosts - 1) / hosts / gpus / facts.network
+    inside = (gpus - 1) / gpus / chip.link
+    return inside + (hosts - 1) / hosts / gpus / chip.network
 
 
 def _latency(topology: Topology) -> float:
@@ -65,14 +64,14 @@ def _latency(topology: Topology) -> float:
     return HOP * sum(side // 2 if topology.is_ring(side) else side - 1 for side in topology.shape)
 
 
-def seconds(found: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
-    """What a step takes, by each way of telling; `step_seconds` is the best founded of them."""
-    facts = topology.facts
-    collective = collective_seconds(found['collectives'], topology)
-    flops, moved = found['flops'] / facts.flops, found['bytes_accessed'] / facts.bandwidth
+def seconds(analysed: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
+    """The seconds of a step by each method; `step_seconds` is the most accurate of them."""
+    chip = topology.chip
+    collective = collective_seconds(analysed['collectives'], topology)
+    flops, moved = analysed['flops'] / chip.flops, analysed['bytes_accessed'] / chip.bandwidth
     roofline = max(flops, moved) + collective
-    cycles = found['estimated_cycles']
-    from_cycles = cycles / facts.clock + collective if cycles and facts.clock else None
+    cycles = analysed['estimated_cycles']
+    from_cycles = cycles / chip.clock + collective if cycles and chip.clock else None
     return {
         'collective_seconds': collective,
         'roofline_seconds': roofline,

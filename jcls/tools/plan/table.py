@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def show(plans: list[dict[str, Any]], console: Console) -> None:
-    """A column for each plan, as many side by side as the terminal has room for."""
+    """Print a column for each plan, with as many side by side as fit into the terminal."""
     rest = [_lines(one) for one in plans]
     widths = [max(map(len, column.values())) + 2 for column in rest]
     names = max(map(len, rest[0])) if rest else 0

@@ -12,43 +12,43 @@ from jcls.tools.plan.chips import CHIPS, Chip, target_config
 
 
 class Topology(NamedTuple):
-    """Machines of one kind of chip."""
+    """Machines with chips of one kind."""
 
-    name: str  # as given
-    platform: str  # 'tpu', 'gpu', 'cpu'
-    chip: str  # a key of `CHIPS`; '' for a CPU
-    shape: tuple[int, ...]  # of a TPU slice, in chips; of GPUs (hosts, GPUs of a host)
+    name: str  # such as 'v5e:2x2'
+    platform: str  # 'tpu', 'gpu' or 'cpu'
+    chip_name: str  # a key of `CHIPS`; '' for a CPU
+    shape: tuple[int, ...]  # chips along each axis of a TPU slice; (hosts, GPUs of a host)
 
     @property
     def chips(self) -> int:
         return math.prod(self.shape)
 
     @property
-    def facts(self) -> Chip:
-        return CHIPS[self.chip]
+    def chip(self) -> Chip:
+        return CHIPS[self.chip_name]
 
     @property
     def hosts(self) -> int:
         if self.platform == 'tpu':
-            return -(-self.chips // self.facts.host_chips)
+            return -(-self.chips // self.chip.host_chips)
         return self.shape[0]
 
     @property
     def host_cores(self) -> float:
-        """Of each host: a part of a host has its part of the cores."""
-        part = min(1, self.chips / self.hosts / self.facts.host_chips)
-        return self.facts.host_cores * part
+        """Cores of each host; a slice that is a part of a host has that part of its cores."""
+        part = min(1, self.chips / self.hosts / self.chip.host_chips)
+        return self.chip.host_cores * part
 
     def is_ring(self, side: int) -> bool:
-        """Whether an axis of a TPU slice with `side` chips is closed."""
-        return side % self.facts.ring == 0
+        """Whether an axis with `side` chips of a TPU slice is a ring."""
+        return side % self.chip.ring == 0
 
 
 def parse(name: str) -> Topology:
     """The topology called `name`: 'v5e:2x2', 'v4:2x2x1', 'gpu:h100x8', 'gpu:2xh100x8' or 'cpu'.
 
     Raises:
-      ValueError: if it is none of these, with what there is.
+      ValueError: if it is none of these; the error lists the possible ones.
     """
     if name == 'cpu':
         return Topology(name, 'cpu', '', (1, 1))
@@ -70,22 +70,22 @@ def parse(name: str) -> Topology:
 
 
 def _check_slice(topology: Topology) -> None:
-    """Refuse a TPU slice that does not exist."""
-    facts, shape = topology.facts, topology.shape
-    if facts.axes == 2:
-        sides = [2**i for i in range(6) if 4**i <= facts.largest]
+    """Raise ValueError for a TPU slice that does not exist."""
+    chip, shape = topology.chip, topology.shape
+    if chip.axes == 2:
+        sides = [2**i for i in range(6) if 4**i <= chip.largest]
         known: list[tuple[int, ...]] = [
             (a, b) for a in sides for b in sides if a == b or (a > 1 and 2 * a == b)
         ]
         more = ''
     else:
         known = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8)]
-        more = f' and others whose sides are multiples of 4, up to {facts.largest:,} chips'
-    large = len(shape) == 3 == facts.axes and not any(side % 4 for side in shape)
-    if shape not in known and not (large and 0 < topology.chips <= facts.largest):
+        more = f' and others whose sides are multiples of 4, up to {chip.largest:,} chips'
+    large = len(shape) == 3 == chip.axes and not any(side % 4 for side in shape)
+    if shape not in known and not (large and 0 < topology.chips <= chip.largest):
         texts = ', '.join('x'.join(map(str, one)) for one in known)
         raise ValueError(
-            f'--topology={topology.name}: {facts.name} has no such slice; there are {texts}{more}'
+            f'--topology={topology.name}: {chip.name} has no such slice; there are {texts}{more}'
         )
 
 
@@ -103,7 +103,7 @@ def _unknown(name: str, chip: str, platform: str) -> ValueError:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """Devices to compile for, of a TPU or GPU topology.
+    """The devices of a TPU or GPU topology, to compile for.
 
     Raises:
       ValueError: if the compiler is not installed, or knows no such shape.
@@ -113,16 +113,16 @@ def devices(topology: Topology) -> list[Any]:
 
     options: dict[str, Any] = {}
     if topology.platform == 'tpu':
-        text = f'{topology.chip}:{"x".join(map(str, topology.shape))}'
-        if topology.chips < topology.facts.host_chips:  # a part of a host
+        text = f'{topology.chip_name}:{"x".join(map(str, topology.shape))}'
+        if topology.chips < topology.chip.host_chips:  # the slice is a part of a host
             options['chips_per_host_bounds'] = [*topology.shape, 1][:3]
-        if topology.chip == 'v4':  # as JAX uses it on the machine itself: both cores as one
+        if topology.chip_name == 'v4':  # both cores as one device, as on the machine itself
             options['chip_config_name'] = 'megacore'
         platform, extra, plugins = 'tpu', 'tpu', ['libtpu']
     else:
-        text = topology.chip
+        text = topology.chip_name
         options['topology'] = f'1x{topology.shape[0]}x{topology.shape[1]}'  # slices, hosts, GPUs
-        options['target_config'] = target_config(topology.chip)
+        options['target_config'] = target_config(topology.chip_name)
         platform, extra = 'cuda', 'cuda12'
         plugins = ['jax_cuda12_plugin', 'jax_cuda13_plugin']
     if not any(importlib.util.find_spec(name) for name in plugins):
@@ -132,7 +132,7 @@ def devices(topology: Topology) -> list[Any]:
         )
     try:
         found = topologies.get_topology_desc(text, platform, **options).devices
-    except Exception as error:  # of whatever kind the plugin raises
+    except Exception as error:  # the plugin raises several kinds
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'--topology={topology.name}: the compiler refuses it: {reason}') from None
     return list(found)

@@ -1,17 +1,16 @@
 """From a folder or tar of images to a TFDS dataset: ``jcls prepare SRC OUT``.
 
-The result is in OUT/NAME/1.0.0, complete or not there at all; the same command goes on after a
-kill. Nothing is left out without being named. The steps, each a file:
+The result is in OUT/NAME/1.0.0, either complete or absent. After an interruption, the same command
+goes on. The report names everything that is left out. The steps are files of this folder:
 
-    find -> listing, archive (what there is) -> inspect (what each image is) -> report, divide (what
-    goes where) -> encode, write (the dataset)
+    find -> listing, archive (the files) -> inspect (the images) -> report, divide (what goes where)
+    -> encode, write (the dataset)
 
-`job` is the folder in which all of this can be interrupted.
+`job` is the folder of an unfinished dataset, from which a run goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import shutil
 import time
@@ -37,7 +36,7 @@ from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 from jcls.tools.prepare.report import compose, printable, rows, sort_out
 
 SHARD_BYTES = 256 << 20
-NAMED = 10  # damaged files in an error message
+NAMED = 10  # damaged files that an error message names
 
 
 def prepare(
@@ -58,21 +57,22 @@ def prepare(
     Its features are image (the bytes of the file), label and file_name ('<class>/<file>').
 
     Args:
-      src: a folder of class folders, with or without train/ and val/, or a tar of either, or a tar
-        of a tar for each class.
-      out: the folder of datasets (TFDS calls it data_dir).
-      name: of the dataset; by default made from that of `src`.
-      val: another such folder or tar, of the validation images.
-      val_fraction: of each class to set aside if there are no validation images, 0.1 by default;
-        0 for a training set only.
-      max_side: images whose shorter side is longer, in pixels, are shrunk to it; 0 for none.
-      quality: of JPEG, 1 to 100, for images that are encoded anew.
-      workers: threads; by default one for each core.
-      drop: 'damaged' leaves images out that cannot be read; with 'none' they are an error.
-      shard_bytes: size of a file of the dataset, about.
+      src: folder of class folders, with or without train/ and val/, or a tar of either, or a tar of
+        a tar for each class.
+      out: folder of datasets, TFDS's data_dir.
+      name: name of the dataset; None to make one from the name of `src`.
+      val: another such folder or tar, with the validation images.
+      val_fraction: fraction of each class to set aside if there are no validation images, by
+        default 0.1; 0 for a training set only.
+      max_side: limit of the shorter side in pixels, to which larger images are shrunk; 0 for no
+        limit.
+      quality: quality of JPEG, 1 to 100, for images that are encoded again.
+      workers: number of threads; None for one on each core.
+      drop: 'damaged' to leave out images that cannot be read; with 'none' they are an error.
+      shard_bytes: approximate size of a file of the dataset.
 
     Returns:
-      the report, see `jcls.tools.prepare.report.compose`; in report.json, too.
+      The report of `jcls.tools.prepare.report.compose`, which is also in report.json.
     """
     source, target = Path(src).expanduser(), Path(out).expanduser()
     validation = None if val is None else Path(val).expanduser()
@@ -105,7 +105,7 @@ def prepare(
         if not max_side and not job.dataset.exists():
             _check_space(identity['source.bytes'], target)
         if fraction:
-            split_rows(found.files[TRAIN], found.classes, fraction)  # its error need not wait
+            split_rows(found.files[TRAIN], found.classes, fraction)  # so that its error comes first
         began = time.perf_counter()
         splits, damaged, ignored = _inspect(found, job, Inspector(pool, workers), drop)
         moved = 0
@@ -117,7 +117,7 @@ def prepare(
         job.begin_writing({**identity, 'images.digest': fingerprint(parts)})
         content = functools.partial(write.content_of, max_side=max_side, quality=quality)
         _write(job, parts, found.classes, content, pool, workers)
-        changes = [change(image.facts, max_side) for part in splits.values() for image in part]
+        changes = [change(image.info, max_side) for part in splits.values() for image in part]
         report |= {
             'dataset': str(job.final),
             'moved_to_training': moved,
@@ -136,18 +136,15 @@ def prepare(
     return report
 
 
-def run(args: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def run(**given: Any) -> dict[str, Any]:
     """The verb: prepare, print the report and return it for --json."""
-    if overrides:
-        raise ValueError(f'prepare has no config; --config.{next(iter(overrides))} means nothing')
-    options = ('name', 'val', 'val_fraction', 'max_side', 'quality', 'workers', 'drop')
-    return prepare(args.src, args.out, **{option: getattr(args, option) for option in options})
+    return prepare(**given)
 
 
 def _check(
     val_fraction: float | None, max_side: int, quality: int, workers: int, drop: str
 ) -> None:
-    """Refuse what can be refused before anything is looked at."""
+    """Raise ValueError for arguments that are wrong whatever the source contains."""
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise ValueError(f'--val_fraction={val_fraction}: must be at least 0 and less than 1')
     if max_side < 0:
@@ -161,7 +158,7 @@ def _check(
 
 
 def _fraction(val_fraction: float | None, found: Listing) -> float:
-    """The fraction to set aside: 0 if there is a validation set."""
+    """The fraction to set aside, which is 0 if there is a validation set."""
     if VALIDATION not in found.files:
         return 0.1 if val_fraction is None else val_fraction
     if val_fraction:
@@ -172,17 +169,17 @@ def _fraction(val_fraction: float | None, found: Listing) -> float:
 def _inspect(
     found: Listing, job: Job, inspector: Inspector, drop: str
 ) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
-    """Look at every file; see `sort_out`. Damaged ones are an error unless they may be dropped."""
+    """Inspect every file, for `sort_out`; damaged ones are an error unless `drop` allows them."""
     everything = [file for files in found.files.values() for file in files]
     with timed('inspecting', len(everything)) as advance:
         inspector.run(everything, job.known, job.record, advance)
-    facts = {split: [job.facts(file) for file in files] for split, files in found.files.items()}
-    splits, damaged, ignored = sort_out(found, facts)
+    infos = {split: [job.info(file) for file in files] for split, files in found.files.items()}
+    splits, damaged, ignored = sort_out(found, infos)
     if damaged and drop == 'none':
         report, path = compose(splits, found.classes, damaged, ignored), job.work / REPORT
         dump(path, report)
         _show(report)
-        lines = [f'  {image.file.shown}: {image.facts.damage}' for image in damaged[:NAMED]]
+        lines = [f'  {image.file.shown}: {image.info.damage}' for image in damaged[:NAMED]]
         raise ValueError(
             f'{len(damaged):,} of {len(everything):,} files are damaged and nothing is written:\n'
             + printable('\n'.join([*lines, *['  ...'][: len(damaged) > NAMED]]))
@@ -206,7 +203,7 @@ def _write(
     pool: ThreadPoolExecutor,
     workers: int,
 ) -> None:
-    """Write the shards that are not there yet, then what describes them."""
+    """Write the shards that are missing, then the metadata."""
     made_of = write.features(classes)
     paths = {job.dataset / part.file_name(job.name): part for part in parts}
     for unexpected in set(job.dataset.iterdir()) - set(paths):
@@ -249,7 +246,7 @@ def _show(report: Mapping[str, Any]) -> None:
 
 @contextmanager
 def timed(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far something is, and in the end how long it took."""
+    """Show the progress of something and, at its end, how long it took."""
     began = time.perf_counter()
     with progress(what, total) as advance:
         yield advance

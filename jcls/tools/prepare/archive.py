@@ -1,8 +1,8 @@
-"""Tars, read in place: nothing is unpacked, so no member can write anywhere.
+"""Tars, which are read in place; nothing is unpacked, so no member can write anywhere.
 
-A member is an `Entry` with its place in the tar, from which its content is read directly. The
-members of an inner ``<class>.tar`` (as in ImageNet's training tar) count as files of a folder
-``<class>/``. A compressed tar has no places to read from: it is decompressed once, as a whole.
+A member is an `Entry` with its place in the tar, from which its content is read. The members of an
+inner ``<class>.tar``, as in ImageNet's training tar, count as files of a folder ``<class>/``. A
+compressed tar cannot be read at a place, so it is decompressed once, as a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAGIC = {b'\x1f\x8b': gzip, b'BZh': bz2, b'\xfd7zXZ\x00': lzma}
 
 
 def plain(path: Path, work: Path) -> Path:
-    """The tar itself, or a decompressed copy in the folder `work`, made when first needed."""
+    """The tar itself or, if it is compressed, a decompressed copy in the folder `work`."""
     with path.open('rb') as file:
         start = file.read(6)
     if start.startswith(b'(\xb5/\xfd'):
@@ -37,8 +37,8 @@ def plain(path: Path, work: Path) -> Path:
     opener = next((module for magic, module in MAGIC.items() if start.startswith(magic)), None)
     if opener is None:
         return path
-    facts = path.stat()
-    identity = f'{path.resolve()} {facts.st_size} {facts.st_mtime_ns}'
+    status = path.stat()
+    identity = f'{path.resolve()} {status.st_size} {status.st_mtime_ns}'
     copy = work / f'source-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}.tar'
     if not copy.exists():
         unfinished = copy.with_suffix('.unfinished')
@@ -48,18 +48,18 @@ def plain(path: Path, work: Path) -> Path:
         except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
             unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of the content
+                raise  # the disk is at fault, not the content
             raise ValueError(f'{path} is damaged or cut short: {error}') from None
-        os.utime(unfinished, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+        os.utime(unfinished, ns=(status.st_mtime_ns, status.st_mtime_ns))
         unfinished.rename(copy)
     return copy
 
 
 def entries(path: Path, source: str) -> Iterator[Entry]:
-    """All members of a plain tar, those of inner tars included; `source` names it in messages."""
+    """All members of a plain tar and its inner tars; `source` names it in messages."""
     with path.open('rb') as file:
-        facts = path.stat()
-        whole = _Span(str(path), 0, facts.st_size, facts.st_mtime_ns)
+        status = path.stat()
+        whole = _Span(str(path), 0, status.st_size, status.st_mtime_ns)
         for entry in _members(file, whole, source):
             inner, suffix = os.path.splitext(entry.path)  # noqa: PTH122
             if entry.path.lower().endswith(COMPRESSED):
@@ -77,7 +77,7 @@ def entries(path: Path, source: str) -> Iterator[Entry]:
 
 
 class _Span(NamedTuple):
-    """Where a tar is: all of a file, or a part of it; and when that file was made."""
+    """The place of a tar, a file or a part of one, and the file's time of modification."""
 
     where: str
     start: int
@@ -86,7 +86,7 @@ class _Span(NamedTuple):
 
 
 class _Window(io.RawIOBase):
-    """A part of an open file, as a file of its own."""
+    """A part of an open file as a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -138,7 +138,7 @@ def _members(file: BinaryIO, span: _Span, source: str) -> Iterator[Entry]:
         raise ValueError(f'{source} is not a readable tar: {error}') from None
     targets = dict(links)
     for path, target in links:
-        for _ in range(10):  # a chain of links, perhaps in a circle
+        for _ in range(10):  # links may form a chain or a circle
             target = targets.get(target, target)
         outside = Entry(path, 'file', problem='unreadable: a link to no file of the tar')
         yield found.get(target, outside)._replace(path=path)
@@ -156,7 +156,7 @@ def _entry(path: str, member: tarfile.TarInfo, span: _Span) -> Entry:
 
 
 def _safe(name: str, source: str) -> str:
-    """A member's path without './' and leading slashes; '..' is refused."""
+    """A member's path without './' and leading slashes; a ValueError for '..'."""
     parts = [part for part in name.split('/') if part not in ('', '.')]
     if '..' in parts:
         raise ValueError(
@@ -171,10 +171,10 @@ def _normal(path: str) -> str:
 
 
 def _check_end(window: _Window, offset: int, source: str) -> None:
-    """tarfile takes a damaged header for the end: the real one is a block of zeros, and the last.
+    """Check that a tar ends in a block of zeros, since tarfile takes a damaged header for the end.
 
     Raises:
-      ValueError: there is none, or more behind it.
+      ValueError: if there is no such block, or something comes after it.
     """
     window.seek(offset)
     block = window.read(tarfile.BLOCKSIZE)

@@ -1,4 +1,4 @@
-"""Which image goes where: the splits, the order within a split, the shards. Pure and repeatable."""
+"""Dividing images into splits and shards, in an order that only their names and content decide."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 
 from jcls.data.sources.source import stratified_split
 from jcls.tools.prepare.encode import estimate
-from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.inspect import ImageInfo
 from jcls.tools.prepare.listing import TRAIN, VALIDATION, File
 
 SEED = 0
 
 
 class Inspected(NamedTuple):
-    """A file and what it turned out to be."""
+    """A file and the properties of its image."""
 
     file: File
-    facts: Facts
+    info: ImageInfo
 
 
 class Shard(NamedTuple):
@@ -34,37 +34,37 @@ class Shard(NamedTuple):
     number: int
     of: int
     images: Sequence[Inspected]
-    estimate: int  # bytes, roughly
+    estimate: int  # approximate bytes
 
     def file_name(self, dataset: str) -> str:
-        """By TFDS's pattern."""
+        """The file's name by TFDS's pattern."""
         return f'{dataset}-{self.split}.array_record-{self.number:05d}-of-{self.of:05d}'
 
 
 def split_rows(
     files: Sequence[File], classes: tuple[str, ...], fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of training and validation, sorted; a ValueError if a class is too small for that."""
+    """The rows of training and validation, sorted; a ValueError if a class is too small."""
     labels = np.array([file.label for file in files], np.int32)
     try:
         return stratified_split(labels, classes, fraction, SEED)
-    except ValueError as error:  # it speaks of the config
+    except ValueError as error:  # its message names a field of the config
         raise ValueError(str(error).replace('config.data.', '--')) from None
 
 
 def set_aside(
     images: Sequence[Inspected], classes: tuple[str, ...], fraction: float
 ) -> tuple[dict[str, list[Inspected]], int]:
-    """Set a stratified fraction aside: the very files that ``data.name='folder'`` would.
+    """Set a stratified fraction aside, the same files as ``data.name='folder'``.
 
-    Except that no image is in both parts: one whose exact copy is in training goes there, too.
+    But no image is in both parts: one that has an exact copy in training goes there, too.
 
     Returns:
-      the images of each split, and how many were moved to training.
+      The images of each split, and the number of those moved to training.
     """
     rows = split_rows([image.file for image in images], classes, fraction)
-    train = {images[row].facts.digest for row in rows[0]}
-    leaks = {row for row in rows[1] if images[row].facts.digest in train}
+    train = {images[row].info.digest for row in rows[0]}
+    leaks = {row for row in rows[1] if images[row].info.digest in train}
     held_out = [row for row in rows[1] if row not in leaks]
     missing = set(range(len(classes))) - {images[row].file.label for row in held_out}
     if missing:
@@ -85,9 +85,7 @@ def shards(
     for which, (split, images) in enumerate(splits.items()):
         raw = np.random.Philox(key=[SEED, which]).random_raw(len(images))
         order = np.argsort(raw, kind='stable')
-        sizes = [
-            estimate(images[row].facts, images[row].file.size, max_side) + 200 for row in order
-        ]
+        sizes = [estimate(images[row].info, images[row].file.size, max_side) + 200 for row in order]
         of = min(max(1, math.ceil(sum(sizes) / shard_bytes)), len(images))
         bounds = [round(len(images) * i / of) for i in range(of + 1)]
         for number, (start, end) in enumerate(itertools.pairwise(bounds)):
@@ -97,26 +95,26 @@ def shards(
 
 
 def fingerprint(parts: Sequence[Shard]) -> str:
-    """A hash of which image goes where."""
+    """A hash of the division of images into shards."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         for image in part.images:
-            line = f'{part.split} {part.number} {image.file.name} {image.facts.digest}\n'
+            line = f'{part.split} {part.number} {image.file.name} {image.info.digest}\n'
             found.update(os.fsencode(line))
     return found.hexdigest()
 
 
 def copies(splits: Mapping[str, Sequence[Inspected]]) -> dict[str, list[list[Inspected]]]:
-    """Groups of images with the same content, by what is wrong with having them.
+    """Groups of images with the same content, by kind.
 
     Returns:
-      'leaks' (in training and validation), 'conflicts' (else: in several classes) and 'repeats'
-      (else: in one class of one split), each a list of groups.
+      'leaks' (in training and validation), 'conflicts' (in several classes, and no leak) and
+      'repeats' (in one class of one split), each a list of groups.
     """
     groups: dict[str, list[tuple[str, Inspected]]] = defaultdict(list)
     for split, images in splits.items():
         for image in images:
-            groups[image.facts.digest].append((split, image))
+            groups[image.info.digest].append((split, image))
     found: dict[str, list[list[Inspected]]] = {'leaks': [], 'conflicts': [], 'repeats': []}
     for group in groups.values():
         if len(group) < 2:

@@ -1,8 +1,8 @@
-"""Encoding an image anew, by Pillow: to make it smaller, or because TensorFlow cannot read it.
+"""Encoding an image again with Pillow, to shrink it or because TensorFlow cannot read it.
 
-Everything else keeps its bytes. The EXIF orientation is not applied, as training does not apply it,
-but kept, with all of EXIF. Transparency is dropped and the colours below it kept, as TensorFlow
-does with three channels.
+All other images keep their bytes. The EXIF orientation is kept but not applied, since training does
+not apply it. Transparency is dropped and the colours below it are kept, as TensorFlow does when it
+decodes three channels.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jcls.tools.prepare.inspect import ORIENTATION, READABLE, Facts, pillow_formats
+from jcls.tools.prepare.inspect import ORIENTATION, READABLE, ImageInfo, pillow_formats
 
-LOSSY = ('WEBP', 'AVIF', 'JPEG2000')  # the formats of photos: what is converted becomes JPEG, too
-MAX_EXIF = 65_533  # bytes that a JPEG has room for
+LOSSY = ('WEBP', 'AVIF', 'JPEG2000')  # formats of photos, which are converted to JPEG
+MAX_EXIF = 65_533  # bytes, at most, in a JPEG
 
 
-def change(facts: Facts, max_side: int) -> str:
-    """What happens to an image: 'shrunk', 'converted' or '' (kept).
+def change(info: ImageInfo, max_side: int) -> str:
+    """How an image changes: 'shrunk', 'converted' or '' (kept).
 
     Args:
-      facts: of the image.
-      max_side: limit of the shorter side in pixels, 0 for none.
+      info: properties of the image.
+      max_side: limit of the shorter side in pixels; 0 for no limit.
     """
-    if max_side and min(facts.width, facts.height) > max_side:
+    if max_side and min(info.width, info.height) > max_side:
         return 'shrunk'
-    return '' if facts.format in READABLE else 'converted'
+    return '' if info.format in READABLE else 'converted'
 
 
-def estimate(facts: Facts, size: int, max_side: int) -> int:
-    """The bytes that `size` bytes of an image become, roughly."""
-    what = change(facts, max_side)
+def estimate(info: ImageInfo, size: int, max_side: int) -> int:
+    """The approximate bytes of an image of `size` bytes once it is written."""
+    what = change(info, max_side)
     if what == 'shrunk':
-        return int(size * min(1.0, 1.5 * (max_side / min(facts.width, facts.height)) ** 2))
+        return int(size * min(1.0, 1.5 * (max_side / min(info.width, info.height)) ** 2))
     return 2 * size if what else size
 
 
-def encode(content: bytes, facts: Facts, *, max_side: int, quality: int) -> bytes:
+def encode(content: bytes, info: ImageInfo, *, max_side: int, quality: int) -> bytes:
     """The content to write for an image.
 
     Args:
-      content: of the file.
-      facts: of the image.
-      max_side: of the shorter side in pixels; 0 for any. A longer one is resized to it (Lanczos,
-        antialiased), the other in proportion, and the image becomes a JPEG.
-      quality: of JPEG, for all that is encoded anew and was photographic; else it becomes PNG.
+      content: content of the file.
+      info: properties of the image.
+      max_side: limit of the shorter side in pixels; 0 for no limit. A larger image is resized to it
+        (Lanczos, antialiased) and becomes a JPEG.
+      quality: quality of JPEG, for photos that are encoded again; other images become PNG.
     """
-    what = change(facts, max_side)
+    what = change(info, max_side)
     if not what:
         return content
     with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
@@ -62,10 +62,10 @@ def encode(content: bytes, facts: Facts, *, max_side: int, quality: int) -> byte
         factor = max_side / min(flat.size)
         width, height = (max(max_side, round(side * factor)) for side in flat.size)
         flat = flat.resize((width, height), Image.Resampling.LANCZOS)
-    jpeg = what == 'shrunk' or compression == 'jpeg' or facts.format in LOSSY
-    if facts.format == 'WEBP' and content[12:16] == b'VP8L' and what != 'shrunk':
-        jpeg = False  # WebP's lossless kind
-    more: dict[str, Any] = {'exif': _exif(exif, facts.orientation)}
+    jpeg = what == 'shrunk' or compression == 'jpeg' or info.format in LOSSY
+    if info.format == 'WEBP' and content[12:16] == b'VP8L' and what != 'shrunk':
+        jpeg = False  # a lossless WebP
+    more: dict[str, Any] = {'exif': _exif(exif, info.orientation)}
     if keep_profile:
         more['icc_profile'] = profile
     buffer = io.BytesIO()
@@ -77,7 +77,7 @@ def encode(content: bytes, facts: Facts, *, max_side: int, quality: int) -> byte
 
 
 def _exif(exif: bytes, orientation: int) -> bytes:
-    """The EXIF block as it was; the orientation alone if that is elsewhere or does not fit."""
+    """The EXIF block as it was, or the orientation alone if it is elsewhere or does not fit."""
     exif = exif if exif.startswith(b'Exif\0\0') or not exif else b'Exif\0\0' + exif
     if exif and len(exif) <= MAX_EXIF:
         return exif
@@ -89,13 +89,13 @@ def _exif(exif: bytes, orientation: int) -> bytes:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Grey or colour with 8 bits a channel and no transparency: what training would see."""
+    """The image as training sees it: grey or colour, 8 bits a channel, no transparency."""
     if image.mode in ('L', 'RGB'):
         return image.copy()
     if image.mode in ('1', 'LA'):
         return image.convert('L')
     if image.mode.startswith('I'):
-        # 16-bit grey, which Pillow would cut off at 255. TensorFlow, too, takes the upper byte.
+        # 16-bit grey: take the upper byte, as TensorFlow does; Pillow would cut off at 255.
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == 'F':
         return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Finding a source's files: of a folder or a tar, with the validation images perhaps elsewhere."""
+"""Finding the files of a source, a folder or a tar, and of its validation images elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 
 
 def find_files(source: Path, validation: Path | None, work: Path) -> Listing:
-    """List `source`, and `validation`, which has the same classes; `work` is for large copies."""
+    """List `source` and `validation`, which must have the same classes; `work` is for copies."""
     found = _list(source, work)
     if validation is None:
         return found
@@ -28,7 +28,7 @@ def find_files(source: Path, validation: Path | None, work: Path) -> Listing:
 
 
 def name_dataset(source: Path, name: str | None) -> str:
-    """The dataset's name: given, or made from the source's."""
+    """The name of the dataset, as given or made from the source's name."""
     if name is None:
         stem = re.sub(r'\.(tar(\.\w+)?|t\w*z\w*)$', '', source.resolve().name)
         made = re.sub(r'\W+', '_', stem.lower(), flags=re.ASCII).strip('_')

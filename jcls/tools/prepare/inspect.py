@@ -1,8 +1,8 @@
-"""Looking at images one by one: what each is, and whether training can read it.
+"""Inspecting images one by one: their properties, and whether training can read them.
 
-An image is damaged when Pillow cannot open it or training's own decoder (`jcls.data.decode`)
-refuses it. Some damage that decoder puts up with: libjpeg then fills the picture with grey and
-complains on standard error, where `Inspector` listens.
+An image is damaged if Pillow cannot open it or training's decoder (`jcls.data.decode`) refuses it.
+That decoder tolerates some damage: libjpeg then fills the picture with grey and complains on
+standard error, where `Inspector` listens.
 """
 
 from __future__ import annotations
@@ -26,29 +26,36 @@ from jcls.host import tensorflow
 from jcls.host.tensorflow import tf
 from jcls.tools.prepare.listing import File
 
-READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # what training reads; MPO is a JPEG and more
+READABLE = (
+    'JPEG',
+    'MPO',
+    'PNG',
+    'BMP',
+    'GIF',
+)  # formats that training reads; MPO begins with a JPEG
 FORMATS = (*READABLE, 'WEBP', 'TIFF', 'JPEG2000', 'AVIF', 'PPM')
-MOVING = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')  # may have frames, or pages
-ORIENTATION = 0x0112  # of EXIF
-MAX_BYTES = 1 << 29  # of a file
-BATCH = 32  # images that a worker looks at between two looks at standard error
+MOVING = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')  # formats that may have frames or pages
+ORIENTATION = 0x0112  # the tag in EXIF
+MAX_BYTES = 1 << 29  # of a file, at most
+BATCH = 32  # images to inspect between two looks at standard error
 COMPLAINTS = ('Corrupt JPEG data', 'Premature end', 'Invalid SOS', 'Inconsistent progression')
 
 
-class Facts(NamedTuple):
-    """What an image is.
+class ImageInfo(NamedTuple):
+    """The properties of an image.
 
     Attributes:
-      digest: of the content; equal digests are exact duplicates.
-      format: Pillow's name for it, '' if it is not an image.
-      width, height: as stored, before any EXIF orientation.
-      mode: Pillow's, or 'YCCK'.
-      bits: of a channel.
+      digest: hash of the content; equal digests are exact duplicates.
+      format: Pillow's name of the format; '' if it is not an image.
+      width: width as stored, before any EXIF orientation.
+      height: height as stored, before any EXIF orientation.
+      mode: Pillow's mode, or 'YCCK'.
+      bits: bits of a channel.
       alpha: whether it has transparency.
-      frames: or pages.
-      orientation: of EXIF; 1 is upright.
-      damage: why it cannot be read, '' if it can.
-      complaint: of libjpeg about an image that can be read all the same.
+      frames: number of frames or pages.
+      orientation: EXIF orientation; 1 is upright.
+      damage: why it cannot be read; '' if it can.
+      complaint: libjpeg's complaint about an image that can be read nevertheless.
     """
 
     digest: str
@@ -64,20 +71,20 @@ class Facts(NamedTuple):
     complaint: str = ''
 
 
-def examine(content: bytes) -> Facts:
-    """The facts of one file's content."""
-    facts = Facts(digest(content))
+def examine(content: bytes) -> ImageInfo:
+    """The properties of an image file's content."""
+    info = ImageInfo(digest(content))
     if not content:
-        return facts._replace(damage='zero bytes')
+        return info._replace(damage='zero bytes')
     try:
-        facts = _header(content, facts)
+        info = _header(content, info)
     except UnidentifiedImageError:
-        return facts._replace(damage=_what_it_is(content))
+        return info._replace(damage=_what_it_is(content))
     except Image.DecompressionBombError as error:
-        return facts._replace(damage=f'too large: {error}')
-    except Exception as error:  # what a damaged file makes Pillow raise is anybody's guess
-        return facts._replace(damage=_damage(content, f'{type(error).__name__}: {error}'))
-    return facts._replace(damage=_undecodable(content, facts.format))
+        return info._replace(damage=f'too large: {error}')
+    except Exception as error:  # a damaged file may make Pillow raise anything
+        return info._replace(damage=_damage(content, f'{type(error).__name__}: {error}'))
+    return info._replace(damage=_undecodable(content, info.format))
 
 
 def digest(content: bytes) -> str:
@@ -86,26 +93,26 @@ def digest(content: bytes) -> str:
 
 
 def pillow_formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _header(content: bytes, facts: Facts) -> Facts:
+def _header(content: bytes, info: ImageInfo) -> ImageInfo:
     with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
         kind, mode = str(image.format), image.mode
-        facts = facts._replace(format=kind, width=image.width, height=image.height)
+        info = info._replace(format=kind, width=image.width, height=image.height)
         bits = 16 if mode[0] in 'IF' else 8
         if kind == 'PNG':
-            bits = max(content[24], 8)  # of IHDR; Pillow opens 16-bit colour as 8-bit
+            bits = max(content[24], 8)  # from IHDR, since Pillow opens 16-bit colour as 8-bit
         elif kind == 'TIFF':
             bits = max((8, *image.tag_v2.get(258, (8,))))  # type: ignore[attr-defined]
         if mode == 'CMYK' and image.info.get('adobe_transform') == 2:
             mode = 'YCCK'
-        # Of a PNG without EXIF, getexif would decode all the pixels to look behind them.
+        # getexif would decode all pixels of a PNG without EXIF, to look behind them.
         exif = image.getexif() if kind != 'PNG' or 'exif' in image.info else {}
         orientation = exif.get(ORIENTATION, 1)
-        return facts._replace(
+        return info._replace(
             mode=mode,
             bits=int(bits),
             alpha=image.has_transparency_data,
@@ -117,17 +124,17 @@ def _header(content: bytes, facts: Facts) -> Facts:
 def _frames(image: Image.Image) -> int:
     try:
         return getattr(image, 'n_frames', 1)
-    except Exception:  # damage behind the first frame, which alone counts, and is looked at later
+    except Exception:  # damage behind the first frame, the only one that counts
         return 2
 
 
 def _undecodable(content: bytes, kind: str) -> str:
-    """Why the pixels cannot be had, or ''."""
+    """Why the pixels cannot be decoded, or ''."""
     if kind not in READABLE:
         try:
             with Image.open(io.BytesIO(content), formats=(kind,)) as image:
                 image.load()
-        except Exception as error:  # see above
+        except Exception as error:  # a damaged file may raise anything
             return _damage(content, f'{type(error).__name__}: {error}')
         return ''
     try:
@@ -139,7 +146,7 @@ def _undecodable(content: bytes, kind: str) -> str:
 
 
 def _damage(content: bytes, detail: str) -> str:
-    """Cut short or otherwise damaged: by the format's own end mark, if it has one."""
+    """Whether a file is cut short or damaged otherwise, judged by the format's end mark."""
     marks = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82', b'GIF8': b';'}
     end = next((end for start, end in marks.items() if content.startswith(start)), b'')
     cut = 'truncated' in detail if not end else end not in content[-64:]
@@ -147,7 +154,7 @@ def _damage(content: bytes, detail: str) -> str:
 
 
 def _what_it_is(content: bytes) -> str:
-    """Of a file that Pillow does not take for an image."""
+    """Why Pillow cannot read this file: it is empty, text, a web page, truncated, ..."""
     if content.startswith((b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM')):
         return _damage(content, 'its header cannot be read')
     start = content[:512].decode(errors='replace')
@@ -158,56 +165,56 @@ def _what_it_is(content: bytes) -> str:
 
 
 class Inspector:
-    """Examines files in several threads; a batch at a time, so that complaints find their image."""
+    """Examines files in several threads, in batches, so that complaints find their image."""
 
     def __init__(self, pool: Executor, workers: int) -> None:
         self._pool, self._batch = pool, BATCH * workers
-        tensorflow.load()  # which takes seconds
+        tensorflow.load()  # now, since it takes seconds
 
     def run(
         self,
         files: Sequence[File],
-        known: Callable[[File], Facts | None],
-        found: Callable[[list[tuple[File, Facts]]], None],
+        known: Callable[[File], ImageInfo | None],
+        found: Callable[[list[tuple[File, ImageInfo]]], None],
         advance: Callable[[int], None],
     ) -> None:
-        """Examine the files that are not `known`, telling each batch to `found`.
+        """Examine the files that are not `known`, and call `found` with the results of each batch.
 
-        And to `advance` how many more files are done.
+        `advance` is called with the number of files that are done since.
         """
         todo = [file for file in files if known(file) is None]
         advance(len(files) - len(todo))
         for start in range(0, len(todo), self._batch):
             batch = todo[start : start + self._batch]
             with warnings.catch_warnings(), _listening() as complaint:
-                warnings.simplefilter('ignore')  # Pillow's, about EXIF and large images
-                facts = list(self._pool.map(_examine_file, batch))
-                if complaint():  # whose? looked at one by one, they tell
+                warnings.simplefilter('ignore')  # Pillow warns about EXIF and large images
+                infos = list(self._pool.map(_examine_file, batch))
+                if complaint():  # examine them one by one to find whose it is
                     for i, file in enumerate(batch):
                         _examine_file(file)
-                        facts[i] = facts[i]._replace(complaint=complaint())
-            found(list(zip(batch, facts, strict=True)))
+                        infos[i] = infos[i]._replace(complaint=complaint())
+            found(list(zip(batch, infos, strict=True)))
             advance(len(batch))
 
 
-def _examine_file(file: File) -> Facts:
+def _examine_file(file: File) -> ImageInfo:
     if file.size > MAX_BYTES:
-        return Facts('', damage=f'not an image: {file.size:,} bytes are too many')
+        return ImageInfo('', damage=f'not an image: {file.size:,} bytes are too many')
     try:
         content = file.read()
     except OSError as error:
         reason = file.problem or f'unreadable: {error.strerror}'
-        return Facts('', damage=reason)
+        return ImageInfo('', damage=reason)
     if len(content) < file.size:
-        return Facts('', damage=f'unreadable: ends after {len(content)} of {file.size} bytes')
+        return ImageInfo('', damage=f'unreadable: ends after {len(content)} of {file.size} bytes')
     return examine(content)
 
 
 @contextmanager
 def _listening() -> Iterator[Callable[[], str]]:
-    """Catch what C libraries print on standard error; gives libjpeg's first complaint since asked.
+    """Catch standard error of C libraries; gives a function that returns libjpeg's complaint.
 
-    The other lines are TensorFlow's about files that it refuses, which is reported anyway.
+    Other lines are TensorFlow's about files that it refuses, which are reported anyway.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

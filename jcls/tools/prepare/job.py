@@ -1,11 +1,11 @@
 """The folder of an unfinished dataset, from which a killed preparation goes on.
 
-OUT/NAME/incomplete.1.0.0/   (TFDS does not take it for a version)
+OUT/NAME/incomplete.1.0.0/   (no version to TFDS)
     lock                     held by the running process
-    inspected.jsonl          facts of every file looked at so far
+    inspected.jsonl          properties of every file looked at so far
     job.json                 arguments and source, once writing has begun
     dataset/                 finished shards; in the end renamed to ...
-OUT/NAME/1.0.0/              ... this: so what is here is complete
+OUT/NAME/1.0.0/              ... this, so what is here is complete
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.inspect import ImageInfo
 from jcls.tools.prepare.listing import File, Listing
 
 VERSION = '1.0.0'
@@ -28,7 +28,7 @@ REPORT = 'report.json'
 
 
 class Job:
-    """A preparation of one dataset, finished or not."""
+    """The preparation of one dataset, finished or not."""
 
     def __init__(self, out: Path, name: str) -> None:
         self.name = name
@@ -36,11 +36,11 @@ class Job:
         self.work = out / name / f'incomplete.{VERSION}'
         self.dataset = self.work / 'dataset'
         self._journal: TextIO | None = None
-        self._facts: dict[tuple[str, int, int], Facts] = {}
+        self._infos: dict[tuple[str, int, int], ImageInfo] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, for this process alone; it goes again if nothing came into it."""
+        """Make the folder for this process alone; it is removed if it stays empty."""
         made = [path for path in (self.work, *self.work.parents) if not path.exists()]
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / 'lock').open('w') as lock:
@@ -55,15 +55,15 @@ class Job:
                     self._journal.close()
                 if self.work.exists() and os.listdir(self.work) == ['lock']:  # noqa: PTH208
                     self.clean()
-                    with suppress(OSError):  # not empty: not ours
+                    with suppress(OSError):  # it is not empty, so it stays
                         for path in made[1:]:
                             path.rmdir()
 
     def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The report of the finished dataset, if there is one of this very job.
+        """The report of the finished dataset, if there is one from the same job.
 
         Raises:
-          ValueError: it is of another job; the message says what differs.
+          ValueError: if another job has made it; the message says what differs.
         """
         if not self.final.exists():
             return None
@@ -88,7 +88,7 @@ class Job:
         return sum(path.stat().st_size for path in folder.glob('*.array_record-*'))
 
     def begin_writing(self, identity: Mapping[str, Any]) -> None:
-        """Fix arguments and source; a ValueError if writing began with others."""
+        """Record arguments and source; a ValueError if writing began with others."""
         path = self.work / 'job.json'
         if path.exists():
             cure = 'finish it with the same ones, or delete that folder to begin anew'
@@ -97,33 +97,33 @@ class Job:
             dump(path, identity)
         self.dataset.mkdir(exist_ok=True)
 
-    def known(self, file: File) -> Facts | None:
-        """What an earlier, killed run found of this very file."""
+    def known(self, file: File) -> ImageInfo | None:
+        """The properties of this file from an earlier run that was killed, or None."""
         if self._journal is None:
             self._open_journal()
-        return self._facts.get((file.shown, file.size, file.stamp))
+        return self._infos.get((file.shown, file.size, file.stamp))
 
-    def facts(self, file: File) -> Facts:
-        """What was found of a file that is recorded or known."""
-        return self._facts[file.shown, file.size, file.stamp]
+    def info(self, file: File) -> ImageInfo:
+        """The properties of a file that is recorded or known."""
+        return self._infos[file.shown, file.size, file.stamp]
 
-    def record(self, found: Sequence[tuple[File, Facts]]) -> None:
-        """Keep what was found of some files, on disk at once."""
+    def record(self, found: Sequence[tuple[File, ImageInfo]]) -> None:
+        """Record the properties of some files, on disk at once."""
         journal = self._journal or self._open_journal()
-        for file, facts in found:
-            self._facts[file.shown, file.size, file.stamp] = facts
-            if facts.digest:  # what could not be read may be readable the next time
-                journal.write(json.dumps([file.shown, file.size, file.stamp, *facts]) + '\n')
+        for file, info in found:
+            self._infos[file.shown, file.size, file.stamp] = info
+            if info.digest:  # a file without a digest may be readable the next time
+                journal.write(json.dumps([file.shown, file.size, file.stamp, *info]) + '\n')
         journal.flush()
 
     def finish(self) -> None:
-        """Make the dataset appear, all at once, and remove what only a resume needs."""
+        """Make the dataset appear at once, and remove what only a resumed run needs."""
         self.final.parent.mkdir(parents=True, exist_ok=True)
         self.dataset.rename(self.final)
         self.clean()
 
     def clean(self) -> None:
-        """Remove what a run that was killed after the end left behind."""
+        """Remove what a run left behind that was killed after the end."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _open_journal(self) -> TextIO:
@@ -133,9 +133,9 @@ class Job:
             with path.open('rb') as lines:
                 for line in lines:
                     if not line.endswith(b'\n'):
-                        break  # cut off by a kill
-                    shown, size, stamp, *facts = json.loads(line)
-                    self._facts[shown, size, stamp] = Facts(*facts)
+                        break  # a kill has cut it off
+                    shown, size, stamp, *info = json.loads(line)
+                    self._infos[shown, size, stamp] = ImageInfo(*info)
                     whole += len(line)
             os.truncate(path, whole)
         self._journal = path.open('a')
@@ -143,7 +143,7 @@ class Job:
 
 
 def identify(listing: Listing, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a job the same job: its arguments and the names, sizes and times of its files."""
+    """The identity of a job: its arguments and the names, sizes and times of its files."""
     names = hashlib.blake2b(digest_size=16)
     files = [(split, file) for split, part in listing.files.items() for file in part]
     for split, file in files:
@@ -174,7 +174,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], what: str, cure:
 
 
 def dump(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file so that a kill leaves the old one or the new one."""
+    """Write a JSON file atomically: a kill leaves the old one or the new one."""
     unfinished = path.with_name(f'unfinished.{path.name}')
     with unfinished.open('w') as file:
         json.dump(value, file, indent=2)

@@ -1,8 +1,8 @@
-"""What a source holds, before anything is read: its splits, classes and files, by name alone.
+"""The splits, classes and files of a source, by name alone, before anything is read.
 
-A folder and a tar are both a sequence of `Entry`, so that the same rules hold for both: with
-``train/`` and ``val/`` on top those are the splits; the folders below are the classes; names that
-begin with a dot do not count; whatever is left out is listed with the reason.
+A folder and a tar are both sequences of `Entry`, so the same rules hold for both. If there are
+``train/`` and ``val/``, they are the splits. The folders below are the classes. Names that begin
+with a dot do not count. Everything that is left out is listed with the reason.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-TRAIN, VALIDATION = 'train', 'validation'  # the names of the splits, which are TFDS's
+TRAIN, VALIDATION = 'train', 'validation'  # TFDS's names of the splits
 
 
 class Entry(NamedTuple):
     """A file or folder of a source.
 
     Attributes:
-      path: below the source, with slashes.
-      kind: 'file', 'folder', or else why it is neither.
-      size: bytes.
-      stamp: changes when the file does: from its time of modification or its place in a tar.
-      where: the file to open.
-      offset: where in it the content begins.
-      problem: why the content cannot be read, if so.
+      path: path below the source, with slashes.
+      kind: 'file', 'folder', or a reason why it is neither.
+      size: size in bytes.
+      stamp: number that changes with the file, from its time of modification or place in a tar.
+      where: file to open.
+      offset: first byte of the content in that file.
+      problem: why the content cannot be read, if it cannot.
     """
 
     path: str
@@ -40,9 +40,9 @@ class Entry(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file that may be an image; the attributes of its `Entry` and its label."""
+    """A file that may be an image, with the attributes of its `Entry` and a label."""
 
-    shown: str  # its path below the source, for messages
+    shown: str  # path below the source, for messages
     name: str  # '<class>/<file>'
     label: int
     size: int
@@ -52,7 +52,7 @@ class File(NamedTuple):
     problem: str
 
     def read(self) -> bytes:
-        """The content; an OSError if it cannot be had."""
+        """The content; an OSError if it cannot be read."""
         if self.problem:
             raise OSError(self.problem)
         with open(self.where, 'rb') as file:  # noqa: PTH123  (a Path costs as much as the open)
@@ -61,12 +61,12 @@ class File(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
-      classes: their names, sorted.
-      files: of each split, sorted by class and path.
-      ignored: (path, reason) of what is left out.
+      classes: names of the classes, sorted.
+      files: files of each split, sorted by class and path.
+      ignored: (path, reason) of everything that is left out.
     """
 
     classes: tuple[str, ...]
@@ -75,7 +75,7 @@ class Listing(NamedTuple):
 
 
 def walk(root: Path) -> Iterator[Entry]:
-    """All entries below a folder. Links are followed, but not around in circles."""
+    """All entries below a folder. Links are followed, but no circle of links."""
 
     def below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
         try:
@@ -86,37 +86,37 @@ def walk(root: Path) -> Iterator[Entry]:
         for entry in found:
             path = prefix + entry.name
             if entry.name[0] == '.':
-                yield Entry(path, 'file')  # of a hidden folder this is all that we want to know
+                yield Entry(path, 'file')  # a hidden folder is listed, not searched
                 continue
             try:
-                facts = entry.stat()
+                status = entry.stat()
             except OSError as error:
                 broken = 'a broken link' if entry.is_symlink() else error.strerror
                 yield Entry(path, 'file', where=entry.path, problem=f'unreadable: {broken}')
                 continue
-            if stat.S_ISDIR(facts.st_mode):
-                place = (facts.st_dev, facts.st_ino)
+            if stat.S_ISDIR(status.st_mode):
+                place = (status.st_dev, status.st_ino)
                 if place in above:
                     yield Entry(path, 'a link to a folder above it')
                     continue
                 yield Entry(path, 'folder')
                 yield from below(entry.path, f'{path}/', (*above, place))
-            elif stat.S_ISREG(facts.st_mode):
-                yield Entry(path, 'file', facts.st_size, facts.st_mtime_ns, entry.path)
+            elif stat.S_ISREG(status.st_mode):
+                yield Entry(path, 'file', status.st_size, status.st_mtime_ns, entry.path)
             else:
                 yield Entry(path, 'neither a file nor a folder')
 
-    facts = root.stat()
-    return below(str(root), '', ((facts.st_dev, facts.st_ino),))
+    status = root.stat()
+    return below(str(root), '', ((status.st_dev, status.st_ino),))
 
 
 def arrange(entries: Iterable[Entry], source: str, *, packed: bool) -> Listing:
     """The listing of a source from its entries.
 
     Args:
-      entries: of the whole source.
-      source: what to call it in messages.
-      packed: whether it is a tar, in which one folder around everything is no class.
+      entries: all entries of the source.
+      source: name of the source in messages.
+      packed: whether it is a tar, where a single folder around everything is no class.
     """
     ignored: list[tuple[str, str]] = []
     folders: set[str] = set()
@@ -164,7 +164,7 @@ def arrange(entries: Iterable[Entry], source: str, *, packed: bool) -> Listing:
 
 
 def same_classes(*parts: tuple[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The classes of (source, classes) of training and, if there is one, validation."""
+    """The classes of the (source, classes) pairs of training and validation, if they are equal."""
     (train, classes), (val, others) = parts[0], parts[-1]
     if classes != others:
         raise ValueError(
@@ -198,7 +198,7 @@ def _classes(
         first, slash, _ = name.partition('/')
         if first not in labels:
             ignored.append((path, 'outside the class folders'))
-        elif not slash:  # a class folder that cannot be read: an error of its own, when it is read
+        elif not slash:  # a class folder that cannot be read gives its own error later
             found.append(File(path, f'{name}/', labels[first], *entry[2:]))
         else:
             found.append(File(path, name, labels[first], *entry[2:]))
@@ -215,7 +215,7 @@ def _classes(
 
 
 def _check_names(classes: Sequence[str], source: str) -> None:
-    """Class names must survive label.labels.txt: UTF-8, one a line, stripped."""
+    """Check that class names survive label.labels.txt, which has one on each line, in UTF-8."""
     for name in classes:
         try:
             name.encode()
@@ -229,7 +229,7 @@ def _check_names(classes: Sequence[str], source: str) -> None:
 
 
 def _parents(path: str) -> Iterator[str]:
-    """'a/b/c' -> 'a', 'a/b'."""
+    """The folders above a path: 'a/b/c' -> 'a', 'a/b'."""
     at = path.find('/')
     while at >= 0:
         yield path[:at]
@@ -237,7 +237,7 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _wrapping(folders: set[str], files: dict[str, Entry]) -> str:
-    """The folder around all class folders of a tar ('photos/'), as most tars have one, or ''."""
+    """The folder around all class folders ('photos/'), which most tars have, or ''."""
     around = ''
     while True:
         inside = {f[len(around) :].split('/')[0] for f in folders if f.startswith(around)}
@@ -246,14 +246,14 @@ def _wrapping(folders: set[str], files: dict[str, Entry]) -> str:
         deeper = f'{around}{inside.pop()}/'
         own = {path for path in files if path.startswith(deeper) and '/' not in path[len(deeper) :]}
         subfolders = any(f.startswith(deeper) for f in folders)
-        # Images right inside make it a class; a read-me or a list of the files does not.
+        # Images right inside make it a class; a README or a list of the files does not.
         if not subfolders or any(is_image_name(path) for path in own):
             return around
         around = deeper
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a file's name promises an image."""
+    """Whether the name of a file is that of an image."""
     return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122
 
 

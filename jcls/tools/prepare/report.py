@@ -1,4 +1,4 @@
-"""The report: what was found in a source, as one JSON object and as a table."""
+"""The report on a source, as one JSON object and as a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 
 from jcls.tools.prepare.divide import Inspected, copies
 from jcls.tools.prepare.encode import change
-from jcls.tools.prepare.inspect import Facts
+from jcls.tools.prepare.inspect import ImageInfo
 from jcls.tools.prepare.listing import Listing, is_image_name
 
 GREY = ('1', 'L', 'LA', 'I', 'I;16', 'I;16B', 'I;16L', 'F')
-TINY = 8  # pixels: smaller on both sides is tiny
-ASPECT, LARGE = 10, 10_000  # longer side over shorter; pixels of the longer
+TINY = 8  # pixels; an image with both sides below is tiny
+ASPECT, LARGE = 10, 10_000  # limits of longer side over shorter, and of the longer in pixels
 EXAMPLES = 3  # file names in a row of the table
 
 PROBLEMS = {
@@ -49,18 +49,18 @@ FINDINGS = {
 
 def findings(image: Inspected) -> list[str]:
     """The names in `FINDINGS` that apply to an image that is not damaged."""
-    facts = image.facts
-    short, long = sorted((facts.width, facts.height))
+    info = image.info
+    short, long = sorted((info.width, info.height))
     holds = {
-        'suspicious': bool(facts.complaint),
+        'suspicious': bool(info.complaint),
         'wrong_extension': not _named_right(image),
-        'other_format': change(facts, 0) == 'converted',
-        'cmyk': facts.mode in ('CMYK', 'YCCK'),
-        'deep': facts.bits > 8,
-        'grey': facts.mode in GREY,
-        'transparent': facts.alpha,
-        'animated': facts.frames > 1,
-        'rotated': facts.orientation != 1,
+        'other_format': change(info, 0) == 'converted',
+        'cmyk': info.mode in ('CMYK', 'YCCK'),
+        'deep': info.bits > 8,
+        'grey': info.mode in GREY,
+        'transparent': info.alpha,
+        'animated': info.frames > 1,
+        'rotated': info.orientation != 1,
         'tiny': long < TINY,
         'extreme': long > ASPECT * short or long > LARGE,
     }
@@ -70,17 +70,17 @@ def findings(image: Inspected) -> list[str]:
 def _named_right(image: Inspected) -> bool:
     suffix = '.' + image.file.name.rpartition('.')[2].lower()
     meant = Image.registered_extensions().get(suffix)
-    return meant == image.facts.format or (meant, image.facts.format) == ('JPEG', 'MPO')
+    return meant == image.info.format or (meant, image.info.format) == ('JPEG', 'MPO')
 
 
 def sort_out(
-    listing: Listing, facts: Mapping[str, Sequence[Facts]]
+    listing: Listing, infos: Mapping[str, Sequence[ImageInfo]]
 ) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
-    """Part the images of each split from the damaged files and those that are none."""
+    """Separate the images of each split from damaged files and from files that are no images."""
     good: dict[str, list[Inspected]] = {split: [] for split in listing.files}
     damaged, ignored = [], list(listing.ignored)
     for split, files in listing.files.items():
-        for file, found in zip(files, facts[split], strict=True):
+        for file, found in zip(files, infos[split], strict=True):
             no_image = not found.format and found.damage.startswith(('not an image', 'zero bytes'))
             if no_image and not is_image_name(file.name):
                 ignored.append((file.shown, found.damage))
@@ -97,20 +97,20 @@ def compose(
     damaged: Sequence[Inspected],
     ignored: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
-    """The report of what was found; files are named by their path below the source."""
+    """The report as a JSON object; files are named by their path below the source."""
     images = [image for part in splits.values() for image in part]
     found: dict[str, list[str]] = {name: [] for name in FINDINGS}
     for image in images:
         for name in findings(image):
             found[name].append(image.file.shown)
-    sides = np.array([sorted(image.facts[2:4]) for image in images] or [[0, 0]])
+    sides = np.array([sorted(image.info[2:4]) for image in images] or [[0, 0]])
     same = Counter(name.casefold() for name in classes)
     return {
         'images': len(images),
         'classes': len(classes),
         'damaged': {
             'count': len(damaged),
-            'files': [{'file': i.file.shown, 'reason': i.facts.damage} for i in damaged],
+            'files': [{'file': i.file.shown, 'reason': i.info.damage} for i in damaged],
         },
         'ignored': {
             'count': len(ignored),
@@ -120,9 +120,9 @@ def compose(
         'suspicious': {
             'count': len(found['suspicious']),
             'files': [
-                {'file': i.file.shown, 'reason': i.facts.complaint}
+                {'file': i.file.shown, 'reason': i.info.complaint}
                 for i in images
-                if i.facts.complaint
+                if i.info.complaint
             ],
         },
         **{
@@ -135,7 +135,7 @@ def compose(
             name: {'min': int(side.min()), 'median': float(np.median(side)), 'max': int(side.max())}
             for name, side in zip(('shorter', 'longer'), sides.T, strict=True)
         },
-        'formats': dict(Counter(image.facts.format for image in images).most_common()),
+        'formats': dict(Counter(image.info.format for image in images).most_common()),
         'source_bytes': sum(image.file.size for image in images),
     }
 
@@ -152,15 +152,15 @@ def _balance(images: Iterable[Inspected], classes: tuple[str, ...]) -> dict[str,
 
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The table: (what, how much, details), without the lines that have nothing to say."""
+    """The rows of the table, (what, how much, details), without empty ones."""
     found = [('images', f'{report["images"]:,}', f'{report["classes"]:,} classes')]
     for split, balance in report['balance'].items():
         small, large, ratio = balance['smallest'], balance['largest'], balance['ratio']
-        extent = f'{small["images"]:,} of each class'
+        images = f'{small["images"]:,} of each class'
         if ratio != 1:
-            extent = f'{small["class"]}: {small["images"]:,} to {large["class"]}: '
-            extent += f'{large["images"]:,}' + (f' (ratio {ratio:.3g})' if ratio else '')
-        found.append((split, f'{sum(balance["images"].values()):,}', extent))
+            images = f'{small["class"]}: {small["images"]:,} to {large["class"]}: '
+            images += f'{large["images"]:,}' + (f' (ratio {ratio:.3g})' if ratio else '')
+        found.append((split, f'{sum(balance["images"].values()):,}', images))
     shorter, longer = report['sides']['shorter'], report['sides']['longer']
     for name, side in (('shorter side', shorter), ('longer side', longer)):
         found.append(
@@ -194,5 +194,5 @@ def _shown(item: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Names that are not UTF-8, made fit for a terminal."""
+    """Text that a terminal can print, also from names that are not UTF-8."""
     return text.encode(errors='backslashreplace').decode()

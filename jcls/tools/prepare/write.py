@@ -23,12 +23,12 @@ from jcls.tools.prepare.encode import encode
 from jcls.tools.prepare.inspect import digest
 from jcls.tools.prepare.job import VERSION
 
-WRITERS = 8  # shards at a time, at most: each compresses on one core
+WRITERS = 8  # shards written at a time, at most; each compresses on one core
 
 
 def features(classes: Sequence[str]) -> Any:
     """The TFDS features of the dataset."""
-    tensorflow.load()  # quiet and off the accelerators, before TFDS imports it
+    tensorflow.load()  # before TFDS imports it: silent, and off the accelerators
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -49,15 +49,15 @@ def write_shards(
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Write shards, several at a time; one that has its name is whole.
+    """Write shards, several at a time; a shard that has its final name is complete.
 
     Args:
-      paths: of the files.
-      made_of: `features`.
-      content: reads, and perhaps encodes, an image.
-      pool: does that.
-      workers: the threads of the pool.
-      advance: is told of the images that were written, by any thread.
+      paths: paths of the files.
+      made_of: the features, from `features`.
+      content: function that reads, and perhaps encodes, an image.
+      pool: pool of threads that call `content`.
+      workers: number of threads in the pool.
+      advance: function that any thread calls with the number of images written since.
     """
     writers = min(workers, WRITERS, len(paths))
     ahead = max(2, 4 * workers // max(writers, 1))
@@ -73,7 +73,7 @@ def write_shards(
             for future in as_completed(running):
                 future.result()
         finally:
-            stop.set()  # an error, or an interruption: the others need not go on
+            stop.set()  # after an error or an interruption the others need not go on
             threads.shutdown(cancel_futures=True)
 
 
@@ -94,7 +94,7 @@ def _write_shard(
                 raise CancelledError
             name = os.fsencode(image.file.name)
             example = {'image': content, 'label': image.file.label, 'file_name': name}
-            # Protobuf writes features in another order in each process unless it is told not to.
+            # Without this, protobuf writes features in another order in each process.
             made = tf.train.Example.FromString(made_of.serialize_example(example))
             yield key, made.SerializeToString(deterministic=True)
             advance(1)
@@ -102,7 +102,7 @@ def _write_shard(
     unfinished = path.with_name(f'unfinished.{path.name}')
     try:
         ExampleWriter(FileFormat.ARRAY_RECORD).write(os.fspath(unfinished), examples())
-    except RuntimeError as error:  # the writer's, such as of a full disk
+    except RuntimeError as error:  # an error of the writer, such as a full disk
         raise OSError(f'{error}; the same command goes on from here') from None
     if count(unfinished) != len(shard.images):
         raise OSError(f'{unfinished} was not written whole: is the disk in order?')
@@ -112,18 +112,18 @@ def _write_shard(
 
 
 def content_of(image: Inspected, *, max_side: int, quality: int) -> bytes:
-    """The bytes to write for an image; a ValueError if it is not what was inspected."""
+    """The bytes to write for an image; a ValueError if it has changed since it was inspected."""
     file = image.file
     try:
         content = file.read()
     except OSError as error:
         raise ValueError(f'{file.shown} cannot be read any more: {error}') from None
-    if digest(content) != image.facts.digest:
+    if digest(content) != image.info.digest:
         raise ValueError(
             f'{file.shown} changed since it was inspected; leave the source alone and start again'
         )
     try:
-        return encode(content, image.facts, max_side=max_side, quality=quality)
+        return encode(content, image.info, max_side=max_side, quality=quality)
     except Exception as error:
         raise ValueError(f'{file.shown} cannot be encoded anew: {error}') from error
 
@@ -131,7 +131,7 @@ def content_of(image: Inspected, *, max_side: int, quality: int) -> bytes:
 def in_order(
     pool: Executor, content: Callable[[Inspected], bytes], images: Iterable[Inspected], ahead: int
 ) -> Iterator[bytes]:
-    """The contents, made in a pool, at most `ahead` of them early, so that memory stays small."""
+    """The contents from a pool, in order, at most `ahead` of them early, to save memory."""
     waiting: deque[Future[bytes]] = deque()
     try:
         for image in images:
@@ -146,7 +146,7 @@ def in_order(
 
 
 def count(path: Path) -> int:
-    """How many examples a shard has; 0 if it is missing or damaged."""
+    """The number of examples in a shard; 0 if it is missing or damaged."""
     from tensorflow_datasets.core.file_adapters import ArrayRecordFileAdapter
 
     try:
@@ -156,7 +156,7 @@ def count(path: Path) -> int:
 
 
 def write_metadata(folder: Path, shards: Sequence[Shard], made_of: Any, description: str) -> None:
-    """Write what TFDS needs to read the shards of a folder."""
+    """Write the metadata that TFDS needs to read the shards of a folder."""
     import tensorflow_datasets as tfds
 
     infos = []

@@ -1,1 +1,1 @@
-"""Other systems' files: reading them, recognising the network, naming its tensors as jcls does."""
+"""Other systems' files: read them, recognise the network, give its tensors jcls's names."""

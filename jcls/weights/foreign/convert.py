@@ -1,4 +1,4 @@
-"""Other systems' tensors to the variables of a jcls model, and back, with a report of each."""
+"""Conversion of other systems' tensors to variables of a jcls model and back, with a report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jcls import models
 from jcls.weights.foreign import layouts
 from jcls.weights.foreign.recognise import kernel, recognise
 
-SHOWN = 12  # differences in a message
-# What the systems keep beside a model's variables: counters, and the image normalisation.
+SHOWN = 12  # number of differences that a message shows
+# Other systems also save counters and the image normalisation beside a model's variables.
 BESIDE = r'(.*\.)?num_batches_tracked|n_averaged|steps|data_preprocessor\..*'
 
 
 class Row(NamedTuple):
-    """A tensor: its path in jcls, its name in the source (None: it is not there), its shape.
+    """A tensor: its path in jcls, its name in the source (None if it is missing), its shape.
 
     The shape is the source's if it has the tensor, else jcls's.
     """
@@ -32,19 +32,19 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What became of every tensor."""
+    """A report of what became of every tensor."""
 
     loaded: list[Row]
     skipped: list[Row]
     missing: list[Row]
 
     def json(self) -> dict[str, list[dict[str, Any]]]:
-        """As plain objects."""
+        """The report as plain objects, for JSON."""
         return {key: [row._asdict() for row in rows] for key, rows in self._asdict().items()}
 
 
 class Converted(NamedTuple):
-    """A model in jcls's terms: the ``model`` section, its variables and the report."""
+    """The result of a conversion: the ``model`` section, the variables and the report."""
 
     section: dict[str, Any]
     variables: dict[str, Any]
@@ -54,10 +54,10 @@ class Converted(NamedTuple):
 def convert(tensors: Mapping[str, np.ndarray]) -> Converted:
     """Variables {'params', 'batch_stats'} in float32 from a state dict of any layout.
 
-    A classifier that is not there is reported as missing; every other tensor must be.
+    A missing classifier is reported; any other missing tensor is an error.
 
     Raises:
-      ValueError: if this is no ResNet of jcls; it names the nearest and what differs.
+      ValueError: if this is no ResNet of jcls; the error names the nearest one, and what differs.
     """
     tensors = {
         name.removeprefix('module.').removeprefix('_orig_mod.'): value
@@ -104,7 +104,7 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Converted:
 def state_dict(
     model: models.ResNet, variables: Mapping[str, Any], layout: layouts.Layout
 ) -> dict[str, np.ndarray]:
-    """The variables as the layout names and stores them."""
+    """The variables with the names and axes of the layout."""
     own = flatten_dict(variables, sep='/')
     return {
         name: np.ascontiguousarray(layouts.to_foreign(np.asarray(own[path]), layout))
@@ -119,10 +119,10 @@ def shapes_of(model: models.ResNet, channels: int = 3) -> dict[str, Any]:
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution [H, W, 3, C] for images of other channels, as timm does it.
+    """Adapt a first convolution [H, W, 3, C] to images of other channels, as timm does.
 
-    For 1 channel the sum over the three, so that a grey image gives what it gave in colour; for
-    others they are repeated and scaled by 3 / channels.
+    For 1 channel the three are added up, so that a grey image gives the same result as in colour.
+    For other numbers they are repeated and scaled by 3 / channels.
     """
     if channels == kernel.shape[2]:
         return kernel
@@ -138,6 +138,6 @@ def _said(section: Mapping[str, Any]) -> str:
 
 
 def shown(lines: list[str]) -> str:
-    """The first of the lines, indented, and how many more there are."""
+    """The first `SHOWN` of the lines, indented, and the number of the others."""
     more = [f'... and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
     return '\n'.join(f'  {line}' for line in [*lines[:SHOWN], *more])

@@ -1,4 +1,4 @@
-"""Weights that another system wrote: the tensors, and what the file says of the model."""
+"""Reading weights that another system wrote: their tensors and metadata."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.metadata import preprocess
 
-# Where the systems' training checkpoints keep the weights, and the averaged ones.
+# Keys of the weights in other systems' training checkpoints, and of the averaged weights.
 RAW = ('state_dict', 'model', 'model_state_dict', 'net')
 AVERAGED = ('state_dict_ema', 'model_ema')
-MMENGINE_RAW = 'ema_state_dict'  # if it is there, 'state_dict' has the averaged ones
-FILES = ('model.safetensors', 'pytorch_model.bin')  # of a Hub folder
-# timm's names of ResNets that are told by their tensors; of others, such as resnetaa50 and
-# resnetblur50, some have the same tensors and compute something else.
+MMENGINE_RAW = 'ema_state_dict'  # if there is one, 'state_dict' holds the averaged weights
+FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
+# Names in timm of ResNets that their tensors identify. Others, such as resnetaa50 and resnetblur50,
+# have the same tensors but compute something else.
 PLAIN = r'(tv_|gluon_|ig_|ssl_|swsl_)?(wide_)?resnex?t\d+[cdst]?(_v1[bcdes])?(_\d+x\d+d|_2)?(\..*)?'
-# Arguments of timm's models that the tensors show or that matter in training alone, and the usual
-# values of some that they do not show.
+# Arguments of timm's models that the tensors show or that matter in training only; and the usual
+# values of those that the tensors do not show.
 SEEN = (
     'num_classes', 'in_chans', 'layers', 'channels', 'block', 'cardinality', 'base_width',
     'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
@@ -32,15 +32,15 @@ USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
 
 class Foreign(NamedTuple):
-    """What was read.
+    """Tensors and metadata of another system.
 
     Attributes:
       tensors: a flat state dict.
-      facts: what is known of the model beside them: 'classes', 'mean', 'std', 'preprocess'.
+      metadata: any of 'classes', 'mean', 'std', 'preprocess'.
     """
 
     tensors: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
@@ -48,20 +48,20 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
 
     Args:
       path: the file or folder.
-      prefix: of the names; the rest is left out and it is removed.
+      prefix: common prefix of the names, which is removed; other tensors are left out.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
 
     Raises:
-      ValueError: for a damaged file, one that is no weights, or a prefix that nothing has.
+      ValueError: for a damaged file, a file without weights, or a prefix that no name has.
     """
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if path.is_dir():
         folder = path
         path = next((folder / name for name in FILES if (folder / name).exists()), folder)
         if path == folder:
             raise ValueError(f'{folder} has no weights: none of {", ".join(FILES)} is in it')
         if (folder / 'config.json').exists():
-            facts = _hub_facts(folder / 'config.json')
+            metadata = _hub_metadata(folder / 'config.json')
     if path.suffix == '.safetensors':
         tensors = _read_safetensors(path)
         if ema == 'yes':
@@ -69,7 +69,7 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
     else:
         content = read_pickle(path)
         tensors = _state_dict(content, ema, path)
-        facts |= _meta_facts(content)
+        metadata |= _mmpretrain_metadata(content)
     if prefix:
         start = prefix.rstrip('.') + '.'
         below = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
@@ -77,7 +77,7 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
             known = ', '.join(sorted({name.split('.')[0] for name in tensors})[:8])
             raise ValueError(f'prefix={prefix!r}: nothing in {path} lies below it; it has {known}')
         tensors = below
-    return Foreign(tensors, facts)
+    return Foreign(tensors, metadata)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -91,7 +91,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
-    """The weights among what a checkpoint holds."""
+    """The weights in a checkpoint's content."""
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds no dictionary of tensors, but a {type(content).__name__}')
     if isinstance(content.get(MMENGINE_RAW), Mapping):
@@ -110,8 +110,8 @@ def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _hub_facts(path: Path) -> dict[str, Any]:
-    """From the config.json that timm writes beside the weights; it must be of a plain ResNet."""
+def _hub_metadata(path: Path) -> dict[str, Any]:
+    """Metadata from timm's config.json beside the weights, which must be of a plain ResNet."""
     try:
         config = json.loads(path.read_text())
         settings = config.get('pretrained_cfg', config)
@@ -119,11 +119,11 @@ def _hub_facts(path: Path) -> dict[str, Any]:
         given = [('global_pool', config.get('global_pool'))]
         given += (config.get('model_args') or {}).items()
         size = settings['input_size'][-1]
-        facts: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             key: [float(value) for value in settings[key]] for key in ('mean', 'std')
         }
         if settings.get('crop_mode', 'center') == 'center':
-            facts['preprocess'] = preprocess(
+            metadata['preprocess'] = preprocess(
                 int(size / settings['crop_pct']), size, settings['interpolation']
             )
     except (
@@ -143,11 +143,11 @@ def _hub_facts(path: Path) -> dict[str, Any]:
     if changed:
         raise ValueError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
     names = config.get('label_names') or settings.get('label_names')
-    return {**facts, 'classes': [*map(str, names)]} if isinstance(names, list) else facts
+    return {**metadata, 'classes': [*map(str, names)]} if isinstance(names, list) else metadata
 
 
-def _meta_facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """From the 'meta' that mmpretrain keeps."""
+def _mmpretrain_metadata(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata from the 'meta' in a checkpoint of mmpretrain."""
     meta = content.get('meta')
     if not isinstance(meta, Mapping):
         return {}

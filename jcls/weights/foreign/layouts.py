@@ -1,7 +1,7 @@
 """How other systems name and store the tensors of a ResNet.
 
-A layout names the modules of a model; `tensors` pairs every variable of a jcls model with the name
-that it has there, and `to_own` and `to_foreign` turn its axes. Read from torchvision 0.29, timm
+A layout names the modules of a model. `tensors` pairs every variable of a jcls model with its name
+in a layout; `to_own` and `to_foreign` turn its axes. The names are those of torchvision 0.29, timm
 1.0, mmpretrain 1.2 and PaddleClas 2.6.
 """
 
@@ -17,18 +17,19 @@ from jcls.models.resnet import EXPANSION
 
 
 class Layout(NamedTuple):
-    """Names of modules: of a convolution and its normalisation layer in pairs, and of the head.
+    """The names of modules. A pair is a convolution and its normalisation layer.
 
     Attributes:
-      stems: of each kind of stem, its pairs.
-      block: of a block from its stage and place in it, both from 1 on, and the number of blocks in
-        the stages before.
-      pair: inside a block, from the convolution's number.
-      shortcut: inside a block, from whether its shortcut has a pool, and whether this one's does.
+      stems: pairs of each kind of stem.
+      block: function from (stage, place in it, number of blocks in earlier stages) to a block's
+        name; stages and places count from 1.
+      pair: function from a convolution's number in its block to its pair.
+      shortcut: function from (whether the model's shortcuts pool, whether this one does) to the
+        shortcut's pair.
       head: the classifier.
-      statistics: the leaves of the running mean and variance.
-      transposed: the classifier's weight is [classes, features].
-      through: blocks are numbered through all stages.
+      statistics: names of the running mean and variance.
+      transposed: whether the classifier's weight is [classes, features].
+      through: whether blocks are numbered through all stages.
     """
 
     stems: dict[str, tuple[tuple[str, str], ...]]
@@ -42,7 +43,7 @@ class Layout(NamedTuple):
 
 
 def _indexed(pool: bool) -> tuple[str, str]:
-    """In a torch.nn.Sequential, with or without a pool at its beginning."""
+    """A shortcut's pair in a torch.nn.Sequential, with or without a pool before it."""
     return (f'downsample.{int(pool)}', f'downsample.{int(pool) + 1}')
 
 
@@ -67,7 +68,7 @@ TORCH = Layout(
     },
     block=lambda stage, block, _: f'layer{stage}.{block - 1}',
     pair=_torch_pair,
-    shortcut=lambda pool, _: _indexed(pool),  # timm keeps the place of a pool that does nothing
+    shortcut=lambda pool, _: _indexed(pool),  # timm has an identity in the pool's place
     head='fc',
 )
 MMPRETRAIN = Layout(
@@ -144,7 +145,7 @@ CONVS = {'basic': 2, 'bottleneck': 3}
 
 
 def tensors(model: ResNet, layout: Layout) -> dict[str, str]:
-    """{path of a variable, such as 'params/stem/conv1/kernel': foreign name}."""
+    """The foreign name of each variable: {'params/stem/conv1/kernel': name, ...}."""
     mean, var = layout.statistics
     leaves = {
         'conv': [('params', 'kernel', 'weight')],
@@ -164,7 +165,7 @@ def tensors(model: ResNet, layout: Layout) -> dict[str, str]:
 
 
 def to_own(value: np.ndarray, layout: Layout) -> np.ndarray:
-    """With jcls's axes: kernels are [H, W, in, out], the classifier's is [in, classes]."""
+    """The tensor with jcls's axes: kernels [H, W, in, out], the classifier [in, classes]."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 and layout.transposed else value

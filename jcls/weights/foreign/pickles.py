@@ -1,7 +1,7 @@
 """The files of `torch.save` and `paddle.save`, read without torch and without Paddle.
 
-torch writes a zip archive (since 1.6) or a stream of pickles and numbers (before), Paddle a pickled
-dictionary of NumPy arrays.
+torch writes a zip archive since 1.6; before, it wrote a stream of pickles and numbers. Paddle
+writes a pickled dictionary of NumPy arrays.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LEGACY_PROTOCOL = 1001
 
 
 def read_pickle(path: Path) -> Any:
-    """What the file holds: dictionaries, lists and numbers as they are, tensors as NumPy arrays.
+    """The content of the file: dictionaries, lists, numbers, and tensors as NumPy arrays.
 
     Raises:
-      ValueError: for a file that is damaged, no pickle of tensors, or asks for anything else.
+      ValueError: if the file is damaged, is no pickle of tensors, or names anything else.
     """
     try:
         with path.open('rb') as file:
@@ -46,7 +46,7 @@ def read_pickle(path: Path) -> Any:
     except (
         ValueError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError, IndexError,
         TypeError, AttributeError, UnicodeError, OverflowError, MemoryError, struct.error,
-        RuntimeError, OSError,  # an encrypted or unknown zip; a place outside of the file
+        RuntimeError, OSError,  # an encrypted or unknown zip; a place outside the file
     ) as error:  # fmt: skip
         reason = str(error) or 'it ends too early'
         if isinstance(error, LookupError | TypeError | AttributeError | struct.error):
@@ -55,7 +55,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def _read_zip(path: Path) -> Any:
-    """``<name>/data.pkl`` refers to storages ``<name>/data/<key>``, little-endian unless said."""
+    """Read a zip: ``<name>/data.pkl`` refers to ``<name>/data/<key>``, little-endian by default."""
     with zipfile.ZipFile(path) as archive:
         if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
             raise ValueError('its records are compressed, or reach over each other')
@@ -79,7 +79,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_stream(file: IO[bytes]) -> Any:
-    """torch's older format, if it starts with that one's number; else a single pickle."""
+    """Read torch's older format, if the file starts with its number, or else a single pickle."""
     first = Reader(file).load()
     if first != LEGACY_MAGIC:
         return first
@@ -114,11 +114,11 @@ def _read_stream(file: IO[bytes]) -> Any:
 
 
 class _Plain:
-    """The same with arrays for tensors; what is there twice is made once."""
+    """Replaces tensors by arrays; objects that occur twice are made once."""
 
     def __init__(self, path: Path) -> None:
         self.done: dict[int, Any] = {}
-        self.left = 16 * path.stat().st_size + 2**24  # bytes: of one storage, many tensors may be
+        self.left = 16 * path.stat().st_size + 2**24  # bytes; many tensors may share a storage
 
     def of(self, value: Any) -> Any:
         if not isinstance(value, Tensor | Array | dict | list | tuple):

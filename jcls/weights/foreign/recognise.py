@@ -1,4 +1,4 @@
-"""Which ResNet a set of tensors is, from their names and shapes alone."""
+"""Recognising a ResNet from the names and shapes of its tensors alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from jcls import models
 from jcls.weights.foreign import layouts
 from jcls.weights.foreign.layouts import Layout
 
-Shapes = Mapping[str, tuple[int, ...]]  # of foreign tensors by name
+Shapes = Mapping[str, tuple[int, ...]]  # the shapes of foreign tensors by name
 
 
 def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
     """The layout, and the ``model`` section that builds the network.
 
-    It is the preset that has all of its properties; a depth, width or stem that no preset has is
-    said beside the name of one. 'num_classes' is None where there is no classifier.
+    The section names the preset with all properties of the network; a depth, width or stem that no
+    preset has stands beside the name. 'num_classes' is None if there is no classifier.
 
     Raises:
-      ValueError: if this is no ResNet, or none that jcls has; it names the nearest preset.
+      ValueError: if this is no ResNet of jcls; the error names the nearest preset.
     """
     layout = _layout(shapes)
     stem, first = _stem(shapes, layout)
@@ -65,7 +65,7 @@ def _layout(shapes: Shapes) -> Layout:
 
 
 def _stem(shapes: Shapes, layout: Layout) -> tuple[str, str]:
-    """The kind of stem, and its last convolution's weight."""
+    """The kind of stem, and the weight of its last convolution."""
     deep = [f'{conv}.weight' for conv, _ in layout.stems['deep']]
     if deep[-1] in shapes:
         one, two, last = (kernel(shapes, name)[0] for name in deep)
@@ -80,7 +80,7 @@ def _stem(shapes: Shapes, layout: Layout) -> tuple[str, str]:
 
 
 def kernel(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """The shape of a convolution's weight, which every ResNet has."""
+    """The shape of a convolution's weight; a ValueError if it is missing."""
     if name not in shapes:
         raise ValueError(f'this is no ResNet of jcls: it has no {name}')
     if len(shapes[name]) != 4:
@@ -89,7 +89,7 @@ def kernel(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 
 def _blocks(shapes: Shapes, layout: Layout) -> tuple[int, ...]:
-    """How many blocks each stage has."""
+    """The number of blocks in each stage."""
     conv, short = layout.pair(1)[0], layout.shortcut(False, 1)[0]
 
     def has(stage: int, block: int, before: int, module: str) -> bool:
@@ -100,7 +100,7 @@ def _blocks(shapes: Shapes, layout: Layout) -> tuple[int, ...]:
         before = sum(counts)
         count = 0
         while has(stage, count + 1, before, conv):
-            # Where blocks are numbered through, a stage begins with the next shortcut.
+            # Where blocks are numbered through all stages, the next shortcut begins a stage.
             if layout.through and count and has(stage, count + 1, before, short):
                 break
             count += 1
@@ -124,14 +124,14 @@ def _shortcut(
         for kind in ('conv', 'pool')
         if len(shapes.get(f'{block}.{layout.shortcut(kind == "pool", 2)[0]}.weight', ())) == 4
     ]
-    if len(kinds) == 2:  # Paddle's names do not tell; "vd" has a deep stem, as has ResNet_vc
+    if len(kinds) == 2:  # Paddle's names are alike; both "vd" and ResNet_vc have a deep stem
         vc = layout is layouts.PADDLE_OLDER and groups == 1
         return 'pool' if stem == 'deep' and not vc else 'conv'
     return kinds[0] if kinds else 'pad'
 
 
 def _section(found: dict[str, Any]) -> dict[str, Any]:
-    """The preset that is most like what was `found`, and what must be said beside its name."""
+    """The preset most like the properties `found`, and the fields that must stand beside it."""
 
     def agreement(preset: dict[str, Any]) -> tuple[bool, ...]:
         return tuple(preset[field] == found[field] for field in found)

@@ -1,9 +1,9 @@
 """An unpickler that builds tensors and nothing else.
 
-A pickle is a program: it may name any function of any module and call it. The reader here knows
-the few names that tensors are made of and gives each a meaning of its own; none of the real ones is
-ever imported, and a file that names another is refused. Nor may a small file cost much time or
-memory, or reach any memory but its own numbers.
+A pickle is a program: it may name any function of any module and call it. This reader knows the few
+names that tensors need and gives each a meaning of its own. It never imports the real ones, and it
+refuses a file that names anything else. A small file cannot cost much time or memory, or reach any
+memory but its own numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORAGES = {
     'BoolStorage': np.bool_,
 }  # fmt: skip
 IN_PYTHON: Any = pickle._Unpickler
-# What a pickle does that is needed; sets, and what makes objects in other ways, are not.
+# The operations that are needed; those for sets and for making objects in other ways are not.
 STEPS = (
     'PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET '
     'NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT '
@@ -35,7 +35,7 @@ STEPS = (
 
 
 class RefusedError(ValueError):
-    """The pickle names something that is not needed to build tensors."""
+    """An error: the pickle names something that tensors do not need."""
 
 
 class Tensor:
@@ -68,7 +68,7 @@ class Tensor:
 
 
 class _Kind:
-    """Stands for a class of storages; neither it nor NumPy's type may be called by the file."""
+    """A stand-in for a class of storages; a file can call neither it nor NumPy's type."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class Storage:
 
 
 class Array:
-    """What stands for a `numpy.ndarray` until its state arrives."""
+    """A stand-in for a `numpy.ndarray` until its state arrives."""
 
     value: np.ndarray | None = None
 
@@ -123,7 +123,7 @@ class _Dtype:
 
 
 class _Record(dict):
-    """Stands for a dictionary or an object beside the weights: its attributes are thrown away."""
+    """A stand-in for a dictionary or an object beside the weights; its attributes are dropped."""
 
     def __init__(self, items: Any = (), *_: Any) -> None:
         super().__init__()
@@ -137,7 +137,8 @@ class _Record(dict):
 def _fill(holder: Any, items: list[Any]) -> None:
     """Put keys and values, in turns, into a dictionary.
 
-    Keys are text and numbers: to hash nested tuples may take for ever, or all of the stack.
+    Keys must be text or numbers, because hashing nested tuples may take for ever, or all of the
+    stack.
     """
     if not isinstance(holder, dict):
         raise RefusedError('it puts items into what is no dictionary')
@@ -148,7 +149,7 @@ def _fill(holder: Any, items: list[Any]) -> None:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """`_codecs.encode`, by which pickles of protocol 2 carry bytes."""
+    """The meaning of `_codecs.encode`, by which pickles of protocol 2 carry bytes."""
     if not isinstance(text, str) or encoding != 'latin1':
         raise RefusedError('it encodes something else than text as latin1')
     return text.encode('latin1')
@@ -161,14 +162,14 @@ def _scalar(dtype: Any, content: Any) -> Any:
 
 
 def _attribute(holder: Any, name: Any) -> str:
-    """`getattr`, by which mmengine names methods of its histories; nothing is looked up."""
+    """The meaning of `getattr`, by which mmengine names methods; nothing is looked up."""
     if not (isinstance(holder, type) and issubclass(holder, _Record) and isinstance(name, str)):
         raise RefusedError('it asks for the attribute of an object')
     return name
 
 
 def _tensor(*args: Any) -> Tensor:
-    """The arguments after the first four say what does not matter, but for the last of seven."""
+    """A tensor. Arguments after the first four do not matter, except for the last of seven."""
     if len(args) > 6 and args[6]:
         raise ValueError('a tensor that is to be negated or conjugated')
     return Tensor(*args[:4])
@@ -181,7 +182,7 @@ def _sizes(values: Any = ()) -> tuple[Any, ...]:
 
 
 def _meanings() -> dict[tuple[str, str], Any]:
-    """What each name means that a file may use; made anew for every file, which may alter them."""
+    """The meaning of each name that a file may use; new for every file, which may alter them."""
     known: dict[tuple[str, str], Any] = {
         (module, name): type('Record', (_Record,), {})
         for module, name in (
@@ -216,8 +217,8 @@ def _meanings() -> dict[tuple[str, str], Any]:
 class Reader(IN_PYTHON):
     """Unpickles with the meanings above and nothing else.
 
-    By Python's reader in Python: the one in C allocates what a file asks for, and lets no step be
-    left out or changed.
+    It derives from the unpickler in Python. The one in C allocates as much as a file asks for, and
+    none of its operations can be left out or changed.
     """
 
     dispatch = {  # noqa: RUF012

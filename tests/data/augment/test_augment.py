@@ -18,9 +18,9 @@ from helpers.pictures import (
     collect,
     composed,
     coordinates,
-    draw,
     noise,
     p_of_share,
+    rng,
 )
 from jcls.data import augment
 from jcls.data.augment import OPERATIONS, crop
@@ -115,11 +115,11 @@ def test_random_resized_crop_is_pillows(golden: Any, kind: str) -> None:
         tensor, image = tf.constant(file.getvalue()), Image.open(file).convert('RGB')
     operation = crop.random_resized_crop(size=96)
     for index in range(25):
-        box = crop.random_box(375, 500, draw(index).uniform(22), SCALE, RATIO)
+        box = crop.random_box(375, 500, rng(index).uniform(22), SCALE, RATIO)
         top, left, height, width = box.numpy().tolist()
         cut = image.crop((left, top, left + width, top + height))
         wanted = np.asarray(cut.resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
-        worst = np.abs(operation.apply(tensor, draw(index)).numpy() - wanted).max()
+        worst = np.abs(operation.apply(tensor, rng(index)).numpy() - wanted).max()
         assert worst <= 1, f'{worst} grey levels in the box {(top, left, height, width)}'
 
 
@@ -127,7 +127,7 @@ def test_evaluation_is_torchvisions(golden: Any) -> None:
     """resize(232) and center_crop(224) make torchvision's image within a grey level."""
     numbers = golden('transforms.npz')
     chain = ({'name': 'resize', 'size': 232}, {'name': 'center_crop', 'size': 224})
-    found = augment.compose(chain, 'x').apply(tf.constant(numbers['eval_source']), draw(0))
+    found = augment.compose(chain, 'x').apply(tf.constant(numbers['eval_source']), rng(0))
     assert found.shape == (224, 224, 3)
     assert np.abs(found.numpy() - numbers['eval_image'].astype(int)).max() <= 1
 
@@ -137,15 +137,15 @@ def test_resize_makes_torchvisions_sizes(golden: Any) -> None:
     for height, width, size, *wanted in golden('transforms.npz')['resize_table'].tolist():
         operation = composed('resize', size=size)
         image = tf.zeros([height, width, 1], tf.uint8)
-        assert operation.apply(image, draw(0)).shape[:2] == wanted, (height, width, size)
-        assert operation.extent((height, width)) == tuple(wanted), (height, width, size)
+        assert operation.apply(image, rng(0)).shape[:2] == wanted, (height, width, size)
+        assert operation.output_size((height, width)) == tuple(wanted), (height, width, size)
 
 
 def test_center_crop_is_placed_as_torchvisions(golden: Any) -> None:
     """The central crop's corner is torchvision's for every margin."""
     for height, width, size, top, left in golden('transforms.npz')['center_crop_table'].tolist():
         image = coordinates(height, width)
-        found = composed('center_crop', size=size).apply(tf.constant(image), draw(0))
+        found = composed('center_crop', size=size).apply(tf.constant(image), rng(0))
         np.testing.assert_array_equal(found, image[top : top + size, left : left + size])
 
 
@@ -165,7 +165,7 @@ def test_center_crop_pads(
     file = io.BytesIO()
     Image.fromarray(image).save(file, 'PNG')
     tensor = tf.constant(file.getvalue() if is_file else image)
-    found = composed('center_crop', size=8).apply(tensor, draw(0))
+    found = composed('center_crop', size=8).apply(tensor, rng(0))
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -219,13 +219,13 @@ def test_fast_decoding_is_for_jpegs() -> None:
         image.save(file, kind, **({'quality': 98, 'subsampling': 0} if kind == 'JPEG' else {}))
         data = tf.constant(file.getvalue())
         for index in range(5):
-            one, other = (o.apply(data, draw(index)).numpy().astype(int) for o in (exact, fast))
+            one, other = (o.apply(data, rng(index)).numpy().astype(int) for o in (exact, fast))
             difference = np.abs(one - other)
             assert one.shape == other.shape == (48, 48, 3)
             assert difference.any() == (kind == 'JPEG')
             assert difference[..., :2].mean() < 3  # the coordinates of a pixel of the image
     pixels = tf.constant(noise(200, 210))
-    np.testing.assert_array_equal(exact.apply(pixels, draw(1)), fast.apply(pixels, draw(1)))
+    np.testing.assert_array_equal(exact.apply(pixels, rng(1)), fast.apply(pixels, rng(1)))
 
 
 def test_interpolation_of_a_crop() -> None:
@@ -247,24 +247,24 @@ def test_interpolation_of_a_crop() -> None:
 def test_a_crop_larger_than_the_image() -> None:
     """Padded images that are still too small are refused before any of them is read."""
     operation = composed('pad_and_crop', size=32, padding=2)
-    assert operation.extent((28, 40)) == (32, 32)
+    assert operation.output_size((28, 40)) == (32, 32)
     with pytest.raises(
         ValueError, match=r'size=32 is larger than images of 27 x 40 with padding=2'
     ):
-        operation.extent((27, 40))
+        operation.output_size((27, 40))
 
 
 @pytest.mark.parametrize('fill', [(), (1, 2)])
 def test_a_fill_of_other_channels(fill: tuple[int, ...]) -> None:
     """A colour needs a level for each channel of the image."""
     with pytest.raises(ValueError, match=r'fill=.*the images have 3 channel'):
-        composed('cutout', fill=fill).apply(tf.constant(noise(20, 20)), draw(0))
+        composed('cutout', fill=fill).apply(tf.constant(noise(20, 20)), rng(0))
 
 
-def foretold(operation: Operation, extent: Any) -> Any:
+def foretold(operation: Operation, size: Any) -> Any:
     """The size afterwards; None where an operation refuses images of different sizes."""
     try:
-        return operation.extent(extent)
+        return operation.output_size(size)
     except ValueError:
         return None
 
@@ -275,22 +275,22 @@ def test_every_operation(name: str) -> None:
     operation = composed(name, **EACH[name])
     for height, width in ((40, 56), (57, 40), (35, 35)):
         image = tf.constant(noise(height, width))
-        found = operation.apply(image, draw(4)).numpy()
+        found = operation.apply(image, rng(4)).numpy()
         assert found.dtype == np.uint8
         assert not np.array_equal(found, image)
-        np.testing.assert_array_equal(found, operation.apply(image, draw(4)))
-        assert operation.extent((height, width)) == found.shape[:2]
+        np.testing.assert_array_equal(found, operation.apply(image, rng(4)))
+        assert operation.output_size((height, width)) == found.shape[:2]
         assert foretold(operation, None) in (None, found.shape[:2])
-        grey = operation.apply(image[..., :1], draw(4)._replace(mean=(9,)))
+        grey = operation.apply(image[..., :1], rng(4)._replace(mean=(9,)))
         assert grey.shape == (*found.shape[:2], 1)
 
 
 def test_nothing_to_do_decodes() -> None:
     """An empty list of operations gives the pixels as they are and keeps the size."""
     image, nothing = noise(5, 7), augment.compose((), 'augment')
-    np.testing.assert_array_equal(nothing.apply(tf.constant(image), draw(0)), image)
-    assert nothing.extent((5, 7)) == (5, 7)
-    assert nothing.extent(None) is None
+    np.testing.assert_array_equal(nothing.apply(tf.constant(image), rng(0)), image)
+    assert nothing.output_size((5, 7)) == (5, 7)
+    assert nothing.output_size(None) is None
 
 
 @pytest.mark.parametrize(

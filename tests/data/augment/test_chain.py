@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.pictures import collect, draw, noise
+from helpers.pictures import collect, noise, rng
 from jcls.data import augment, graph, pipeline
-from jcls.data.augment.operation import Draw
+from jcls.data.augment.operation import Rng
 from jcls.data.pipeline import Damage
-from jcls.data.sampler import Share, train_rows
+from jcls.data.sampler import ProcessShard, train_sampler
 from jcls.data.sources.source import from_memory
 from jcls.host.tensorflow import tf
 
@@ -35,7 +35,7 @@ def test_after_a_crop(first: str, encoded: bool) -> None:
     found = collect(lambda d: operation.apply(image, d), 6)
     assert found.shape == (6, 24, 24, 3)
     assert len({image.tobytes() for image in found}) == 6
-    assert operation.extent(None) == (24, 24)
+    assert operation.output_size(None) == (24, 24)
 
 
 NEEDS_A_SIZE = ('trivial_augment', 'rand_augment', 'rand_augment_timm', 'auto_augment',
@@ -48,15 +48,15 @@ def test_images_of_different_sizes_are_refused(name: str) -> None:
     """Before a crop, a compiled operation says where to put it; so it does for odd channels."""
     operation = augment.OPERATIONS[name]()
     with pytest.raises(ValueError, match=f'{name} needs images of one size: put it after a crop'):
-        operation.extent(None)
+        operation.output_size(None)
     unknown = tf.TensorSpec([None, None, 3], tf.uint8)
     apply: Callable[..., Any] = tf.function(
-        lambda image: operation.apply(image, draw(0)), autograph=False
+        lambda image: operation.apply(image, rng(0)), autograph=False
     )
     with pytest.raises(ValueError, match=f'{name} needs images of one size'):
         apply.get_concrete_function(unknown)
     with pytest.raises(ValueError, match=f'{name} takes images of 1 or 3 channels, not 4'):
-        operation.apply(tf.zeros([8, 8, 4], tf.uint8), draw(0))
+        operation.apply(tf.zeros([8, 8, 4], tf.uint8), rng(0))
 
 
 ALL = (
@@ -77,11 +77,15 @@ def test_many_together_are_as_each_alone(
     monkeypatch.setattr(graph, 'CHUNK', chunk)
     images = np.stack([noise(20, 20)] * 30)
     source = from_memory(images, np.zeros(30, np.int32), ('a',), 'noise')
-    chain, rows = augment.compose(ALL, 'augment'), train_rows(30, 3, Share(size))
+    chain, sample = augment.compose(ALL, 'augment'), train_sampler(30, 3, ProcessShard(size))
     steps = 30 // size
-    found = pipeline.batches(source, chain, rows, 0, steps, mean=(0.5,) * 3, damage=Damage())
+    found = pipeline.batches(source, chain, sample, 0, steps, mean=(0.5,) * 3, damage=Damage())
     together = np.concatenate([batch['image'] for batch in found])
-    keys = [graph.draw(tf.constant(row), MEAN) for step in range(steps) for row in rows(step)]
+    keys = [
+        graph.example_rng(tf.constant(index), tf.constant(seed), MEAN)
+        for step in range(steps)
+        for index, seed in zip(*sample(step), strict=True)
+    ]
     alone = np.stack([chain.apply(tf.constant(images[0]), key) for key in keys])
     np.testing.assert_array_equal(together, alone)
     assert len({image.tobytes() for image in alone}) == 30
@@ -91,7 +95,7 @@ def test_the_parts_of_a_chain() -> None:
     """Image by image up to the last operation that does not compile, or whose images differ."""
     crop = {'name': 'random_resized_crop', 'size': 9}
     flip, pad = {'name': 'flip'}, {'name': 'pad_and_crop', 'size': 7}
-    for sections, size, extent, compiled in (
+    for sections, size, between, compiled in (
         ((flip, crop, flip, pad), None, (9, 9), True),
         ((flip, crop, flip, pad), (20, 30), (9, 9), True),
         ((flip, pad), (20, 30), (20, 30), True),
@@ -102,7 +106,7 @@ def test_the_parts_of_a_chain() -> None:
         ((), (20, 30), (20, 30), False),
     ):
         split = augment.compose(sections, 'augment').split(size)
-        assert (split.extent, split.tail is not None) == (extent, compiled), (sections, size)
+        assert (split.size, split.tail is not None) == (between, compiled), (sections, size)
 
 
 def test_what_compiles_may_come_before_a_crop() -> None:
@@ -112,7 +116,7 @@ def test_what_compiles_may_come_before_a_crop() -> None:
     image = tf.constant(noise(24, 24))
     for index in range(20):
         np.testing.assert_array_equal(
-            chain.apply(image, draw(index)), first.apply(image, draw(index))
+            chain.apply(image, rng(index)), first.apply(image, rng(index))
         )
 
 
@@ -120,11 +124,11 @@ def test_numbers_are_the_same_in_a_program() -> None:
     """XLA and TensorFlow draw the same uniform numbers, on a grid of 2^-23; normal ones nearly."""
 
     def numbers(key: Any) -> Any:
-        return Draw(key).uniform(5, 7, stream=2), Draw(key).normal(3, stream=1)
+        return Rng(key).uniform(5, 7, stream=2), Rng(key).normal(3, stream=1)
 
     compiled = tf.function(numbers, jit_compile=True, autograph=False)
     for index in range(40):
-        (u, normal), (v, other) = numbers(draw(index).key), compiled(draw(index).key)
+        (u, normal), (v, other) = numbers(rng(index).key), compiled(rng(index).key)
         np.testing.assert_array_equal(u, v)
         np.testing.assert_allclose(normal, other, rtol=1e-5, atol=1e-6)
         assert (u.numpy() * 2**23 % 1 == 0).all()

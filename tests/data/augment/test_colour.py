@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import stats
 
-from helpers.pictures import ALPHA, JITTERED, collect, composed, draw, p_of_share, photographs
+from helpers.pictures import ALPHA, JITTERED, collect, composed, p_of_share, photographs, rng
 from helpers.pictures import pixel_difference as difference
 from jcls.data.augment import levels
 from jcls.data.augment.colour import EIGENVALUES, EIGENVECTORS, color_jitter
@@ -74,7 +74,7 @@ def test_jitter_is_pillows(channels: int) -> None:
     orders = list(itertools.permutations(range(4)))
     for index in range(40):
         image = photographs(96, 112)[index % 5][..., :channels]
-        u = draw(index).uniform(5).numpy().astype(float)
+        u = rng(index).uniform(5).numpy().astype(float)
         factors = [1 - s + 2 * s * part for s, part in zip(strengths.values(), u[1:], strict=True)]
         turn = 0.2 * (2 * u[4] - 1)
         wanted = Image.fromarray(image.squeeze())
@@ -87,7 +87,7 @@ def test_jitter_is_pillows(channels: int) -> None:
                 turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
                 bands = (Image.fromarray(turned), saturation, value)
                 wanted = Image.merge('HSV', bands).convert('RGB')
-        found = operation.apply(tensor(image), draw(index))
+        found = operation.apply(tensor(image), rng(index))
         # A level apart before the hue turns may be a few apart afterwards.
         assert (difference(found, wanted) > 2).mean() <= 0.005, index
 
@@ -109,9 +109,9 @@ def test_gaussian_blur(monkeypatch: pytest.MonkeyPatch) -> None:
     operation = composed('gaussian_blur', probability=1.0, sigma=(0.5, 3.0))
     for index in range(10):
         image = photographs(61, 50)[index % 5]
-        sigma = 0.5 + 2.5 * float(draw(index).uniform(2)[1])
+        sigma = 0.5 + 2.5 * float(rng(index).uniform(2)[1])
         wanted = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
-        assert difference(operation.apply(tensor(image), draw(index)), wanted).max() <= 1
+        assert difference(operation.apply(tensor(image), rng(index)), wanted).max() <= 1
 
     def level(image: Any, value: Any, most: float) -> Any:
         assert most == 3
@@ -150,15 +150,13 @@ def test_lighting_is_one_colour() -> None:
     operation = composed('lighting', std=1.0)
     for index in range(5):
         grey = np.full((1, 1, 3), 128)
-        shift = operation.apply(tensor(grey), draw(index)).numpy().astype(int) - 128
+        shift = operation.apply(tensor(grey), rng(index)).numpy().astype(int) - 128
         assert np.abs(shift).max() < 120  # not clipped
-        found = operation.apply(tensor(image), draw(index))
+        found = operation.apply(tensor(image), rng(index))
         np.testing.assert_array_equal(found, np.clip(image + shift, 0, 255))
-        one = operation.apply(tensor(grey[..., :1]), draw(index)).numpy().astype(int) - 128
+        one = operation.apply(tensor(grey[..., :1]), rng(index)).numpy().astype(int) - 128
         assert abs(one.item() - shift.mean()) <= 1
-    np.testing.assert_array_equal(
-        composed('lighting', std=0.0).apply(tensor(image), draw(0)), image
-    )
+    np.testing.assert_array_equal(composed('lighting', std=0.0).apply(tensor(image), rng(0)), image)
 
 
 def test_three_augment() -> None:
@@ -168,8 +166,8 @@ def test_three_augment() -> None:
     image = photographs(61, 50)[2]
     opened = Image.fromarray(image)
     for index in range(300):
-        u = draw(index).uniform(2).numpy()
-        found = operation.apply(tensor(image), draw(index)).numpy()
+        u = rng(index).uniform(2).numpy()
+        found = operation.apply(tensor(image), rng(index)).numpy()
         candidates = (
             opened.convert('L').convert('RGB'),
             ImageOps.solarize(opened, 128),
@@ -185,6 +183,6 @@ def test_twice_the_same_and_otherwise_not() -> None:
     image = tensor(photographs(96, 112)[2][:20, :20])
     for name in ('color_jitter', 'lighting', 'three_augment'):
         operation = composed(name)
-        found = [operation.apply(image, draw(i)).numpy().tobytes() for i in (*range(8), *range(8))]
+        found = [operation.apply(image, rng(i)).numpy().tobytes() for i in (*range(8), *range(8))]
         assert found[:8] == found[8:]
         assert len(set(found)) >= 4

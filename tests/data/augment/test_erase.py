@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from helpers.pictures import ALPHA, collect, composed, draw, masks, p_of_share, plain
+from helpers.pictures import ALPHA, collect, composed, masks, p_of_share, plain, rng
 from jcls.data.augment import erase
 from jcls.host.tensorflow import tf
 
@@ -97,7 +97,7 @@ def test_mean_is_the_default_paint() -> None:
         'grid_mask': {'d': (8, 12)},
         'hide_and_seek': {'grid_sizes': (8,)},
     }.items():
-        found = composed(name, **fields).apply(image, draw(2)._replace(mean=(1, 2, 3))).numpy()
+        found = composed(name, **fields).apply(image, rng(2)._replace(mean=(1, 2, 3))).numpy()
         assert {tuple(pixel) for pixel in found.reshape(-1, 3)} == {(60, 60, 60), (1, 2, 3)}, name
 
 
@@ -137,13 +137,13 @@ def test_noise_of_pixels_in_several_boxes() -> None:
     image = tf.fill([90, 90, 3], tf.constant(0, 'uint8'))
     compared = 0
     for index in range(40):
-        u = draw(index).uniform(45, stream=1)
+        u = rng(index).uniform(45, stream=1)
         boxes = erase.random_boxes(90, 90, u, (0.1, 0.1), (1.0, 1.0), 2).numpy()
         (top, left, bottom, right), (top2, left2, bottom2, right2) = boxes
         apart = left >= right2 or left2 >= right or top >= bottom2 or top2 >= bottom
         if bottom2 == top2 or not apart:
             continue
-        found = operation.apply(image, draw(index)).numpy().astype(float)
+        found = operation.apply(image, rng(index)).numpy().astype(float)
         one, two = found[top:bottom, left:right], found[top2:bottom2, left2:right2]
         assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 0.1
         compared += 1
@@ -171,9 +171,9 @@ def test_noise_needs_a_std_for_each_channel() -> None:
     """An image of one channel has one standard deviation."""
     grey = plain(20, 20, 1)
     with pytest.raises(ValueError, match=r'noise_std=.*1 numbers, one for each channel'):
-        composed('random_erasing', probability=1.0, mode='pixel').apply(grey, draw(0))
+        composed('random_erasing', probability=1.0, mode='pixel').apply(grey, rng(0))
     operation = composed('random_erasing', probability=1.0, mode='pixel', noise_std=(0.2,), fill=99)
-    assert len(np.unique(operation.apply(grey, draw(0)))) > 5
+    assert len(np.unique(operation.apply(grey, rng(0)))) > 5
 
 
 @pytest.mark.parametrize(('length', 'side'), [(8, 8), (9, 8), (60, 60)])
@@ -181,13 +181,13 @@ def test_cutout(length: int, side: int) -> None:
     """The centre is uniform over the pixels; what lies outside is cut off."""
     found = masks(4000, 21, 30, 'cutout', length=length)
     places = np.array([bounds(mask) for mask in found])
-    for axis, extent in ((0, 21), (1, 30)):
+    for axis, length in ((0, 21), (1, 30)):
         wanted = [
-            (max(c - side // 2, 0), min(c + side // 2, extent) - max(c - side // 2, 0))
-            for c in range(extent)
+            (max(c - side // 2, 0), min(c + side // 2, length) - max(c - side // 2, 0))
+            for c in range(length)
         ]
         kinds = sorted(set(wanted))
-        chances = np.array([wanted.count(kind) for kind in kinds]) / extent
+        chances = np.array([wanted.count(kind) for kind in kinds]) / length
         counts = [int((places[:, [axis, axis + 2]] == kind).all(axis=1).sum()) for kind in kinds]
         assert sum(counts) == 4000
         if len(kinds) > 1:

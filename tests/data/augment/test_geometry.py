@@ -14,9 +14,9 @@ from helpers.pictures import (
     KINDS,
     collect,
     coordinates,
-    draw,
     p_of_share,
     photographs,
+    rng,
     transformed,
 )
 from helpers.pictures import pillow_geometry as pillow
@@ -98,8 +98,8 @@ def test_rotation(kind: str) -> None:
     )
     for index in range(8):
         image = photographs(97, 120)[index % 4]
-        angle = 40 * (2 * float(draw(index).uniform(2)[0]) - 1)
-        found = operation.apply(tf.constant(image), draw(index))
+        angle = 40 * (2 * float(rng(index).uniform(2)[0]) - 1)
+        found = operation.apply(tf.constant(image), rng(index))
         wanted = pillow('rotate', Image.fromarray(image), angle, kind, FILL)
         assert (difference(found, wanted) > 2).mean() <= 0.005, angle
 
@@ -132,4 +132,4 @@ def test_flip_vertical() -> None:
             found[turned], np.broadcast_to(image[::-1], found[turned].shape)
         )
         assert p_of_share(int(turned.sum()), 1000, probability) > ALPHA
-    assert operation.extent(None) is None
+    assert operation.output_size(None) is None

@@ -11,14 +11,14 @@ from scipy import stats
 
 from helpers.pictures import ALPHA, FILL, masks, p_of_share, plain
 from jcls.data.augment.grids import grid_mask
-from jcls.data.augment.operation import Draw
+from jcls.data.augment.operation import Rng
 from jcls.host.tensorflow import tf
 
 
-def given(*numbers: float) -> Draw:
+def given(*numbers: float) -> Rng:
     """A draw of these uniform numbers, and of 0 where only a probability is to be met."""
 
-    class Given(Draw):
+    class Given(Rng):
         def uniform(self, *shape: int, stream: int = 0) -> Any:
             del stream
             return tf.constant(numbers if shape else 0.0, 'float32')

@@ -13,14 +13,14 @@ from PIL import Image
 from scipy import stats
 
 from helpers import golden_path
-from helpers.pictures import ALPHA, collect, composed, draw, p_of_share, photographs
+from helpers.pictures import ALPHA, collect, composed, p_of_share, photographs, rng
 from helpers.pictures import pillow_geometry as moved
 from helpers.pictures import pillow_level as levelled
 from helpers.pictures import pixel_difference as difference
 from jcls.data import augment
 from jcls.data.augment import policies, policy_ops
 from jcls.data.augment.autoaugment import auto_augment
-from jcls.data.augment.operation import Draw, Operation
+from jcls.data.augment.operation import Operation, Rng
 from jcls.data.augment.policies import TORCHVISION, rand_augment, rand_augment_timm, trivial_augment
 from jcls.data.augment.policy_ops import GEOMETRIC, NAMES
 from jcls.host.tensorflow import tf
@@ -238,7 +238,7 @@ def test_images_are_pillows(monkeypatch: pytest.MonkeyPatch, name: str, channels
     fields = {**FIELDS[name], 'interpolation': 'nearest', 'fill': 90}
     tensors = [tf.constant(image[..., :channels]) for image in photographs(97, 120)]
     real = composed(name, **fields)
-    images = [real.apply(tensors[i % len(tensors)], draw(i)).numpy() for i in range(40)]
+    images = [real.apply(tensors[i % len(tensors)], rng(i)).numpy() for i in range(40)]
 
     def steps(image: Any, steps: Any, fill: Any, kind: str) -> Any:
         del image, fill, kind
@@ -249,7 +249,7 @@ def test_images_are_pillows(monkeypatch: pytest.MonkeyPatch, name: str, channels
     seen = collections.Counter()
     for i, found in enumerate(images):
         wanted = Image.fromarray(tensors[i % len(tensors)].numpy().squeeze())
-        which, values, _ = (part.numpy() for part in spy.apply(tensors[i % len(tensors)], draw(i)))
+        which, values, _ = (part.numpy() for part in spy.apply(tensors[i % len(tensors)], rng(i)))
         for number, value in zip(which, values, strict=True):
             operation = list(NAMES)[int(number)]
             seen[operation] += 1
@@ -277,7 +277,7 @@ def test_fill_and_interpolation(monkeypatch: pytest.MonkeyPatch, name: str) -> N
     fills = {(1, 2, 3): [1, 2, 3], 7: [7, 7, 7], 'mean': [5, 6, 4]}
     for kind, (fill, wanted) in zip(('nearest', 'bicubic', 'random'), fills.items(), strict=True):
         operation = augment.OPERATIONS[name](fill=fill, interpolation=kind)
-        found = operation.apply(image, draw(0)._replace(mean=(5, 6, 4)))
+        found = operation.apply(image, rng(0)._replace(mean=(5, 6, 4)))
         assert found.numpy().tolist() == wanted
     assert kinds == ['nearest', 'bicubic', 'random']
 
@@ -288,7 +288,7 @@ def test_draws_are_independent() -> None:
     image = tf.zeros([8, 8, 3], tf.uint8)
     first, second = (trivial_augment() for _ in range(2))
 
-    def both(d: Draw) -> Any:
+    def both(d: Rng) -> Any:
         key = tf.add(d.key, [0, 1])  # as `augment.compose` gives it
         steps = first.apply(image, d), second.apply(image, d._replace(key=key))
         return tf.stack([step[0, 0] for step in steps])

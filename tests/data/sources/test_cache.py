@@ -12,7 +12,7 @@ from PIL import Image
 
 from jcls.data import augment, decode, pipeline, sources
 from jcls.data.pipeline import Batch, Damage
-from jcls.data.sampler import Share, train_rows
+from jcls.data.sampler import ProcessShard, train_sampler
 from jcls.data.sources import cache
 from jcls.data.sources.cache import cached
 from jcls.data.sources.source import Source
@@ -46,9 +46,9 @@ def folder(root: Path, kind: str = 'none') -> tuple[Source, Source]:
 def batches(found: Source, damage: Damage | None = None, chain: Any = CHAIN) -> list[Batch]:
     """Three epochs of training batches."""
     operation = augment.compose(chain, 'augment')
-    rows = train_rows(len(found), 0, Share(8))
+    sample = train_sampler(len(found), 0, ProcessShard(8))
     made = pipeline.batches(
-        found, operation, rows, 0, 9, mean=(0.5,) * 3, damage=damage or Damage()
+        found, operation, sample, 0, 9, mean=(0.5,) * 3, damage=damage or Damage()
     )
     return [{key: value.copy() for key, value in batch.items()} for batch in made]
 

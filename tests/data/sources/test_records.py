@@ -15,7 +15,7 @@ from PIL import Image
 
 from jcls.data import augment, pipeline, sources
 from jcls.data.pipeline import Damage
-from jcls.data.sampler import Share, epoch_order, eval_rows, train_rows
+from jcls.data.sampler import ProcessShard, epoch_order, eval_sampler, train_sampler
 from jcls.data.sources import tfrecord
 from jcls.data.sources.source import Source
 from jcls.host import cache
@@ -128,12 +128,12 @@ def test_training_starts_anywhere(tmp_path: Path) -> None:
     operation = augment.compose(({'name': 'random_resized_crop', 'size': 8},), 'augment')
 
     def batches(start: int) -> list[Any]:
-        rows = train_rows(9, 0, Share(4))
+        sample = train_sampler(9, 0, ProcessShard(4))
         mean = (0.5, 0.5, 0.5)
         return [
             (batch['image'].tobytes(), batch['label'].tolist())
             for batch in pipeline.batches(
-                train, operation, rows, start, 6, mean=mean, damage=Damage()
+                train, operation, sample, start, 6, mean=mean, damage=Damage()
             )
         ]
 
@@ -151,9 +151,9 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     content[40] ^= 1
     shard.write_bytes(content)
     operation = augment.compose(({'name': 'center_crop', 'size': 8},), 'augment')
-    rows, steps = eval_rows(np.arange(9), Share(3))
+    sample, steps = eval_sampler(np.arange(9), ProcessShard(3))
     damage = Damage(1)
-    found = pipeline.batches(train, operation, rows, 0, steps, mean=(0, 0, 0), damage=damage)
+    found = pipeline.batches(train, operation, sample, 0, steps, mean=(0, 0, 0), damage=damage)
     masks = np.concatenate([batch['mask'] for batch in found])
     np.testing.assert_array_equal(masks, [1, 1, 1, 0, 1, 1, 1, 1, 1])
     assert list(damage.reasons) == [f'{shard}[0]']
@@ -167,10 +167,10 @@ def test_a_label_that_is_no_class_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / 'validation-00000-of-00001', *records)
     train, _ = read(tmp_path)
     operation = augment.compose(({'name': 'center_crop', 'size': 8},), 'augment')
-    rows, _ = eval_rows(np.arange(2), Share(2))
+    sample, _ = eval_sampler(np.arange(2), ProcessShard(2))
     message = r'label of .*train-00000-of-00001\[1\] is 4, but must be in 1\.\.3: 3 classes'
     with pytest.raises(ValueError, match=message):
-        list(pipeline.batches(train, operation, rows, 0, 1, mean=(0, 0, 0), damage=Damage(9)))
+        list(pipeline.batches(train, operation, sample, 0, 1, mean=(0, 0, 0), damage=Damage(9)))
 
 
 @pytest.mark.parametrize('field', ['folds', 'subset', 'balanced'])

@@ -88,7 +88,7 @@ def test_digits_are_scikit_learns() -> None:
         collections.Counter((i.tobytes(), int(label)) for i, label in wanted)
     )
     assert train.classes == val.classes == tuple('0123456789')
-    assert train.extent == val.extent == (8, 8)
+    assert train.image_size == val.image_size == (8, 8)
     assert train.labels.dtype == val.labels.dtype == np.int32
 
 
@@ -115,7 +115,7 @@ def test_arrays_with_their_own_validation_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.labels, np.arange(12) % 3)
     np.testing.assert_array_equal(val.labels, labels)
     assert train.classes == val.classes == ('ox', 'owl', 'eel')
-    assert (train.extent, train.channels, val.labels.dtype) == ((4, 5), 3, np.int32)
+    assert (train.image_size, train.channels, val.labels.dtype) == ((4, 5), 3, np.int32)
     assert 'val' in val.name(3)
     assert '3' in val.name(3)
 
@@ -198,7 +198,7 @@ def test_synthetic() -> None:
     assert images.shape == (23, 6, 6, 2)
     assert len({image.tobytes() for image in images}) == 4
     np.testing.assert_array_equal(images, everything(sources.synthetic(**fields)[1]))
-    assert (train.channels, train.extent, len(train.classes), len(val)) == (2, (6, 6), 5, 23)
+    assert (train.channels, train.image_size, len(train.classes), len(val)) == (2, (6, 6), 5, 23)
 
 
 def test_folder_with_two_sets(tmp_path: Path) -> None:
@@ -482,8 +482,8 @@ def test_images_without_an_orientation_pass(tmp_path: Path) -> None:
 def test_a_quarter_turn_swaps_height_and_width() -> None:
     """Of upright images only a square size is known before they are read."""
     plain = from_files(np.array([b'x']), np.zeros(1, int), ('a',))
-    for extent, wanted in (((8, 8), (8, 8)), ((8, 9), None), (None, None)):
-        assert upright(dataclasses.replace(plain, extent=extent)).extent == wanted
+    for size, wanted in (((8, 8), (8, 8)), ((8, 9), None), (None, None)):
+        assert upright(dataclasses.replace(plain, image_size=size)).image_size == wanted
 
 
 def test_a_mistaken_number_makes_no_classes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jcls.data import augment, pipeline, sources
 from jcls.data.pipeline import Damage
-from jcls.data.sampler import Share, eval_rows, train_rows
+from jcls.data.sampler import ProcessShard, eval_sampler, train_sampler
 from jcls.data.sources import arrayrecord
 from jcls.data.sources.source import Source
 from jcls.data.sources.tfds import find_builder
@@ -126,7 +126,7 @@ def test_both_formats_are_read(datasets: dict[str, Path], kind: str, caplog: Any
     assert sorted(everything(train)) == [(i, i % 3) for i in range(30)]
     assert sorted(everything(val)) == [(i, i % 3) for i in range(100, 107)]
     assert train.classes == val.classes == ('ant', 'bee', 'cat')
-    assert train.extent is None
+    assert train.image_size is None
     image, label = train.read(tf.constant(3, tf.int64))
     assert image.numpy()[:4] == b'\x89PNG'
     assert label.dtype == tf.int32
@@ -175,10 +175,12 @@ def test_training_starts_anywhere(datasets: dict[str, Path], kind: str) -> None:
     """Batches from the middle of an epoch are those of a run that began at the first step."""
     train, _ = read(datasets[kind])
     operation = augment.compose(({'name': 'random_resized_crop', 'size': 4},), 'augment')
-    rows = train_rows(30, 0, Share(8))
+    sample = train_sampler(30, 0, ProcessShard(8))
 
     def batches(start: int) -> list[Any]:
-        found = pipeline.batches(train, operation, rows, start, 6, mean=(0.5,) * 3, damage=Damage())
+        found = pipeline.batches(
+            train, operation, sample, start, 6, mean=(0.5,) * 3, damage=Damage()
+        )
         return [(batch['image'].tobytes(), batch['label'].tolist()) for batch in found]
 
     assert batches(4) == batches(0)[4:]
@@ -194,10 +196,10 @@ def test_a_damaged_array_record_is_named(tmp_path: Path) -> None:
     content[2000] ^= 255  # in the middle of the records, 64 bytes into the file and on
     shard.write_bytes(content)
     train, _ = read(folder)
-    rows, steps = eval_rows(np.arange(30), Share(10))
+    sample, steps = eval_sampler(np.arange(30), ProcessShard(10))
     damage = Damage(1)
     operation = augment.compose(({'name': 'center_crop', 'size': 4},), 'augment')
-    batches = pipeline.batches(train, operation, rows, 0, steps, mean=(0,) * 3, damage=damage)
+    batches = pipeline.batches(train, operation, sample, 0, steps, mean=(0,) * 3, damage=damage)
     found = [
         (image[0, 0, 0], label, mask)
         for batch in batches
@@ -223,12 +225,12 @@ def test_features_are_found(tmp_path: Path) -> None:
     alone = {'inner': {'photo': picture(shape=(6, 7, 1))}, 'kind': label, 'other': kinds.Text()}
     train, _ = read(prepared(tmp_path / 'alone', alone, keys=None))
     assert train.classes == ('0', '1', '2')
-    assert train.extent == (6, 7)
+    assert train.image_size == (6, 7)
     assert sorted(number for number, _ in everything(train)) == list(range(30))
     two = {'a': picture(shape=(5, 4, 3)), 'b': picture(shape=(3, 3, 3)), 'y': label, 'z': label}
     folder = prepared(tmp_path / 'two', two, keys=('b', 'z'))
-    assert read(folder)[0].extent == (3, 3)
-    assert read(folder, image_key='a', label_key='y')[0].extent == (5, 4)
+    assert read(folder)[0].image_size == (3, 3)
+    assert read(folder, image_key='a', label_key='y')[0].image_size == (5, 4)
     with pytest.raises(ValueError, match=r"image_key='y': must name one Image of tiny.*y \(Class"):
         read(folder, image_key='y')
     folder = prepared(tmp_path / 'unnamed', two, keys=None)
