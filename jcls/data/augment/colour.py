@@ -2,8 +2,7 @@
 
 Szegedy et al. 2014 (1409.4842, jitter, after Howard 2013, 1312.5402); Krizhevsky et al. 2012
 (lighting); Chen et al. 2020 (2002.05709, SimCLR: grey and blur); Touvron et al. 2022 (2204.07118,
-DeiT III: 3-Augment). `jcls.data.augment.levels` has the arithmetic,
-which is Pillow's.
+DeiT III: 3-Augment). The arithmetic, in `jcls.data.augment.levels`, is Pillow's.
 """
 
 from __future__ import annotations
