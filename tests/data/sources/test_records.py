@@ -247,13 +247,13 @@ def test_a_memory_of_no_use_is_a_warning(
         stored.write_bytes(content)
         caplog.clear()
         np.testing.assert_array_equal(tfrecord.index(shards), first)
-        assert 'cannot use what is remembered of the index' in caplog.text
+        assert 'cannot read the cached index' in caplog.text
     assert list(own_cache.iterdir()) == [stored]
     caplog.clear()
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     np.testing.assert_array_equal(tfrecord.index(shards), first)
-    assert 'cannot remember the index' in caplog.text
+    assert 'cannot cache the index' in caplog.text
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('HOME', str(tmp_path))
     assert cache.cache_folder() == tmp_path / '.cache' / 'jcls'
