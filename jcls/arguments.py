@@ -2,7 +2,8 @@
 
 This file imports nothing else, so that ``jcls --help`` loads neither JAX nor TensorFlow. An
 argument that is not given is not passed on, so that the verb's function decides the default, which
-the help text repeats as '(default: ...)'.
+the help text repeats as '(default: ...)'. So are choices, for a wrong
+one to be an error at once.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _config_argument(parser: argparse.ArgumentParser, text: str) -> None:
 
 def _ema_argument(parser: argparse.ArgumentParser) -> None:
     text = "'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones"
-    parser.add_argument('--ema', help=f'{text} (default: auto)')
+    parser.add_argument('--ema', choices=('auto', 'yes', 'no'), help=f'{text} (default: auto)')
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "'auto' joins the other processes of a run on several hosts if a launcher has started "
         "some, 'on' always, 'off' never (default: auto)"
     )
-    add('--distributed', dest='mode', metavar='MODE', help=text)
+    add('--distributed', dest='mode', choices=('auto', 'on', 'off'), help=text)
     text = 'how long to wait for the other processes (default: 300)'
     add('--distributed_wait', dest='wait', type=int, metavar='SECONDS', help=text)
 
@@ -125,7 +126,8 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     add('--resize', type=int, metavar='PIXELS', help=text)
     text = 'side of the central square at evaluation; give --resize, too'
     add('--crop', type=int, metavar='PIXELS', help=text)
-    add('--interpolation', help="of --resize: 'bilinear' or 'bicubic' (default: bilinear)")
+    text = 'interpolation of --resize (default: bilinear)'
+    add('--interpolation', choices=('bilinear', 'bicubic'), help=text)
     text = "channels of your images, if not the weights'; the first convolution is adapted"
     add('--channels', type=int, help=text)
 
@@ -138,7 +140,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         'stablehlo: jax.export, pixels of any size to logits; savedmodel: for TensorFlow, image '
         'files to probabilities; jcls: what `jcls import` writes (default: jcls)'
     )
-    parser.add_argument('--format', help=text)
+    formats = ('jcls', 'torchvision', 'timm', 'stablehlo', 'savedmodel')
+    parser.add_argument('--format', choices=formats, help=text)
     _weights_arguments(parser)
 
 
@@ -173,7 +176,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     text = 'measure the data pipeline, or a training step'
     add('what', choices=('input', 'step'), help=text)
     _config_argument(parser, 'config to measure')
-    add('--cores', type=int, help='number of cores to use (default: all)')
+    add('--cores', type=int, help='number of cores to use; 0 for all (default: 0)')
     text = 'how often to measure; the best round is reported (default: 3)'
     add('--rounds', type=int, help=text)
     add('--seconds', type=float, help='length of a measurement of `bench input` (default: 5)')
@@ -206,7 +209,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add('--quality', type=int, help=text)
     add('--workers', type=int, metavar='N', help='number of threads (default: one on each core)')
     text = "'damaged' leaves damaged images out, 'none' stops at them (default: none)"
-    add('--drop', help=text)
+    add('--drop', choices=('damaged', 'none'), help=text)
 
 
 _ARGUMENTS = {

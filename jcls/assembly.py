@@ -15,12 +15,10 @@ from ml_collections import ConfigDict
 
 from jcls import models
 from jcls.config import as_config_dict, load
-from jcls.config.horizon import Horizon, create_horizon
-from jcls.config.parts import choose
+from jcls.config.horizon import create_horizon
 from jcls.config.schema import Section, complete, fields, plain
 from jcls.data import mix, pipeline, sources
-from jcls.data.augment import OPERATIONS, compose
-from jcls.data.augment.chain import Chain
+from jcls.data.augment import OPERATIONS, compose, compose_by_step
 from jcls.data.sources.from_python import checksum_of
 from jcls.distributed import compiler
 from jcls.distributed.mesh import create_mesh, make_deterministic
@@ -28,9 +26,9 @@ from jcls.models.batch_norm import batch_norm, group_count
 from jcls.optim import ema, optimizer, schedule
 from jcls.optim.update_rules import OPTIMIZERS
 from jcls.training import distill, freezing, losses, step
-from jcls.training.evaluate import EvaluateSettings
+from jcls.training.evaluate import EvaluateSettings, check_best
 from jcls.training.experiment import Experiment, process_shard
-from jcls.training.metrics import Metric, choose_metrics
+from jcls.training.metrics import choose_metrics
 from jcls.training.reference import Reference
 from jcls.weights.init import InitSettings
 from jcls.workdir.checkpoint import CheckpointSettings
@@ -100,7 +98,7 @@ def assemble(
     checkpoint = CheckpointSettings(**sections['checkpoint'])
     log = LogSettings(**sections['log'])
     metrics = choose_metrics(evaluation.metrics, len(data.train.classes))
-    _check_best(checkpoint.best, metrics, evaluation, averaged=average is not None)
+    check_best(checkpoint.best, metrics, evaluation, averaged=average is not None)
     if evaluation.batch_size and evaluation.batch_size % mesh.size:
         raise ValueError(
             f'config.evaluate.batch_size={evaluation.batch_size} does not divide over {mesh.size} '
@@ -145,7 +143,7 @@ def assemble(
             **common,
         ),
         eval_step=step.create_eval_step(model, mesh, metrics=metrics, **common),
-        augmentation_by_step=_augmentation_by_step(augment, sizes, horizon),
+        augmentation_by_step=compose_by_step(augment, sizes, horizon),
         mix=mixing,
         ema=average,
         init_from=init_from,
@@ -169,32 +167,6 @@ def _check_accumulate(accumulate: int, batch_size: int, devices: int) -> None:
         raise ValueError(
             f'config.accumulate={accumulate} does not divide the {share} examples that each of '
             f'{devices} device(s) has of config.batch_size={batch_size}: use one of {divisors}'
-        )
-
-
-def _check_best(
-    best: str | None,
-    metrics: Mapping[str, Metric],
-    evaluation: EvaluateSettings,
-    *,
-    averaged: bool,
-) -> None:
-    """Raise ValueError if config.checkpoint.best is not evaluated."""
-    if best is None:
-        return
-    known = [
-        f'{prefix}/{name}' for prefix in ('eval', 'eval_ema', 'eval_train') for name in metrics
-    ]
-    choose(dict.fromkeys(known), best, 'config.checkpoint.best')
-    prefix = best.split('/')[0]
-    if prefix == 'eval_ema' and not averaged:
-        raise ValueError(
-            f"config.checkpoint.best={best!r}, but config.ema.name='none': there are no averaged "
-            'weights'
-        )
-    if prefix == 'eval_train' and not evaluation.train_examples:
-        raise ValueError(
-            f'config.checkpoint.best={best!r} needs config.evaluate.train_examples > 0'
         )
 
 
@@ -225,32 +197,6 @@ def _rows_kept_together(part: int, ghost: int, mixing: mix.Mix | None) -> int:
     if ghost:
         return ghost
     return mixing.size if mixing is not None and part % mixing.size == 0 else 1
-
-
-def _augmentation_by_step(
-    augment: tuple, sizes: tuple[tuple[str, int], ...], horizon: Horizon
-) -> tuple[tuple[int, Chain], ...]:
-    """The (first step, augmentation) of each part of the run."""
-    phases = [(0, compose(augment, 'augment'))]
-    crops = [i for i, section in enumerate(augment) if section['name'] == 'random_resized_crop']
-    if sizes and len(crops) != 1:
-        raise ValueError(
-            f'config.sizes={sizes} is about the one random_resized_crop of config.augment, but '
-            f'there are {len(crops)}'
-        )
-    for i, (when, size) in enumerate(sizes):
-        if size < 1:
-            raise ValueError(f'config.sizes[{i}]: {size} pixels; at least 1')
-        begin = horizon.every(when, f'sizes[{i}]')
-        if not phases[-1][0] < begin < horizon.total:
-            raise ValueError(
-                f'config.sizes[{i}]: {when!r} is step {begin}; times must increase, and lie before '
-                f'the end of the run, step {horizon.total}'
-            )
-        changed = [dict(section) for section in augment]
-        changed[crops[0]]['size'] = size
-        phases.append((begin, compose(tuple(changed), 'augment')))
-    return tuple(phases)
 
 
 def _classes(section: Mapping[str, Any], data: sources.Data) -> int:

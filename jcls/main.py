@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave(EXIT_ERROR)
     if as_json:
         print(json.dumps(result))
-    return EXIT_INTERRUPTED if verb == 'train' and result['interrupted'] else 0
+    return EXIT_INTERRUPTED if verb == 'train' and result.get('interrupted') else 0
 
 
 def _split_overrides(

@@ -14,7 +14,7 @@ import pytest
 
 import jcls
 from jcls import models
-from jcls.config import diff, horizon
+from jcls.config import diff, horizon, read
 from jcls.config.schema import plain
 from jcls.data import augment
 from jcls.main import main
@@ -169,7 +169,7 @@ def test_every_argument_of_a_config_does_something(file):
     """Each argument is read, changes the config by itself, and stands in the docstring."""
     defaults = arguments(file)
     tree = ast.parse(file.read_text())
-    read = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    used = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     page = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == 'get_config')
     if not defaults:
         assert not page.args.args  # so that an argument is refused, not ignored
@@ -178,7 +178,7 @@ def test_every_argument_of_a_config_does_something(file):
         choices = [choice for choice in CHOICES.get(key, ()) if choice != value]
         scaled = f'{value}x' if isinstance(value, str) else value * 2 or 0.1
         changed = choices[0] if choices else scaled
-        assert f'args.{key}' in read
+        assert f'args.{key}' in used
         needs = NEEDS.get((file.name, key), '')
         assert diff(read(file, needs), read(file, f'{needs},{key}={changed}'))
         assert not diff(standard, read(file, f'{key}={value}')), key

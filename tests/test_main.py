@@ -20,11 +20,13 @@ from helpers.runs import TINY
 from jcls import arguments
 from jcls import main as command
 from jcls.config.schema import plain
+from jcls.data.augment import crop
 from jcls.distributed import launch
 from jcls.tools import config, evaluate, export, import_, plan, predict, prepare, preview, train
 from jcls.tools.bench.input import bench_input
 from jcls.tools.plan.measure import bench_step
 from jcls.training.loop import Result
+from jcls.weights import imported
 
 OVERRIDES = ['--config.duration=3 steps', '--config.log.every', '1 steps']
 
@@ -101,6 +103,7 @@ def last_line(out: str) -> Any:
         (['--config', 'FILE', '--workdir', 'w', '--dry'], '--dry'),
         (['--config', 'FILE', '--workdir', 'w', '--optimizer.lr=3'], '--optimizer.lr=3'),
         (['--config', 'FILE', '--workdir', 'w', '--config.optimizer.lr'], 'lacks a value'),
+        (['--config', 'FILE', '--distributed', 'maybe', '--workdir', 'w'], 'auto'),
         (['trian', '--config', 'FILE', '--workdir', 'w'], 'trian'),
         (['evalute', 'runs/x'], 'evalute'),
         (['evaluate'], 'workdir'),
@@ -129,7 +132,6 @@ def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(run, file, wor
         (['--config', 'FILE', '--workdir', 'w', '--config.schedule.warmup=5 moons'],
          "config.schedule.warmup: '5 moons'"),
         (['--config', 'FILE', '--workdir', 'w', '--config.optimizer.lr=0'], 'must be positive'),
-        (['--config', 'FILE', '--workdir', 'w', '--distributed=maybe'], '--distributed'),
         (['config', 'diff', 'FILE'], 'takes 2'),
         (['config', 'show', 'FILE', 'FILE'], 'takes 1'),
         (['config', 'show', '.'], 'not a workdir'),
@@ -384,6 +386,27 @@ def test_help_tells_the_defaults_of_the_functions(verb):
             continue  # a flag, or a default that the text describes in words
         assert told, action.dest
         assert told[1] == f'{default:g}' if isinstance(default, float) else str(default)
+
+
+CHOICES = {
+    ('train', 'mode'): launch.MODES,
+    ('evaluate', 'ema'): imported.EMA_CHOICES,
+    ('predict', 'ema'): imported.EMA_CHOICES,
+    ('import', 'ema'): imported.EMA_CHOICES,
+    ('import', 'interpolation'): crop.INTERPOLATIONS,
+    ('export', 'ema'): imported.EMA_CHOICES,
+    ('export', 'format'): export.FORMATS,
+    ('prepare', 'drop'): prepare.DROP,
+}
+
+
+@pytest.mark.parametrize('verb', arguments.VERBS)
+def test_choices_are_those_of_the_functions(verb):
+    """What the command line lets through is just what the functions know."""
+    parser = argparse.ArgumentParser()
+    arguments._ARGUMENTS[verb](parser)
+    listed = {a.dest: {*a.choices} for a in parser._actions if a.choices and a.option_strings}
+    assert listed == {dest: {*known} for (of, dest), known in CHOICES.items() if of == verb}
 
 
 def test_python_and_the_command_line_agree(run, file):

@@ -28,6 +28,10 @@ class Examples(NamedTuple):
     indices: np.ndarray
     seeds: np.ndarray
 
+    def first(self, count: int) -> Examples:
+        """The first `count` of them."""
+        return Examples(self.indices[:count], self.seeds[:count])
+
 
 Sampler = Callable[[int], Examples]  # from a step, counted from 0
 

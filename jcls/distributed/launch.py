@@ -20,10 +20,9 @@ import jax
 
 from jcls.config.parts import choose
 
-LAUNCHERS = (
-    'SLURM_STEP_NUM_TASKS',
-    'OMPI_COMM_WORLD_SIZE',
-)  # variables with the number of processes that a launcher started
+# Variables with the number of processes that a launcher started.
+LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
+MODES = ('auto', 'on', 'off')
 BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 SILENCE = 100  # seconds after which a process that does not answer is taken for dead
 GRACE = 2.0  # seconds that the first process gives the others to say why they end
@@ -38,7 +37,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
         always, 'off' never.
       wait: seconds after which the process gives up on the others and ends with exit code 1.
     """
-    choose(dict.fromkeys(('auto', 'on', 'off')), mode, '--distributed')
+    choose(dict.fromkeys(MODES), mode, '--distributed')
     if wait < 1:
         raise ValueError(f'--distributed_wait={wait}: seconds, at least 1')
     if mode == 'off' or (mode == 'auto' and not has_peers(os.environ)):

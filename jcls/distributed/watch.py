@@ -45,9 +45,8 @@ def watching() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(
-                GRACE / 2
-            )  # its cause may be the end of another, which is heard of meanwhile
+            # Its cause may be the end of another process, which is heard of meanwhile.
+            time.sleep(GRACE / 2)
         watch.leave(FAILED)
         raise
     watch.leave(DONE)

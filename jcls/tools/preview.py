@@ -77,12 +77,11 @@ def examples(experiment: Experiment, images: int, step: int) -> list[list[Pictur
         for i, row in enumerate(table):
             row.append(Picture(batch['image'][i], caption or _target(batch, i, data.train.classes)))
 
-    first = Examples(seen.indices[:images], seen.seeds[:images])
+    first = seen.first(images)
     add(first, step, f'step {step}')
     if experiment.mix is not None:
         groups = range(-(-images // experiment.mix.size))  # the groups of the images
-        count = len(groups) * experiment.mix.size
-        mixed = Examples(seen.indices[:count], seen.seeds[:count])
+        mixed = seen.first(len(groups) * experiment.mix.size)
         add(mixed, step, '', mix=experiment.mix, groups=groups)
     for later in range(epoch + 1, epoch + 1 + DRAWS):
         seeds = np.full(images, sampler.epoch_seed(seed, later))
@@ -95,9 +94,7 @@ def operations(experiment: Experiment) -> list[list[Picture]]:
     data, sections = experiment.data, experiment.config['augment']
     sample = experiment.train_sampler(sampler.ProcessShard(experiment.horizon.batch_size))
     index = int(sample(0).indices[0])
-    cut: list[
-        dict[str, Any]
-    ] = []  # operations that bring images to one size, which must come first
+    cut: list[dict[str, Any]] = []  # what brings images to one size must come first
     table = []
     for section in sections:
         chain = [*cut, section]

@@ -123,15 +123,14 @@ def run(
     """The verb: join the other processes of the run, if there are any, and train."""
     launch.initialize(**joining)
     if dry_run:
-        result = _dry_run(config, overrides)
-        return {'step': result.step, **result.metrics, 'interrupted': result.interrupted}
+        return _dry_run(config, overrides)
     with watch.watching():
         result = train(load_config(config, overrides), workdir)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}
 
 
-def _dry_run(path: str, overrides: Mapping[str, Any]) -> Result:
+def _dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if jax.process_count() > 1:
         raise ValueError('--dry_run is for one process: add --distributed=off')
     shrunk = dry_run(path, overrides)
@@ -139,5 +138,7 @@ def _dry_run(path: str, overrides: Mapping[str, Any]) -> Result:
     print('\n'.join(f'  --config.{key}={value}' for key, value in shrunk.items()))
     with tempfile.TemporaryDirectory() as folder:
         result = train(load_config(path, shrunk), folder, summary=False)
+    if result.interrupted:  # nothing is left that could be resumed
+        raise KeyboardInterrupt
     print(f'dry run of {path}: done')
-    return result
+    return {'step': result.step, **result.metrics}

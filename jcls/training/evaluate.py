@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jcls.config.parts import choose
+from jcls.training.metrics import Metric
 from jcls.training.step import Batch, EvalStep
 
 IMAGENET = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 224})
@@ -43,6 +45,32 @@ class EvaluateSettings:
             raise ValueError(f'config.evaluate.train_examples={count}: must not be negative')
         if size is not None and size < 1:
             raise ValueError(f'config.evaluate.batch_size={size}: at least 1')
+
+
+def check_best(
+    best: str | None,
+    metrics: Mapping[str, Metric],
+    settings: EvaluateSettings,
+    *,
+    averaged: bool,
+) -> None:
+    """Raise ValueError if config.checkpoint.best is not evaluated."""
+    if best is None:
+        return
+    known = [
+        f'{prefix}/{name}' for prefix in ('eval', 'eval_ema', 'eval_train') for name in metrics
+    ]
+    choose(dict.fromkeys(known), best, 'config.checkpoint.best')
+    prefix = best.split('/')[0]
+    if prefix == 'eval_ema' and not averaged:
+        raise ValueError(
+            f"config.checkpoint.best={best!r}, but config.ema.name='none': there are no averaged "
+            'weights'
+        )
+    if prefix == 'eval_train' and not settings.train_examples:
+        raise ValueError(
+            f'config.checkpoint.best={best!r} needs config.evaluate.train_examples > 0'
+        )
 
 
 def evaluate(

@@ -27,13 +27,8 @@ from jcls.workdir.files import METADATA
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURE_FIELDS = (
-    'name',
-    'stem',
-    'blocks',
-    'width',
-    'project_first',
-)  # fields of the model section
+ARCHITECTURE_FIELDS = ('name', 'stem', 'blocks', 'width', 'project_first')
+EMA_CHOICES = ('auto', 'yes', 'no')
 
 
 class Weights(NamedTuple):
@@ -67,7 +62,7 @@ def read(
     Raises:
       ValueError: if the source cannot be fetched or read, or is no ResNet of jcls.
     """
-    choose(dict.fromkeys(('auto', 'yes', 'no')), ema, 'ema')
+    choose(dict.fromkeys(EMA_CHOICES), ema, 'ema')
     path = fetch(str(source))
     if path.is_dir() and artifact.is_artifact(path):
         described, variables = artifact.read(path)

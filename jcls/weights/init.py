@@ -18,6 +18,7 @@ from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import load
 from jcls.weights.foreign.convert import adapt_channels, shown
+from jcls.weights.imported import EMA_CHOICES
 from jcls.weights.metadata import epsilon as read_epsilon
 from jcls.weights.metadata import model_of
 
@@ -55,7 +56,7 @@ class InitSettings:
     norm_eval: bool = False
 
     def __post_init__(self) -> None:
-        choose(dict.fromkeys(('auto', 'yes', 'no')), self.ema, 'config.init.ema')
+        choose(dict.fromkeys(EMA_CHOICES), self.ema, 'config.init.ema')
         choose(dict.fromkeys(('keep', 'new')), self.head, 'config.init.head')
         if isinstance(self.freeze, int) and self.freeze < -1:
             raise ValueError(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jcls import models
+from jcls.config.parts import choose
 from jcls.weights import imported
 from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_model_json
@@ -119,8 +120,7 @@ def choose_variables(
     tree: dict[str, Any], ema: str, path: str | Path
 ) -> tuple[dict[str, Any], bool]:
     """The averaged or the raw variables of a saved tree, and whether they are averaged."""
-    if ema not in ('auto', 'yes', 'no'):
-        raise ValueError(f"ema={ema!r}: one of 'auto', 'yes', 'no'")
+    choose(dict.fromkeys(imported.EMA_CHOICES), ema, 'ema')
     if ema == 'yes' and not tree.get('ema'):
         raise ValueError(f"ema='yes', but {path} has no averaged weights")
     averaged = bool(tree.get('ema')) and ema != 'no'

@@ -910,13 +910,13 @@ def test_a_dataset_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
-    """--help, a missing argument (2), a wrong value (1), and overrides, which need a config (2)."""
+    """--help, wrong flags (2), and overrides, which need a config (2)."""
     code, out, _ = run(capsys, '--help')
     assert code == 0
     for word in ('--name', '--val', '--val_fraction', '--max_side', '--quality', '--drop', 'OUT'):
         assert word in out
     assert run(capsys, 'src')[0] == 2
-    assert run(capsys, 'src', 'out', '--drop', 'all')[0] == 1
+    assert run(capsys, 'src', 'out', '--drop', 'all')[0] == 2
     code, _, err = run(capsys, tmp_path, 'out', '--config.seed=1')
     assert (code, 'config.seed' in err) == (2, True)
 

@@ -287,7 +287,7 @@ def test_what_timm_says_is_another_network_is_refused(
     config = json.loads((tmp_path / 'in' / 'config.json').read_text())
     (tmp_path / 'in' / 'config.json').write_text(json.dumps({**config, **changes}))
     if refused is None:
-        assert files.read(tmp_path / 'in').known['mean'] == config['pretrained_cfg']['mean']
+        assert files.read(tmp_path / 'in').metadata['mean'] == config['pretrained_cfg']['mean']
     else:
         with pytest.raises(ValueError, match=f'config.json.*{refused}'):
             files.read(tmp_path / 'in')

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jcls.config.horizon import Horizon
 from jcls.config.parts import part
 from jcls.data.augment import autoaugment, colour, crop, erase, geometry, grids, policies
 from jcls.data.augment.chain import Chain
@@ -29,6 +30,32 @@ def compose(sections: Sequence[dict[str, Any]], where: str) -> Chain:
         except ValueError as error:
             raise ValueError(f'config.{where}[{i}]: {error}') from None
     return Chain(operations, where)
+
+
+def compose_by_step(
+    augment: tuple, sizes: tuple[tuple[str, int], ...], horizon: Horizon
+) -> tuple[tuple[int, Chain], ...]:
+    """The (first step, chain) of each part of a run in which `sizes` change the images' size."""
+    parts = [(0, compose(augment, 'augment'))]
+    crops = [i for i, section in enumerate(augment) if section['name'] == 'random_resized_crop']
+    if sizes and len(crops) != 1:
+        raise ValueError(
+            f'config.sizes={sizes} is about the one random_resized_crop of config.augment, but '
+            f'there are {len(crops)}'
+        )
+    for i, (when, size) in enumerate(sizes):
+        if size < 1:
+            raise ValueError(f'config.sizes[{i}]: {size} pixels; at least 1')
+        begin = horizon.every(when, f'sizes[{i}]')
+        if not parts[-1][0] < begin < horizon.total:
+            raise ValueError(
+                f'config.sizes[{i}]: {when!r} is step {begin}; times must increase, and lie before '
+                f'the end of the run, step {horizon.total}'
+            )
+        changed = [dict(section) for section in augment]
+        changed[crops[0]]['size'] = size
+        parts.append((begin, compose(tuple(changed), 'augment')))
+    return tuple(parts)
 
 
 OPERATIONS: dict[str, Callable[..., Operation]] = {

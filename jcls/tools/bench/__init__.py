@@ -24,14 +24,14 @@ OPTIONS = {  # options of each benchmark, which the other would ignore
 
 
 def run(
-    overrides: Mapping[str, Any], *, what: str, config: str, cores: int | None = None, **given: Any
+    overrides: Mapping[str, Any], *, what: str, config: str, cores: int = 0, **given: Any
 ) -> dict[str, Any]:
     """The verb: measure, print tables and return the figures for --json."""
     for other, names in OPTIONS.items():
         for name in names:
             if what != other and name in given:
                 raise ValueError(f'--{name} is of `bench {other}`; `bench {what}` has none')
-    if cores is not None:
+    if cores:
         _pin(cores)
     tree = load_config(config, overrides)
     return _step(tree, **given) if what == 'step' else _input(tree, **given)

@@ -80,13 +80,8 @@ DEVICE_KINDS = {  # names of the chips in JAX
     'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
 }  # fmt: skip
 
-OTHER_VARIANTS = (
-    'PCIe',
-    '40GB',
-    'NVL',
-    'GH200',
-    'GB200',
-)  # variants of GPUs with other peaks than the table's
+# Variants of GPUs with other peaks than the table's.
+OTHER_VARIANTS = ('PCIe', '40GB', 'NVL', 'GH200', 'GB200')
 
 # What XLA:GPU must know about a chip that is not here: streaming multiprocessors, MHz, L2 cache,
 # shared memory of a block and of a multiprocessor in KiB, compute capability.

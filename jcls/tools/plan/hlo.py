@@ -27,9 +27,7 @@ BODY = r'body=%?([\w.\-]+)'
 CONDITION = r'condition=%?([\w.\-]+)'
 CALLS = r'calls=%?([\w.\-]+)'
 OPERANDS = r'%([\w.\-]+)'
-CONTRACTED = (
-    r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # in a dot, and in a call of cuBLAS
-)
+CONTRACTED = r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'  # in a dot; in a call of cuBLAS
 LABELS = r'dim_labels=\w+_(\w+)->'
 SCOPE = r'op_name="([^"]*)"'
 TARGET = r'custom_call_target="([^"]*)"'

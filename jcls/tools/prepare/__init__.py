@@ -24,6 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jcls.config.parts import choose
 from jcls.host.machine import cores
 from jcls.host.progress import progress
 from jcls.tools.prepare import write
@@ -36,6 +37,7 @@ from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 from jcls.tools.prepare.report import compose, printable, rows, sort_out
 
 SHARD_BYTES = 256 << 20
+DROP = ('none', 'damaged')
 NAMED = 10  # damaged files that an error message names
 
 
@@ -153,8 +155,7 @@ def _check(
         raise ValueError(f'--quality={quality}: must be in 1..100')
     if workers < 1:
         raise ValueError(f'--workers={workers}: must be at least 1')
-    if drop not in ('none', 'damaged'):
-        raise ValueError(f"--drop={drop!r}: known are 'none' and 'damaged'")
+    choose(dict.fromkeys(DROP), drop, '--drop')
 
 
 def _fraction(val_fraction: float | None, found: Listing) -> float:

@@ -26,13 +26,7 @@ from jcls.host import tensorflow
 from jcls.host.tensorflow import tf
 from jcls.tools.prepare.listing import File
 
-READABLE = (
-    'JPEG',
-    'MPO',
-    'PNG',
-    'BMP',
-    'GIF',
-)  # formats that training reads; MPO begins with a JPEG
+READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # by training; an MPO begins with a JPEG
 FORMATS = (*READABLE, 'WEBP', 'TIFF', 'JPEG2000', 'AVIF', 'PPM')
 MOVING = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')  # formats that may have frames or pages
 ORIENTATION = 0x0112  # the tag in EXIF
