@@ -1,9 +1,9 @@
 """The arguments of the command line: the verbs and what each takes.
 
-This file imports nothing else, so that ``jcls --help`` loads neither JAX nor TensorFlow. An
-argument that is not given is not passed on, so that the verb's function decides the default, which
-the help text repeats as '(default: ...)'. So are choices, for a wrong
-one to be an error at once.
+This file imports nothing of jcls, so that ``jcls --help`` loads neither JAX nor TensorFlow. An
+argument that is not given is not passed on, so that the verb's function decides the default. The
+help text repeats the default as '(default: ...)'. The choices of an argument are repeated here,
+too, so that a wrong one is an error at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Train ResNet image classifiers with JAX.
 
 Every field of a config can be set as --config.section.field=value. The same command in the same
 workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM or
-SIGINT with the state saved, 130 interrupted outside of training or twice.
+SIGINT with the state saved, 130 interrupted outside of training, in a dry run, or twice.
 """
 
 
@@ -167,7 +167,10 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     add('--per_chip_batch', type=int, metavar='N', help=text)
     text = 'do not look for the largest batch that fits'
     add('--no_search', dest='search', action='store_false', help=text)
-    text = "folder that keeps results; 'auto' is plans/ in the cache, '' none (default: auto)"
+    text = (
+        "folder that keeps results; 'auto' is plans/ in jcls's cache (~/.cache/jcls), '' is none "
+        '(default: auto)'
+    )
     add('--keep', metavar='DIR', help=text)
 
 

@@ -320,13 +320,18 @@ def test_a_run_that_fails_exits_with_1(run, file, monkeypatch, kind):
 
 
 def test_an_interrupted_run_exits_with_75(run, file, monkeypatch):
-    """A launcher sees by the code that the same command resumes, and --json says so, too."""
+    """A launcher sees by the code that the same command resumes, and --json says so, too; an
+    interrupted dry run exits with 130."""
     result = Result(2, 3, {}, Path('w'), 'SIGTERM')
     monkeypatch.setattr(train, 'train', mock.Mock(return_value=result))
     code, out, _ = run('--config', file, '--workdir', 'w', '--json')
     assert code == 75
     expected = {'step': 2, 'total': 3, 'workdir': 'w', 'interrupted': 'SIGTERM'}
     assert last_line(out) == expected
+    code, out, err = run('--config', file, '--dry_run')  # of which nothing is left to resume
+    assert code == 130
+    assert 'interrupted' in err
+    assert 'done' not in out
 
 
 def test_a_dry_run_keeps_what_the_user_sets(run, file):

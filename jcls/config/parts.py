@@ -35,8 +35,8 @@ def part(table: Mapping[str, Any], name: str, what: str) -> Any:
     """Return ``table[name]``, or the function that a name with a colon refers to.
 
     Raises:
-      ValueError: for an unknown name, a module that cannot be imported, or a function with other
-        positional parameters than the table's entries.
+      ValueError: for an unknown name, a module that cannot be imported, or a function with more
+        or fewer positional parameters than the table's entries.
     """
     if not is_own(name):
         return choose(table, name, what)

@@ -120,7 +120,7 @@ def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tup
 
 
 def _renamed(values: Any, section: Section, where: str, name: str) -> dict[str, Any]:
-    """The section after a change of ``name``, without fields that the new choice lacks."""
+    """The section with a new ``name``, without the old choice's fields that the new one lacks."""
     table = typing.cast(Any, section.table)
     old = values.get('name')
     if old is None and section.function:
@@ -153,7 +153,7 @@ def is_host_specific(sections: Sections, field: str) -> bool:
 
 
 def _owner(sections: Sections, field: str) -> tuple[Section, str]:
-    """The section of a field and the field's name in it; evaluate.preprocess[0] counts as one."""
+    """The section of a field, and its name there: of 'evaluate.preprocess[0].size', preprocess."""
     where, name, *_ = [*re.split(r'[.\[]', field), '']
     return (sections[where], name) if where in sections else (sections[''], where)
 

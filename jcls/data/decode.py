@@ -40,8 +40,8 @@ def size(image: Image) -> tuple[Any, Any]:
 def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> list[Any]:
     """Control inputs that fail with `complaint` unless ``holds(height, width)``.
 
-    In a graph that knows the size, the failure is a ValueError now, because XLA leaves assertions
-    out.
+    In a graph that knows the size, it is a ValueError when the graph is traced, because XLA leaves
+    assertions out.
     """
     traced = not tf.executing_eagerly()
     if traced and not is_encoded(image) and image.shape.is_fully_defined():

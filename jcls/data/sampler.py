@@ -67,7 +67,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
 def epoch_seed(seed: int, epoch: int, copy: int = 0) -> int:
     """The seed, a signed 64-bit integer, of the augmentation of an epoch's examples.
 
-    `copy` counts the copies of an example within a batch.
+    `copy` counts the draws of one example within the epoch, from 0.
     """
     seeds = np.random.SeedSequence((seed, epoch, copy)).generate_state(1, np.uint64)
     return int(seeds.view(np.int64)[0])

@@ -76,7 +76,8 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
 def has_peers(env: Mapping[str, str]) -> bool:
     """Whether the environment shows that this is one of several processes of a run.
 
-    srun, mpirun or a TPU launcher sets variables of its own; by hand one sets `BY_HAND`, all three.
+    srun, mpirun or a TPU launcher sets variables of its own. By hand one sets all of `BY_HAND`; to
+    set only some of them is a ValueError.
     """
     given = [name for name in BY_HAND if env.get(name)]
     if given and len(given) < len(BY_HAND):

@@ -101,7 +101,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 def put_batches(
     batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """`put_batch` each of `batches`, `AHEAD` of them before they are used."""
+    """Yield the `put_batch` of each of `batches`, started `AHEAD` batches before it is used."""
     waiting: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
         waiting.append(put_batch(batch, mesh))

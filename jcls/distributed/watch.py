@@ -35,7 +35,8 @@ def watching() -> Iterator[None]:
     """End this process with a message and code 1 when another one dies or fails inside.
 
     A process that leaves with an exception has failed. All processes must enter this context, after
-    `jcls.distributed.launch.initialize`, as `jcls.main` does. A single process watches nothing.
+    `jcls.distributed.launch.initialize`, as `jcls.tools.train.run` does. A single process watches
+    nothing.
     """
     if jax.process_count() == 1:
         yield
@@ -59,7 +60,7 @@ class _Watch:
         self.index, self.count = jax.process_index(), jax.process_count()
         self.peers: list[socket.socket] = []
         self.all_here = threading.Event()
-        self.over = threading.Lock()  # held once any process has ended
+        self.over = threading.Lock()  # held once this process ends, or another one dies or fails
         if self.index:
             self._connect(gather({})[0])
             return
@@ -70,7 +71,7 @@ class _Watch:
         self.all_here.wait(PATIENCE)
 
     def leave(self, word: str) -> None:
-        """Tell the others how this process ends, unless one ended before; then stop watching."""
+        """Tell the others how this process ends, unless one died or failed; stop watching."""
         if self.over.acquire(blocking=False):
             self._send_all(word)
 
@@ -159,7 +160,7 @@ def _server(backlog: int) -> socket.socket:
 
 
 def _lines(peer: socket.socket) -> TextIO:
-    """A reader of what a peer says, line by line; a peer needs one only, since it reads ahead."""
+    """A reader of what a peer says, by lines; a peer must have only one, since it reads ahead."""
     peer.settimeout(PATIENCE)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, 'TCP_KEEPIDLE'):

@@ -1,7 +1,7 @@
 """Results that take long to compute from files, kept on disk until the files change.
 
 Everything that jcls caches lies in one folder: $JCLS_CACHE, else $XDG_CACHE_HOME/jcls, else
-~/.cache/jcls. Deleting it costs the time to compute them again, and nothing else.
+~/.cache/jcls. Deleting it costs the time to compute and download it again, and nothing else.
 """
 
 from __future__ import annotations

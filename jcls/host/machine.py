@@ -29,7 +29,7 @@ def processor() -> str:
 def available_memory(root: str = '/') -> float | None:
     """Bytes of memory that are free without swapping, as the system under `root` says, or None.
 
-    In a container the limit counts.
+    In a container it is at most what the container's limit leaves.
     """
     base, found = Path(root), []
     try:

@@ -19,9 +19,10 @@ PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` are done, by a function that adds a number to them, from any thread.
+    """Show how many of `total` are done. Gives a function that adds a number to them.
 
-    Nothing is shown in the first `PATIENCE` seconds. Without a terminal, lines go to the log.
+    The function may be called from any thread. Nothing is shown in the first `PATIENCE` seconds.
+    Without a terminal, lines go to the log.
     """
     console = Console(stderr=True)
     bar = Progress(

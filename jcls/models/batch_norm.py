@@ -6,9 +6,9 @@ ghost batches).
 Most of a bottleneck ResNet's memory traffic is the wide output of its last 1x1 convolution: batch
 normalisation reads it twice more before it is added to the shortcut, and the backward pass four
 times. None of that is needed. The product y = x w has the mean m w and the variance diag(w' C w),
-with the mean m and the covariance C of the narrow x. The backward pass needs only the sum of dy y,
-which is diag(w' x' dy), a by-product of the weight's gradient. So in `normalised_product` y goes
-from the matrix product straight into the sum and is never stored.
+with the mean m and the covariance C of the narrow x. Of y, the backward pass needs only the sum of
+dy y, which is diag(w' x' dy), a by-product of the weight's gradient. So in `normalised_product` y
+goes from the matrix product straight into the sum and is never stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jax import lax
 
 from jcls.models import cpu_gradients
 
-EXACT = lax.Precision.HIGHEST  # for float32 products, whose factors TPUs round to bfloat16 else
+EXACT = lax.Precision.HIGHEST  # for float32 products; else TPUs round the factors to bfloat16
 
 
 def param_dtype() -> Any:

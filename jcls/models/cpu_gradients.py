@@ -3,7 +3,8 @@
 XLA derives good gradients of these for TPUs and GPUs. For CPUs it turns the gradient of a kernel
 into a convolution whose window is the whole image, after transposing both operands, and that of max
 pooling into a search for the largest entry of every window and a scatter. The same sums, written as
-they are here, are several times faster. The platform that a program is lowered for decides.
+they are here, are several times faster. The platform that a program is lowered for decides which
+of the two runs.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 def kernel_gradient(x: jax.Array, dy: jax.Array, size: int, stride: int) -> jax.Array:
     """The kernel's gradient of `convolve` with one group, from x and dy.
 
-    [N, H, W, C], [N, h, w, K] -> [size, size, C, K]. Each term is the matrix of the patches of some
-    rows of all images, times the matrix of the same rows of dy.
+    [N, H, W, C], [N, h, w, K] -> [size, size, C, K]. It is a sum over parts of the rows of dy: the
+    matrix of their patches in all images, times the matrix of dy there.
     """
     (n, h, w, features), channels = dy.shape, x.shape[-1]
     dtype, taps, width = _sum_dtype(x), range(size), size**2 * channels

@@ -1,9 +1,9 @@
 """The layers of a ResNet except its norm: convolution, ReLU, drop path, classifier.
 
-They differ from `flax.linen`'s if published weights need it (torch's explicit padding, untruncated
-fan-out initialisation) or speed does (1x1 convolutions as matrix products).
-Parameters live in the parameter dtype (float32; float64 under
-``jax_enable_x64``), activations in the compute dtype of the input.
+They differ from `flax.linen`'s where published weights need it (torch's explicit padding,
+untruncated fan-out initialisation) or where speed does (1x1 convolutions as matrix products).
+Parameters live in the parameter dtype (float32; float64 under ``jax_enable_x64``), activations in
+the compute dtype of the input.
 
 Papers: He et al. 2015 (1502.01852, initialisation); Huang et al. 2016 (1603.09382, stochastic
 depth).

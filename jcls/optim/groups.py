@@ -57,7 +57,7 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
 
 
 def depths(params: Any) -> Any:
-    """The tree of `params` with the number of blocks between each leaf's block and the last one.
+    """The tree of `params` with how many blocks each leaf's block is before the last one.
 
     Blocks are the parts of the model: the stem, every residual block, the head (which gets 0).
     """

@@ -39,8 +39,8 @@ class Groups(NamedTuple):
 class Optimizer(NamedTuple):
     """`direction` turns gradients into the direction of the update; `peak` is the peak rate.
 
-    It is called as ``direction.update(gradients, state, params, lr=lr)``; a few optimizers need the
-    rate.
+    The direction is ``direction.update(gradients, state, params, lr=lr)``; `lr` is for optimizers
+    that need the rate.
     """
 
     direction: optax.GradientTransformationExtraArgs

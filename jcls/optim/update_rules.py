@@ -96,7 +96,7 @@ def rmsprop_tf(
 def adam(
     decay: Decay, *, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    """torch's Adam: m / (sqrt(v) + epsilon) of bias-corrected moments.
+    """torch's Adam if decay is coupled: m / (sqrt(v) + epsilon) of bias-corrected moments.
 
     m <- b1 * m + (1 - b1) * g and v <- b2 * v + (1 - b2) * g^2.
     """

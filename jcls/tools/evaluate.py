@@ -32,7 +32,8 @@ def evaluate(
       step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' evaluates averaged weights if there are any, 'yes' insists, 'no' the raw ones.
       overrides: changes to the config, such as {'data.dir': ..., 'evaluate.batch_size': 500}. The
-        sections model (except its dtype), norm and init belong to the weights and stay.
+        sections model (except its dtype), norm and init belong to the weights, so changes to them
+        are an error.
       config: config file whose data to evaluate on, instead of the workdir's own. The network and
         the preprocessing remain those of the weights.
       data: images and labels in memory to evaluate on, see `jcls.build`: the part of them that is

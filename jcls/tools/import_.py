@@ -44,8 +44,8 @@ def import_weights(
         own preprocessing, if it is known, or else 256 and 224.
       crop: side of the central square.
       interpolation: interpolation of the resize, together with `resize` and `crop`.
-      channels: number of channels of an image; weights for colour are adapted to it. None for the
-        weights' own.
+      channels: number of channels of an image. The first convolution of weights for colour is
+        adapted to it, and mean and std are averaged. None for the weights' own.
 
     Raises:
       ValueError: if the source cannot be fetched or read, is no ResNet of jcls, or `out` exists.

@@ -93,7 +93,7 @@ def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _within_two_steps(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides that set every length of time in a schedule to one or two steps.
+    """Overrides that set every length of time in a schedule to one step, and leave the warm-up out.
 
     Lists of times, and lists of values beside them, keep their first entry.
     """

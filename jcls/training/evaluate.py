@@ -25,8 +25,9 @@ class EvaluateSettings:
         only the one at the end of the run.
       preprocess: operations on an image, in their order, as for ``augment``.
       batch_size: examples in a batch, which changes no result; None for the training batch.
-      train_examples: number of training images to evaluate on as well, without augmentation and
-        always the same ones (``eval_train/...``): accuracy on augmented images says little.
+      train_examples: number of training images (at most all) to evaluate on as well, without
+        augmentation and always the same ones (``eval_train/...``): accuracy on augmented images
+        says little.
       at_start: evaluate before the first update, too.
       metrics: names from `jcls.training.metrics.METRICS`, or your own, 'package.module:function': a
         function of logits [N, K] and labels [N] to [N], or to [N, D] for a vector of D numbers.

@@ -190,7 +190,7 @@ class Experiment:
         )
 
     def with_teacher(self, step: int | str | None) -> Experiment:
-        """The experiment with this checkpoint of the teacher; None for the one the config names.
+        """The experiment with this checkpoint of the teacher; None for what the config names now.
 
         A run keeps the checkpoint that it began with, even if the teacher has newer ones.
         """
@@ -214,13 +214,13 @@ class Experiment:
 
     @property
     def groups(self) -> int:
-        """The number of groups in a global batch, of mixing or else of BatchNorm."""
+        """The number of groups in a batch, of mixing or BatchNorm; repeats are spread over them."""
         if self.mix is not None:
             return self.mix.groups
         return group_count(self.horizon.batch_size, self.config['norm']['batch_size'])
 
     def eval_batches(self, source: Source, examples: np.ndarray) -> Iterator[Batch]:
-        """Batches of `examples` (int64 indices) of `source`, each once, preprocessed."""
+        """Batches, on the devices, of each of `examples` (int64 indices) of `source` once."""
         sample, steps = sampler.eval_sampler(examples, process_shard(self.eval_batch_size))
         return self._batches(source, self.eval_operation, sample, 0, steps)
 
@@ -255,7 +255,7 @@ class Experiment:
         return None if best is None else self.metrics[best.split('/')[1]].higher_is_better
 
     def metadata(self) -> dict[str, Any]:
-        """The content of model.json."""
+        """The content of model.json when a run starts."""
         content = metadata.of_run(
             self.config,
             classes=self.data.train.classes,

@@ -76,7 +76,7 @@ def paths(trained: Any) -> frozenset[str]:
 
 
 def report(variables: Any, groups: Groups, frozen: Frozen) -> Table:
-    """A table of how many numbers of each part are trained and decayed, and of its statistics move.
+    """A table by part: how many numbers are trained and decayed, and how many statistics move.
 
     `variables` may be shapes; a part is the stem, a stage or the head.
     """

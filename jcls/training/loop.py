@@ -76,7 +76,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         evaluated = bool(start and checkpoints.metrics(start))
 
         def keep(line: dict[str, Any]) -> bool:
-            """Whether a line of the log is from before the checkpoint that the run goes on from."""
+            """Whether to keep a line of the log: those up to the checkpoint; without one, none."""
             again = not evaluated and any(key.startswith('eval') for key in line)
             return state is not None and line['step'] <= start - again
 
@@ -126,7 +126,7 @@ def _run(
     def due(step: int, what: str) -> bool:
         return step == total or bool(every[what] and step % every[what] == 0)
 
-    # A signal ended the run before an evaluation that was due, so make up for it now.
+    # If a signal ended the run before an evaluation that was due, that one is made up for now.
     at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')
     if at_start and not evaluated:
         log.evaluation(start, experiment.evaluations(state.variables, state.ema))

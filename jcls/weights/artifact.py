@@ -66,7 +66,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def new_folder(path: str | Path) -> Path:
-    """The absolute path of a folder to make; a ValueError if there is something already."""
+    """The absolute path of a folder to make; a ValueError unless it is new or empty."""
     folder = local(path).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'{folder} exists and is not empty; name a new folder')

@@ -1,4 +1,4 @@
-"""Fetching weights: a local path, an https address or a name on the Hub becomes a local file.
+"""Fetching weights: a path, an https address or a name on the Hub becomes a local file or folder.
 
 Downloads stay in the cache of jcls (`jcls.host.cache`), those from the Hub in the cache of
 ``huggingface_hub``.
@@ -31,7 +31,7 @@ HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's names end in the beginning of t
 
 
 def is_remote(source: str) -> bool:
-    """Whether `source` is an https address or a name on the Hub."""
+    """Whether `source` is an address (http or https) or a name on the Hub."""
     return source.startswith((HUB, 'https://', 'http://'))
 
 

@@ -86,9 +86,8 @@ def read(
         description = revised(exported, known or {}, str(source))
     else:
         beside = weights.metadata
-        if (
-            converted.section['num_classes'] is None
-        ):  # a backbone; the file's class names belong to its head
+        if converted.section['num_classes'] is None:
+            # A backbone: the file's class names belong to its head.
             beside = {key: value for key, value in beside.items() if key != 'classes'}
         known = {**_published(path), **beside, **(known or {})}
         channels = converted.variables['params']['stem']['conv1']['kernel'].shape[2]

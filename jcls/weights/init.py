@@ -37,7 +37,8 @@ class InitSettings:
       step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' takes averaged weights if the source has them, 'yes' insists, 'no' takes the raw
         ones.
-      prefix: part of the source's variables to use, by its names, such as 'encoder'.
+      prefix: use only the variables below this path in the source, in its own names, such as
+        'encoder'.
       head: 'keep' the source's classifier, or make a 'new' one for other classes.
       freeze: -1 for nothing, 0 for the stem, k for the stem and stages 1 to k, as mmpretrain's
         ``frozen_stages``; or regular expressions that match whole parameter paths, such as
@@ -111,7 +112,7 @@ def source_variables(
 
 
 def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
-    """Raise ValueError if the source's model differs from `model`; both are `jcls.models.ResNet`.
+    """Raise ValueError if the source's model is built otherwise than `model`.
 
     Two networks may have the same parameters and yet compute different things.
     """

@@ -54,7 +54,7 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metadata (the content of model.json) and the variables of what `load` takes.
 
-    For a run, the metadata also has 'step', 'metrics' and 'averaged' of these very weights. `path`
+    For a run, the metadata also have 'step', 'metrics' and 'averaged' of these very weights. `path`
     may also be any folder in which Orbax saved a tree; its metadata are empty. `prefix` selects a
     part of the variables by the source's own names.
     """

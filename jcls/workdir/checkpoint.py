@@ -29,7 +29,7 @@ policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
-VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that a model needs
+VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that hold a model's variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class Checkpoints:
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """{'params': ..., 'batch_stats': ..., 'ema': ...}, as Orbax saved them, as NumPy arrays.
+    """Those of 'params', 'batch_stats' and 'ema' that Orbax saved in `folder`, as NumPy arrays.
 
     Raises:
       ValueError: if this is no checkpoint of Orbax, or holds none of these.

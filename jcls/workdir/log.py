@@ -136,7 +136,7 @@ class Log:
         self._clock, self._clock_step = time.perf_counter(), step
 
     def close(self) -> None:
-        """Write everything to disk and remove the display."""
+        """Stop the display and write everything to disk."""
         self._progress.stop()
         if self._writer is not None:
             self._writer.close()
@@ -189,7 +189,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Keep only the lines of a metrics.jsonl that `keep` says, atomically."""
+    """Keep only the lines of a metrics.jsonl for which `keep` is true; atomically."""
     if path.exists():
         kept = [json.dumps(line) + '\n' for line in read(path) if keep(line)]
         temporary = path.with_suffix('.tmp')

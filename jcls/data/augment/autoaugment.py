@@ -1,7 +1,7 @@
 """AutoAugment: two operations that follow each other, drawn from the 25 pairs that a search found.
 
-Cubuk et al. 2018 (1805.09501). The tables and their magnitudes are torchvision's (v0.29); In
-timm and in the paper a bin becomes another magnitude.
+Cubuk et al. 2018 (1805.09501). The tables and their magnitudes are torchvision's (v0.29). In timm
+and in the paper a bin becomes another magnitude.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from jcls.data.augment.operation import (
 from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
-TRIES = 10  # boxes that are tried before nothing is erased
+TRIES = 10  # tries for each box before it is left out
 MODES = ('constant', 'channel', 'pixel')
 
 
@@ -49,8 +49,8 @@ def random_erasing(
 
     The number of boxes is uniform in 1..count. The area of each is U(scale) of the image's, over
     the number of boxes; its height / width is exp(U(log ratio)); its sides are rounded half to
-    even. The first of ten such boxes that is lower and narrower than the image is placed uniformly.
-    If there is none, nothing is painted.
+    even. For each, the first of ten tries that is lower and narrower than the image is placed
+    uniformly; if there is none, this box is left out.
 
     Args:
       probability: probability of painting.

@@ -192,7 +192,7 @@ def blur(image: Any, value: Any, most: float) -> Any:
     of the pixels within its radius, of which the outermost two count in part; weights have 24 bits.
     """
     height, width, channels = image.shape
-    reach = int((math.sqrt(4 * most**2 + 1) - 1) / 2) + 1  # radius of a box, pixels
+    reach = int((math.sqrt(4 * most**2 + 1) - 1) / 2) + 1  # pixels to each side, largest box
     variance = value**2 / 3
     inner = tf.floor((tf.sqrt(12 * variance + 1) - 1) / 2)
     outer = (2 * inner + 1) * (inner * (inner + 1) - 3 * variance)

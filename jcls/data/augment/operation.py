@@ -49,7 +49,7 @@ class Rng(NamedTuple):
 
     def _steps(self, shape: tuple[int, ...], stream: int) -> Any:
         """Uniform whole numbers in 0..2^23-1, as float32."""
-        # The first word of the key is the seed of the epoch, so any odd stride will do.
+        # The first word of the key is a random number of the epoch, so any odd stride will do.
         key = tf.add(self.key, [stream * STRIDE, 0])
         # TensorFlow and XLA draw the same bits, but make different fractions of them.
         bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')

@@ -79,7 +79,7 @@ def space(
 ) -> np.ndarray:
     """Values of torchvision's operations, float32 [2 signs, operations of `TORCHVISION`, bins].
 
-    Each value rises with the bin, from no change to the number given here.
+    Each operation grows stronger with the bin, from no change to the number given here.
 
     Args:
       bins: number of magnitudes.

@@ -57,8 +57,7 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
         return f'{parts[which].file}[{parts[which].first + row - firsts[which]}]'
 
     def fetch(row: Any) -> bytes:
-        # Bytes and not an array of them, because numpy_function never frees the elements of an
-        # array.
+        # Not an array of bytes: numpy_function never frees the elements of such an array.
         try:
             return records[int(row)]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
@@ -108,14 +107,14 @@ def _labels(
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files by so many, as far as the system allows.
+    """Let this process have `count` + `SPARE_FILES` files open, as far as the system allows.
 
     Raises:
       ValueError: if the system does not allow enough.
     """
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no such module
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + SPARE_FILES

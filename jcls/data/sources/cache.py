@@ -1,7 +1,8 @@
 """Examples kept in memory: as they are stored, or decoded.
 
 Each host keeps every example, because its part of a batch comes from the whole data set. `cached`
-refuses at once what needs too much memory; the examples are read when the first one is needed.
+logs at once how much memory that takes, and refuses what is too much; the examples are read when
+the first one is needed.
 
 Decoded images need no decoder any more. But they were decoded whole, so damage that some crops of a
 JPEG would not see masks the image in every epoch.
@@ -75,7 +76,7 @@ def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
 def needed(source: Source, kind: str) -> float:
     """Bytes that a source's examples take, 'encoded' or 'decoded', estimated from a sample.
 
-    JPEGs are not decoded, their headers suffice. Images that cannot be read are left out.
+    Of a JPEG only the header is read, not the pixels. Images that cannot be read are left out.
     """
 
     def size(index: Any) -> Any:

@@ -59,7 +59,7 @@ def from_python(
 
 
 def checksum_of(data: Any) -> int:
-    """The CRC-32 of all images and labels; of images that are files, of their names."""
+    """The CRC-32 of all labels and images; of an image given as a path, of the path alone."""
     parts = data if isinstance(data, Mapping) and 'train' in data else {'': data}
     crc = 0
     for name, part in parts.items():
@@ -118,7 +118,8 @@ def _source(
     shapes = {array.shape for array in pixels if isinstance(array, np.ndarray)}
     if len(shapes) == 1 and all(isinstance(array, np.ndarray) for array in pixels):
         return from_memory(np.stack(pixels), labels, classes, f'{what} image')
-    # Sizes differ, or some images are files: make all of them files, as PNG, which keeps pixels.
+    # Sizes differ, or some images are files: make the arrays files, too, as PNG, which keeps their
+    # pixels.
     encoded = [_png(item) if isinstance(item, np.ndarray) else item for item in pixels]
     contents, targets = constant(np.array(encoded, object)), constant(labels)
 

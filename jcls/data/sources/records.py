@@ -59,7 +59,7 @@ def records(
 
 
 def find_shards(root: Path, pattern: str, field: str) -> list[str]:
-    """The files that match, sorted; a ValueError if one of x-00000-of-00004 is missing."""
+    """The files that match, sorted; a ValueError if names like x-00000-of-00004 are incomplete."""
     shards = sorted(str(path) for path in root.glob(pattern) if path.is_file())
     if not shards:
         beside = ', '.join(sorted(entry.name for entry in os.scandir(root))[:4]) or 'nothing'

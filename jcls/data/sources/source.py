@@ -31,7 +31,7 @@ class Source:
       examples: number of examples.
       classes: names of the classes.
       find_labels: function that gives all labels, [N] integers, perhaps after a pass over the data.
-        None if that would mean reading every image; see `labels`.
+        None if the source refuses to give them all at once; see `labels`.
       name: function from an index to the example's name in a message, such as its path.
       channels: number of channels of a decoded image.
       image_size: (height, width) if all images share it, else None.
@@ -52,7 +52,7 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """All labels, int32 [N]; a ValueError if that would mean reading every image."""
+        """All labels, int32 [N]; a ValueError if the source refuses to give them all at once."""
         if self.find_labels is None:
             raise ValueError(
                 f'the labels of {self.name(0)} and the others are inside TFRECORD files, which '
@@ -138,7 +138,7 @@ def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
 
 
 def class_names(file: str) -> tuple[str, ...]:
-    """The class names in a text file, one on each line, in the order of labels; no blank lines."""
+    """The class names in a text file, one a line, in label order; blank lines do not count."""
     try:
         lines = Path(file).expanduser().read_text('utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     classes: int
 
     def check(self, record: bytes, name: str) -> None:
-        """Raise a ValueError with the features of `record`, called `name`, if they are others."""
+        """Raise ValueError if `record`, called `name`, has another layout; it lists what it has."""
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         try:

@@ -2,8 +2,9 @@
 
 A shard is a sequence of records. Each has the length in 8 bytes, little endian, their masked
 CRC-32C in 4, the payload, and its masked CRC-32C in 4:
-https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details Indexing reads and
-checks only the 12 bytes before each payload; reading a record checks the rest.
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+
+Indexing reads and checks only the 12 bytes before each payload; reading a record checks the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jcls.host.progress import progress
 from jcls.host.tensorflow import tf
 
 HEADER, FOOTER = 12, 4  # bytes before and after a payload
-THREADS = 32  # more than cores, since they wait for the disk
+THREADS = 32  # they wait for the disk, not for the processor
 
 
 def index(shards: Sequence[str]) -> np.ndarray:

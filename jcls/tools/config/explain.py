@@ -104,8 +104,8 @@ def _frozen(found: Facts) -> str:
     text = 'nothing'
     if found['frozen']:
         text = f'{found["frozen"]:,} parameters in {", ".join(found["frozen_in"])}'
-    if found['norms_still']:
-        text += f'; {found["norms_still"]} normalisation layers keep their statistics'
+    if found['norms_with_frozen_stats']:
+        text += f'; {found["norms_with_frozen_stats"]} normalisation layers keep their statistics'
     return text
 
 

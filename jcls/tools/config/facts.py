@@ -1,8 +1,8 @@
 """What a config means, before any run, as facts by name.
 
 The objects that the run itself uses give the facts: the schedule gives the learning rate, the
-optimizer what decays. If the data are not there yet, the published number of images is used
-instead, and a fact says so.
+optimizer what decays. If the data are not there yet, the number of images of the run with
+the published accuracy is used instead, and the fact 'data' says so.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def facts(experiment: Experiment, data: str) -> dict[str, Any]:
         'learning_rate_multipliers': sorted(set(jax.tree.leaves(groups.rate))),
         'norm_group': norm,
         'norm_groups_a_step': h.batch_size // norm,
-        'norms_still': len(experiment.frozen.stats),
+        'norms_with_frozen_stats': len(experiment.frozen.stats),
         'mix_draws_a_step': _draws(experiment),
         'starts_from': _start(experiment),
         'teacher': experiment.distillation.teacher if experiment.distillation else None,

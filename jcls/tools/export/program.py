@@ -30,9 +30,10 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def stablehlo(model: ResNet, variables: Any, metadata: Mapping[str, Any]) -> bytes:
-    """The exported program from images uint8 [b, h, w, C], any b, h, w, to logits [b, classes].
+    """The exported program from images uint8 [b, h, w, C] to logits float32 [b, classes].
 
-    ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or Flax.
+    b, h and w may be any. ``jax.export.deserialize(blob).call(images)`` runs it, without jcls or
+    Flax.
     """
     size, crop, method = resize_and_crop(metadata, 'StableHLO')
     if metadata.get('exif'):

@@ -1,9 +1,9 @@
 """Compile the steps of a run for a topology, in a process of its own, and keep the results.
 
 The compilers of TPUs and GPUs run without the hardware. But they need an environment that the
-calling process may not have, and they may abort, so they get a process. Results are kept by the
-hash of program, options, topology and versions, so that the same plan is there at once the next
-time.
+calling process may not have, and they may abort, so they get a process of their own. Results are
+kept by the hash of program, options, topology and versions, so that the same plan is there at once
+the next time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def compiled(
       has the results of `jcls.tools.plan.hlo.analysis`, or {'error': ...} if the program does not
       fit into the chip's memory, and beside_bytes: what a chip holds in addition to the program,
       such as waiting batches and, during an evaluation, the optimizer's state. 'run' is
-      `whole_run`'s.
+      the result of `whole_run`.
 
     Raises:
       ValueError: the other process found an error.
@@ -181,8 +181,7 @@ def _analysed(
 ) -> dict[str, Any]:
     """The result of `analysis`, from `keep` if it is there."""
     versions = [f'{name} {version}' for name in LIBRARIES if (version := _version(name))]
-    # Everything the result depends on: program, machine, options, libraries, and the code that
-    # reads.
+    # Everything the result depends on: program, machine, options, libraries, this folder's code.
     options = [f'{name}={os.environ.get(name, "")}' for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')]
     sources = [file.read_text() for file in sorted(Path(hlo.__file__).parent.glob('*.py'))]
     known = [topology.name, key, *options, *versions, *sources]

@@ -10,7 +10,7 @@ from typing import Any
 from jcls.tools.plan.compile import compiled
 from jcls.tools.plan.topology import Topology
 
-BATCHES = 16  # a larger batch than this is a multiple of it
+BATCHES = 16  # the search tries multiples of this, and finer ones only for small batches
 TRIES = 4  # programs to compile at most
 ACCUMULATE = (2, 4)  # values to try if a batch does not fit
 PIXELS = 32  # smaller images have a side that is a multiple of it, by which the stages divide

@@ -37,8 +37,8 @@ def bench_step(
       step_seconds (the median of the best round), step_seconds_by_round, images_per_second,
       compile_seconds, devices, the results of `jcls.tools.plan.hlo.analysis` (for a step and each
       device), roofline_seconds and roofline_share (roofline over step). The last two are None for
-      devices other than `jcls.tools.plan.chips`. A CPU has no such bound, since much of what the
-      compiler counts as moved stays in its caches.
+      devices that are not in `jcls.tools.plan.chips`. A CPU has no such bound, since much of what
+      the compiler counts as moved stays in its caches.
     """
     for field, value in (('steps', steps), ('rounds', rounds)):
         if value < 1:

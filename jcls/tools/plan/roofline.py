@@ -3,10 +3,11 @@
     step = cycles / clock + collectives                      (TPUs: the compiler estimates cycles)
     step = max(flops / peak, bytes / bandwidth) + collectives                      (the roofline)
 
-Collectives are assumed not to overlap with anything. An all-reduce of b bytes over n chips takes 2
-(n - 1) / n b / rate, an all-gather or a reduce-scatter half of that, plus the latency of its hops.
-A TPU has two links along each axis of its slice that is a ring, and one along other axes. GPUs of a
-host reduce among themselves; then each reduces its part with the GPUs of other hosts.
+Collectives are assumed not to overlap with anything. An all-reduce of b bytes over n chips takes
+2 (n - 1) / n b / rate, an all-gather or a reduce-scatter half of that, plus the latency of its
+hops. Of a TPU's links, only those to other chips of its slice count: two along an axis that is a
+ring, one along any other axis with more than one chip. GPUs of a host reduce among themselves; then
+each reduces its part with the GPUs of other hosts.
 """
 
 from __future__ import annotations

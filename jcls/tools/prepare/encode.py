@@ -47,7 +47,8 @@ def encode(content: bytes, info: ImageInfo, *, max_side: int, quality: int) -> b
       info: properties of the image.
       max_side: limit of the shorter side in pixels; 0 for no limit. A larger image is resized to it
         (Lanczos, antialiased) and becomes a JPEG.
-      quality: quality of JPEG, for photos that are encoded again; other images become PNG.
+      quality: quality of JPEG, for shrunk images and for photos that are converted; other images
+        that are converted become PNG.
     """
     what = change(info, max_side)
     if not what:

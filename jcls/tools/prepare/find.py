@@ -1,4 +1,4 @@
-"""Finding the files of a source, a folder or a tar, and of its validation images elsewhere."""
+"""Finding the files of a source (a folder or a tar) and of a separate validation source."""
 
 from __future__ import annotations
 

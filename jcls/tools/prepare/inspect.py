@@ -148,7 +148,7 @@ def _damage(content: bytes, detail: str) -> str:
 
 
 def _what_it_is(content: bytes) -> str:
-    """Why Pillow cannot read this file: it is empty, text, a web page, truncated, ..."""
+    """Why Pillow cannot read this file: it is damaged, a web page, text or something else."""
     if content.startswith((b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM')):
         return _damage(content, 'its header cannot be read')
     start = content[:512].decode(errors='replace')
@@ -174,7 +174,7 @@ class Inspector:
     ) -> None:
         """Examine the files that are not `known`, and call `found` with the results of each batch.
 
-        `advance` is called with the number of files that are done since.
+        `advance` is called with the number of files that are done since its last call.
         """
         todo = [file for file in files if known(file) is None]
         advance(len(files) - len(todo))
@@ -208,7 +208,8 @@ def _examine_file(file: File) -> ImageInfo:
 def _listening() -> Iterator[Callable[[], str]]:
     """Catch standard error of C libraries; gives a function that returns libjpeg's complaint.
 
-    Other lines are TensorFlow's about files that it refuses, which are reported anyway.
+    It returns the first complaint since its last call, or ''. Other lines are TensorFlow's about
+    files that it refuses, which are reported anyway.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -57,7 +57,7 @@ def write_shards(
       content: function that reads, and perhaps encodes, an image.
       pool: pool of threads that call `content`.
       workers: number of threads in the pool.
-      advance: function that any thread calls with the number of images written since.
+      advance: function that any thread calls with the number of images it has just written.
     """
     writers = min(workers, WRITERS, len(paths))
     ahead = max(2, 4 * workers // max(writers, 1))

@@ -21,7 +21,7 @@ BESIDE = r'(.*\.)?num_batches_tracked|n_averaged|steps|data_preprocessor\..*'
 
 
 class Row(NamedTuple):
-    """A tensor: its path in jcls, its name in the source (None if it is missing), its shape.
+    """A tensor: its path in jcls (None if jcls has none such), its name in the source, its shape.
 
     The shape is the source's if it has the tensor, else jcls's.
     """

@@ -18,8 +18,8 @@ RAW = ('state_dict', 'model', 'model_state_dict', 'net')
 AVERAGED = ('state_dict_ema', 'model_ema')
 MMENGINE_RAW = 'ema_state_dict'  # if there is one, 'state_dict' holds the averaged weights
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
-# Names in timm of ResNets that their tensors identify. Others, such as resnetaa50 and resnetblur50,
-# have the same tensors but compute something else.
+# Names in timm of ResNets that their tensors identify. Some others, such as resnetaa50 and
+# resnetblur50, have the same tensors but compute something else.
 PLAIN = r'(tv_|gluon_|ig_|ssl_|swsl_)?(wide_)?resnex?t\d+[cdst]?(_v1[bcdes])?(_\d+x\d+d|_2)?(\..*)?'
 # Arguments of timm's models that the tensors show or that matter in training only; and the usual
 # values of those that the tensors do not show.

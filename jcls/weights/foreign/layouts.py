@@ -24,7 +24,7 @@ class Layout(NamedTuple):
       block: function from (stage, place in it, number of blocks in earlier stages) to a block's
         name; stages and places count from 1.
       pair: function from a convolution's number in its block to its pair.
-      shortcut: function from (whether the model's shortcuts pool, whether this one does) to the
+      shortcut: function from (whether the model's shortcuts pool, the stride of this one) to the
         shortcut's pair.
       head: the classifier.
       statistics: names of the running mean and variance.
