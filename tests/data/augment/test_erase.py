@@ -181,13 +181,13 @@ def test_cutout(length: int, side: int) -> None:
     """The centre is uniform over the pixels; what lies outside is cut off."""
     found = masks(4000, 21, 30, 'cutout', length=length)
     places = np.array([bounds(mask) for mask in found])
-    for axis, length in ((0, 21), (1, 30)):
+    for axis, pixels in ((0, 21), (1, 30)):
         wanted = [
-            (max(c - side // 2, 0), min(c + side // 2, length) - max(c - side // 2, 0))
-            for c in range(length)
+            (max(c - side // 2, 0), min(c + side // 2, pixels) - max(c - side // 2, 0))
+            for c in range(pixels)
         ]
         kinds = sorted(set(wanted))
-        chances = np.array([wanted.count(kind) for kind in kinds]) / length
+        chances = np.array([wanted.count(kind) for kind in kinds]) / pixels
         counts = [int((places[:, [axis, axis + 2]] == kind).all(axis=1).sum()) for kind in kinds]
         assert sum(counts) == 4000
         if len(kinds) > 1:
