@@ -201,15 +201,15 @@ def _rows_kept_together(part: int, ghost: int, mixing: mix.Mix | None) -> int:
 
 def _classes(section: Mapping[str, Any], data: sources.Data) -> int:
     """The number of classes of the data; a ValueError if the config says another number."""
-    found, wanted = len(data.train.classes), section['num_classes']
-    if wanted is not None and wanted != found:
+    count, wanted = len(data.train.classes), section['num_classes']
+    if wanted is not None and wanted != count:
         raise ValueError(
-            f'config.model.num_classes={wanted}, but the data have {found} classes '
-            f'({", ".join(data.train.classes[:4])}, ...); set it to {found}, or to None'
+            f'config.model.num_classes={wanted}, but the data have {count} classes '
+            f'({", ".join(data.train.classes[:4])}, ...); set it to {count}, or to None'
         )
-    if found < 2:
-        raise ValueError(f'the data have only {found} class; a classifier needs at least 2')
-    return found
+    if count < 2:
+        raise ValueError(f'the data have only {count} class; a classifier needs at least 2')
+    return count
 
 
 SECTIONS: dict[str, Section] = {
@@ -293,6 +293,6 @@ def build_or_assume(
         'channels': len(data['mean']),
     }
     of_every_source = fields(SECTIONS['data']._replace(table=None))
-    kept = {key: data[key] for key in of_every_source if key not in ('name', 'cache', 'exif')}
-    said = f'{folder} is not there; counted as the published run had them'
-    return build({**tree, 'data': {**kept, **made_up}}, devices), said
+    common = {key: data[key] for key in of_every_source if key not in ('name', 'cache', 'exif')}
+    description = f'{folder} is not there; counted as the published run had them'
+    return build({**tree, 'data': {**common, **made_up}}, devices), description

@@ -101,22 +101,22 @@ def _parameters(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 def fields(section: Section, name: Any = None, where: str = '') -> dict[str, tuple[Any, Any]]:
     """The fields of a section with the choice `name`, or with the default choice for None."""
-    found = _parameters(section.function) if section.function else {}
+    parameters = _parameters(section.function) if section.function else {}
     if section.table is None:
-        return found
+        return parameters
     if name is None:
-        name = found.get('name', (str, REQUIRED))[1]
+        name = parameters.get('name', (str, REQUIRED))[1]
     if name is REQUIRED:
         raise ValueError(f'config.{where}: needs a name (known: {", ".join(section.table)})')
     try:
         choice = part(section.table, str(name), 'name')
     except ValueError as error:
         raise ValueError(f'config.{where}.name: {error}') from None
-    found = {'name': (str, str(name))} | {k: v for k, v in found.items() if k != 'name'}
+    parameters = {'name': (str, str(name))} | {k: v for k, v in parameters.items() if k != 'name'}
     takes_more = section.function is None or any(
         p.kind is p.VAR_KEYWORD for p in inspect.signature(section.function).parameters.values()
     )
-    return found | (_parameters(choice) if takes_more else {})
+    return parameters | (_parameters(choice) if takes_more else {})
 
 
 def _renamed(values: Any, section: Section, where: str, name: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def batches(
     step = start
     while step < stop:
         guarded = frozenset(suspects)  # another pipeline of this source may add to them meanwhile
-        made = graph.create(
+        dataset = graph.create(
             source,
             chain,
             sampler,
@@ -93,7 +93,7 @@ def batches(
             groups=groups,
         )
         try:
-            for batch in _elements(made, stop - step):
+            for batch in _elements(dataset, stop - step):
                 yield batch
                 step += 1
         except unreadable as error:
@@ -107,9 +107,9 @@ def batches(
                 suspects.add(index)
 
 
-def _elements(made: Any, count: int) -> Iterator[Batch]:
+def _elements(dataset: Any, count: int) -> Iterator[Batch]:
     """The first `count` elements of a dataset."""
-    held = [made.as_numpy_iterator()]
+    held = [dataset.as_numpy_iterator()]
     elements = (next(held[0]) for _ in range(count))
     # A dataset at work that is destroyed only after Python has ended waits for Python forever, so
     # destroy it before.

@@ -49,10 +49,10 @@ def agree(config: Mapping[str, Any], data: Callable[[], Mapping[str, Any]], work
     problems = []
     for index, other in enumerate(others, 1):
         for what in ('code', 'config', 'data'):
-            for key, (expected, found) in diff(first[what], other[what]).items():
+            for key, (expected, actual) in diff(first[what], other[what]).items():
                 name = '' if what == 'config' else f'{what}: '
                 problems.append(
-                    f'  process {index} on {other["host"]}: {name}{key} = {found!r}; process 0 on '
+                    f'  process {index} on {other["host"]}: {name}{key} = {actual!r}; process 0 on '
                     f'{first["host"]}: {expected!r}'
                 )
     if problems:

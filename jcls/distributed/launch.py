@@ -19,6 +19,7 @@ from typing import NoReturn
 import jax
 
 from jcls.config.parts import choose
+from jcls.host.terminal import say
 
 # Variables with the number of processes that a launcher started.
 LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -46,7 +47,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
     address, count, index = (os.environ.get(name) for name in BY_HAND)
     me = f'process {index} of {count}' if index else 'this process'
     where = f' at {address}' if address else ''
-    _say(f'{me}, on {socket.gethostname()}, joins the others{where} (up to {wait} s)')
+    say(f'{me}, on {socket.gethostname()}, joins the others{where} (up to {wait} s)')
     with _patience(
         wait,
         f'error: {me}, on {socket.gethostname()}, waited {wait} s for the others{where} in vain. '
@@ -67,7 +68,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
                 f'--distributed={mode}: {error} Start one process on each host with srun or '
                 f'mpirun, or set {", ".join(BY_HAND)} on each; --distributed=off runs alone'
             ) from None
-    _say(
+    say(
         f'process {jax.process_index()} of {jax.process_count()}, on {socket.gethostname()}: '
         f'{jax.local_device_count()} of {jax.device_count()} devices'
     )
@@ -148,7 +149,3 @@ def _patience(seconds: float, message: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

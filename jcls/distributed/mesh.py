@@ -48,8 +48,8 @@ def create_mesh(platform: str, batch_size: int, devices: Sequence[Any] | None = 
         devices.
     """
     choose(dict.fromkeys(PLATFORMS), platform, 'config.platform')
-    found = jax.devices() if devices is None else devices
-    devices = sorted(found, key=lambda d: (d.process_index, d.id))
+    available = jax.devices() if devices is None else devices
+    devices = sorted(available, key=lambda d: (d.process_index, d.id))
     if platform not in ('any', kind(devices)):
         raise ValueError(
             f'config.platform={platform!r}, but JAX found {describe(devices)}; install '

@@ -31,18 +31,18 @@ def available_memory(root: str = '/') -> float | None:
 
     In a container it is at most what the container's limit leaves.
     """
-    base, found = Path(root), []
+    base, limits = Path(root), []
     try:
         facts = dict(line.split(':') for line in (base / 'proc/meminfo').read_text().splitlines())
-        found.append(float(facts['MemAvailable'].split()[0]) * 1024)
+        limits.append(float(facts['MemAvailable'].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
-            found.append(float(os.sysconf('SC_AVPHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE'))
+            limits.append(float(os.sysconf('SC_AVPHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE'))
     with contextlib.suppress(OSError, KeyError, ValueError):  # no container, or no limit
         group = base / 'sys/fs/cgroup'
         used = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
-        found.append(float((group / 'memory.max').read_text()) - float(used['anon']))
-    return min(found, default=None)
+        limits.append(float((group / 'memory.max').read_text()) - float(used['anon']))
+    return min(limits, default=None)
 
 
 def peak_memory() -> int:

@@ -142,10 +142,10 @@ def _forward(
     return (y.astype(x.dtype), mean, var), (x, w, scale, m, spread, mean, inverse)
 
 
-def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ...]:
+def _backward(epsilon: float, residuals: Any, cotangents: Any) -> tuple[jax.Array, ...]:
     """With u = (y - mean) inverse, the normalised y: dy = a (dz - (sum dz + u sum(dz u)) / M)."""
     del epsilon
-    x, w, scale, m, spread, mean, inverse = kept
+    x, w, scale, m, spread, mean, inverse = residuals
     dz = cotangents[0]  # [G, N, H, W, K]
     dtype, count = param_dtype(), math.prod(x.shape[1:4])
     wide, a = w.astype(dtype), inverse * scale

@@ -65,9 +65,9 @@ def _convolve_forward(
 
 
 def _convolve_backward(
-    stride: int, groups: int, materialise_gradient: bool, kept: Any, dy: jax.Array
+    stride: int, groups: int, materialise_gradient: bool, residuals: Any, dy: jax.Array
 ) -> tuple[jax.Array, ...]:
-    x, kernel = kept
+    x, kernel = residuals
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda w: _convolve(x, w, stride, groups), kernel)(dy)[0]
@@ -116,8 +116,8 @@ def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _multiply_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
+def _multiply_backward(residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda w: x @ w, kernel)(dy)[0]
@@ -164,12 +164,12 @@ def _max_pool_forward(x: jax.Array) -> Any:
     return y, (x, y)
 
 
-def _max_pool_backward(kept: Any, dy: jax.Array) -> tuple[jax.Array]:
+def _max_pool_backward(residuals: Any, dy: jax.Array) -> tuple[jax.Array]:
     def default(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
         del y
         return jax.vjp(_max_pool, x)[1](dy)[0]
 
-    return (on_cpu_or_else(max_pool_gradient, default, *kept, dy),)
+    return (on_cpu_or_else(max_pool_gradient, default, *residuals, dy),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -133,14 +133,14 @@ def create(
 
     def groups_of(params: Any) -> Groups:
         rules = {'decay_groups': decay_groups, 'lr_groups': lr_groups}
-        found = {
+        factors = {
             field: groups.assign(params, table, f'config.optimizer.{field}')
             for field, table in rules.items()
         }
         depth = groups.depths(params) if layer_decay != 1 else jax.tree.map(lambda _: 0, params)
         return Groups(
-            decay=jax.tree.map(lambda k: weight_decay * k, found['decay_groups']),
-            rate=jax.tree.map(lambda k, d: k * layer_decay**d, found['lr_groups'], depth),
+            decay=jax.tree.map(lambda k: weight_decay * k, factors['decay_groups']),
+            rate=jax.tree.map(lambda k, d: k * layer_decay**d, factors['lr_groups'], depth),
             trained=trained(params) if trained else jax.tree.map(lambda _: True, params),
         )
 
@@ -150,8 +150,10 @@ def create(
         if adaptive_clip is not None:
             body = optax.adaptive_grad_clip(adaptive_clip)
             clips.append(optax.masked(body, lambda tree: {part: part != 'head' for part in tree}))
-        kept = Groups(*(_only(group.trained, tree) for tree in group))
-        update = optax.chain(*clips, rule(Decay(kept.decay, decay), **fields), _scale(kept.rate))
+        of_trained = Groups(*(_only(group.trained, tree) for tree in group))
+        update = optax.chain(
+            *clips, rule(Decay(of_trained.decay, decay), **fields), _scale(of_trained.rate)
+        )
         if all(jax.tree.leaves(group.trained)):
             return optax.with_extra_args_support(update)
         return optax.partition({True: update, False: optax.set_to_zero()}, group.trained)

@@ -62,14 +62,14 @@ def import_weights(
             compose(known['preprocess'], 'preprocess')
         except ValueError as error:
             raise ValueError(f'resize={resize}, crop={crop}: {error}') from None
-    found = read(source, prefix=prefix, ema=ema, known=known)
-    require_classifier(found.variables, source)
-    artifact.write(folder, *_with_channels(found, channels))
-    return found.report
+    weights = read(source, prefix=prefix, ema=ema, known=known)
+    require_classifier(weights.variables, source)
+    artifact.write(folder, *_with_channels(weights, channels))
+    return weights.report
 
 
-def _with_channels(found: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    metadata, variables = found.metadata, found.variables
+def _with_channels(weights: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    metadata, variables = weights.metadata, weights.variables
     if channels is None or channels == len(metadata['mean']):
         return metadata, variables
     if len(metadata['mean']) != 3:
@@ -98,7 +98,7 @@ def read_classes(file: str | None) -> list[str] | None:
 
 def tables(report: Report) -> list[Table]:
     """Tables of what was loaded, by module, and of what was skipped or is missing."""
-    made = []
+    with_rows = []
     for title, rows in zip(report._fields, report, strict=True):
         table = Table('jcls', 'source', 'tensors', title=f'{title}: {len(rows)} tensors', box=None)
         modules: dict[tuple[str, str], dict[Any, list[str]]] = {}
@@ -109,11 +109,13 @@ def tables(report: Report) -> list[Table]:
             key = (own, '(all)' if leaf == 'num_batches_tracked' else module)
             modules.setdefault(key, {}).setdefault(row.shape, []).append(leaf)
         for (own, name), shapes in modules.items():
-            said = [f'{", ".join(dict.fromkeys(names))} {shape}' for shape, names in shapes.items()]
-            table.add_row(own, name, '; '.join(said))
+            parameters = [
+                f'{", ".join(dict.fromkeys(names))} {shape}' for shape, names in shapes.items()
+            ]
+            table.add_row(own, name, '; '.join(parameters))
         if rows:
-            made.append(table)
-    return made
+            with_rows.append(table)
+    return with_rows
 
 
 def run(*, source: str, out: str, classes: str | None = None, **given: Any) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def predict(
         values = normalise(pixels, tuple(metadata['mean']), tuple(metadata['std']))
         return jax.nn.softmax(model.apply(variables, values, train=False))
 
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []
     size = min(batch_size, len(files))
     steps = -(-len(files) // size)
     damage = pipeline.Damage(len(files), log=False)  # so that all damaged files are named at once
@@ -90,19 +90,19 @@ def predict(
         values = probabilities(variables, batch, False)
         if flip:
             values = (values + probabilities(variables, batch, True)) / 2
-        for row in np.asarray(values)[: len(files) - len(found)]:
+        for row in np.asarray(values)[: len(files) - len(predictions)]:
             best = np.argsort(-row, kind='stable')[:top]
             classes = [{'name': names[i], 'probability': float(row[i])} for i in best]
-            found.append({'image': files[len(found)], 'classes': classes})
+            predictions.append({'image': files[len(predictions)], 'classes': classes})
     if damage.reasons:
         lines = [f'{name}: {reason}' for name, reason in damage.reasons.items()]
         raise ValueError(f'{len(lines)} of {len(files)} images cannot be used:\n{shown(lines)}')
-    return found
+    return predictions
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
     """The image files named, and all those below the folders named, in the order of their names."""
-    found: list[str] = []
+    files: list[str] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             inside = [
@@ -113,14 +113,14 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
             ]
             if not inside:
                 raise ValueError(f'{path} has no images ({", ".join(EXTENSIONS)})')
-            found += sorted(inside)
+            files += sorted(inside)
         elif path.exists():
-            found.append(str(path))
+            files.append(str(path))
         else:
             raise ValueError(f'{path}: no such file or folder')
-    if not found:
+    if not files:
         raise ValueError('no images were named')
-    return found
+    return files
 
 
 def _batches(

@@ -33,7 +33,7 @@ def trained(params: Any, freeze: int | tuple[str, ...]) -> Any:
     paths = [*flatten_dict(params, sep='/')]
     where = f'config.init.freeze={freeze!r}'
     if isinstance(freeze, int):
-        numbers = [int(found[1]) for path in paths if (found := re.match(r'stage(\d+)', path))]
+        numbers = [int(match[1]) for path in paths if (match := re.match(r'stage(\d+)', path))]
         stages = max(numbers, default=0)
         if freeze > stages:
             raise ValueError(f'{where}: the model has stages 1 to {stages}')
@@ -126,5 +126,5 @@ def parts(frozen: Frozen) -> list[str]:
 
 def _part(path: str) -> str:
     """'stage2_block3/conv1/kernel' -> 'stage2'."""
-    found = re.match(r'stage\d+', path)
-    return found[0] if found else path.split('/')[0]
+    stage = re.match(r'stage\d+', path)
+    return stage[0] if stage else path.split('/')[0]

@@ -120,11 +120,11 @@ def _run(
 
     `evaluated` says whether the state at `start` was evaluated before it was saved.
     """
-    total, every = experiment.horizon.total, experiment.every
+    total, intervals = experiment.horizon.total, experiment.every
     unchecked: list[tuple[int, dict[str, jax.Array]]] = []
 
     def due(step: int, what: str) -> bool:
-        return step == total or bool(every[what] and step % every[what] == 0)
+        return step == total or bool(intervals[what] and step % intervals[what] == 0)
 
     # If a signal ended the run before an evaluation that was due, that one is made up for now.
     at_start = experiment.evaluate.at_start if start == 0 else due(start, 'evaluate')

@@ -43,14 +43,14 @@ def create(
     weights = _weights(class_weights, class_counts)
 
     def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-        found = terms(logits, targets)
+        values = terms(logits, targets)
         if weights is None:
-            return jnp.sum(found, axis=-1)
+            return jnp.sum(values, axis=-1)
         if len(weights) != targets.shape[-1]:
             raise ValueError(
                 f'config.loss.class_weights: {len(weights)} weights for {targets.shape[-1]} classes'
             )
-        return jnp.sum(jnp.asarray(weights) * found, axis=-1)
+        return jnp.sum(jnp.asarray(weights) * values, axis=-1)
 
     return loss
 
@@ -88,8 +88,8 @@ def binary(
         targets = smooth(targets, label_smoothing)
         if threshold is not None:
             targets = (targets > threshold).astype(logits.dtype)
-        found = sigmoid_cross_entropy(logits, targets)
-        return found / targets.shape[-1] if mean else found
+        values = sigmoid_cross_entropy(logits, targets)
+        return values / targets.shape[-1] if mean else values
 
     return terms
 
@@ -117,8 +117,8 @@ def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | No
         # For gamma below 1, a sigmoid of exactly 0 or 1 would give an infinite slope, and then a
         # NaN.
         missed = jnp.maximum(missed, jnp.finfo(missed.dtype).tiny)
-        found = sigmoid_cross_entropy(logits, targets) * missed**gamma
-        return found if alpha is None else found * (alpha * targets + (1 - alpha) * (1 - targets))
+        values = sigmoid_cross_entropy(logits, targets) * missed**gamma
+        return values if alpha is None else values * (alpha * targets + (1 - alpha) * (1 - targets))
 
     return terms
 

@@ -41,9 +41,9 @@ def describe(experiment: Experiment) -> str:
 def last_evaluation(path: Path) -> dict[str, float]:
     """The metrics, by name, of the last line of metrics.jsonl that has an evaluation."""
     for line in reversed(log.read(path / log.FILE)):
-        found = {key: value for key, value in line.items() if key.startswith('eval')}
-        if found:
-            return found
+        metrics = {key: value for key, value in line.items() if key.startswith('eval')}
+        if metrics:
+            return metrics
     return {}
 
 

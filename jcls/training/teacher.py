@@ -37,8 +37,8 @@ def create(
     """
     where = f'config.distill.teacher={distillation.teacher}'
     try:
-        metadata, found = read(distillation.teacher, distillation.step)
-        model, variables = usable(metadata, found, distillation.teacher)
+        metadata, saved = read(distillation.teacher, distillation.step)
+        model, variables = usable(metadata, saved, distillation.teacher)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
     if list(metadata['classes']) != list(classes):

@@ -51,7 +51,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     folder = new_folder(folder)
     partial = folder.with_name(f'.{folder.name}.partial')
-    made = [parent for parent in folder.parents if not parent.exists()]
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -61,7 +61,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for parent in made if not folder.exists() else ():
+        for parent in new_parents if not folder.exists() else ():
             parent.rmdir()
 
 

@@ -91,8 +91,8 @@ def _copy(url: str, name: str, file: IO[bytes]) -> None:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             if not answer.geturl().startswith('https://'):
                 raise ValueError(f'{url} leads to {answer.geturl()}, which is not https')
-            said = answer.headers.get('Content-Length') or ''
-            size = int(said) if said.isdecimal() else 0
+            expected = answer.headers.get('Content-Length') or ''
+            size = int(expected) if expected.isdecimal() else 0
             console = Console(stderr=True)
             with rich.progress.wrap_file(answer, size, description=name, console=console) as reader:
                 shutil.copyfileobj(reader, file, 2**20)
@@ -124,11 +124,11 @@ def wrong_hash(path: Path, name: str) -> str | None:
     if wanted is None:
         return None
     with path.open('rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    if found.startswith(wanted[1]):
+        actual = hashlib.file_digest(file, 'sha256').hexdigest()
+    if actual.startswith(wanted[1]):
         return None
     return (
-        f'the file is not what its name says: its SHA-256 begins with {found[: len(wanted[1])]}, '
+        f'the file is not what its name says: its SHA-256 begins with {actual[: len(wanted[1])]}, '
         f'not {wanted[1]}'
     )
 

@@ -106,11 +106,11 @@ def _published(path: Path) -> dict[str, Any]:
 
 def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path) -> None:
     """Raise ValueError if a model.json describes another network than the weights beside it."""
-    described, found = model_of(exported), models.create(**section)
+    described, built = model_of(exported), models.create(**section)
     different = [
-        f'{field} is {getattr(found, field)}, not {getattr(described, field)}'
+        f'{field} is {getattr(built, field)}, not {getattr(described, field)}'
         for field in (*ARCHITECTURE, 'num_classes')
-        if getattr(found, field) != getattr(described, field)
+        if getattr(built, field) != getattr(described, field)
     ]
     if different:
         raise ValueError(
@@ -144,13 +144,13 @@ def is_folder(path: Path) -> bool:
 def below(variables: dict[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
     """The part of each collection of `variables` that is below `prefix`."""
     for part in filter(None, prefix.strip('/').split('/')):
-        kept = {name: tree[part] for name, tree in variables.items() if part in tree}
-        if not kept:
+        parts = {name: tree[part] for name, tree in variables.items() if part in tree}
+        if not parts:
             known = ', '.join(variables.get('params', {}))
             raise ValueError(
                 f'prefix={prefix!r}: nothing of {path} lies below it; it has params of {known}'
             )
-        variables = {name: kept.get(name, {}) for name in variables}
+        variables = {name: parts.get(name, {}) for name in variables}
     return variables
 
 

@@ -160,41 +160,43 @@ def merge(
       ValueError: if variables are missing, left over or of another shape; the error names them.
     """
     own = flatten_dict(variables, sep='/')
-    found = flatten_dict(loaded, sep='/')
+    source = flatten_dict(loaded, sep='/')
     if settings.head == 'new':
-        found = {path: leaf for path, leaf in found.items() if not path.startswith('params/head/')}
+        source = {
+            path: leaf for path, leaf in source.items() if not path.startswith('params/head/')
+        }
         wanted = {path for path in own if not path.startswith('params/head/')}
     else:
         wanted = set(own)
-    _adapt(found, own)
+    _adapt(source, own)
     lines = [
-        f'- {path} {np.shape(found[path])}: not in the model' for path in found.keys() - wanted
+        f'- {path} {np.shape(source[path])}: not in the model' for path in source.keys() - wanted
     ]
-    lines += [f'+ {path} {own[path].shape}: not in the source' for path in wanted - found.keys()]
+    lines += [f'+ {path} {own[path].shape}: not in the source' for path in wanted - source.keys()]
     lines += [
-        f'! {path}: {np.shape(found[path])} in the source, {own[path].shape} in the model'
-        for path in wanted & found.keys()
-        if np.shape(found[path]) != own[path].shape
+        f'! {path}: {np.shape(source[path])} in the source, {own[path].shape} in the model'
+        for path in wanted & source.keys()
+        if np.shape(source[path]) != own[path].shape
     ]
     if lines:
         lines.sort(key=lambda line: (line[0] == '!', 'batch_stats' in line, line))
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')
     merged = {
-        path: np.asarray(found[path], leaf.dtype) if path in wanted else leaf
+        path: np.asarray(source[path], leaf.dtype) if path in wanted else leaf
         for path, leaf in own.items()
     }
     return unflatten_dict(merged, sep='/')
 
 
-def _adapt(found: dict[str, Any], own: dict[str, Any]) -> None:
+def _adapt(source: dict[str, Any], own: dict[str, Any]) -> None:
     """Adapt a first convolution for colour to images of other channels, in place."""
     first = 'params/stem/conv1/kernel'
-    if first not in found or first not in own:
+    if first not in source or first not in own:
         return
-    (*window, before, out), (*own_window, channels, own_out) = found[first].shape, own[first].shape
+    (*window, before, out), (*own_window, channels, own_out) = source[first].shape, own[first].shape
     if before == 3 and channels != 3 and (window, out) == (own_window, own_out):
         logger.info('the first convolution of the source is adapted to %d channel(s)', channels)
-        found[first] = adapt_channels(np.asarray(found[first]), channels)
+        source[first] = adapt_channels(np.asarray(source[first]), channels)
 
 
 def _cause(lines: list[str], settings: InitSettings) -> str:

@@ -236,12 +236,12 @@ def read_tree(folder: Path) -> dict[str, Any]:
     folder = items[0]
     with _quiet():
         tree = reader.metadata(folder).item_metadata.tree
-    found = {name: tree[name] for name in VARIABLES if name in tree}
-    if not found:
+    saved = {name: tree[name] for name in VARIABLES if name in tree}
+    if not saved:
         raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)

@@ -169,17 +169,17 @@ def _around(matrix: Any, height: int, width: int, kind: str) -> _Places:
                 for p, w in zip(places, weights, strict=True)
             ]
         )
-    found = []
+    pixels = []
     rest = tf.constant(1 << WEIGHT_BITS[kind], tf.int32)
     for row, across in axes[1]:
         for column, along in axes[0]:
             weight = tf.cast(tf.round(along * across * (1 << WEIGHT_BITS[kind])), tf.int32)
             rest -= weight
-            found.append((row * width + column, weight))
+            pixels.append((row * width + column, weight))
     # Rounding must not make a plain area lighter or darker, so the nearest pixel gets the rest.
-    main = len(found) // 2 - (0 if kind == 'bilinear' else 3)
-    found[main] = (found[main][0], found[main][1] + rest)
-    return _Places(inside, [(index, _word(weight)) for index, weight in found])
+    main = len(pixels) // 2 - (0 if kind == 'bilinear' else 3)
+    pixels[main] = (pixels[main][0], pixels[main][1] + rest)
+    return _Places(inside, [(index, _word(weight)) for index, weight in pixels])
 
 
 def _word(value: Any) -> Any:

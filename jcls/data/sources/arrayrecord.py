@@ -13,8 +13,8 @@ import numpy as np
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
 from jcls.host.cache import fingerprint, remembered
-from jcls.host.progress import progress
 from jcls.host.tensorflow import tf
+from jcls.host.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +92,15 @@ def _labels(
         return tf.io.parse_single_example(record(index), feature)[layout.label] - layout.offset
 
     dataset = tf.data.Dataset.range(examples).map(label, num_parallel_calls=tf.data.AUTOTUNE)
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     with progress('reading all labels, once', examples) as advance:
         try:
-            for some in dataset.batch(64).prefetch(2).as_numpy_iterator():
-                found.append(some)
-                advance(len(some))
+            for batch in dataset.batch(64).prefetch(2).as_numpy_iterator():
+                batches.append(batch)
+                advance(len(batch))
         except tf.errors.OpError as error:
             raise ValueError(f'cannot read all labels: {error.message}') from None
-    labels = np.concatenate(found)
+    labels = np.concatenate(batches)
     for wrong in np.flatnonzero((labels < 0) | (labels >= layout.classes))[:1]:
         layout.check_label(labels[wrong], name(int(wrong)))
     return labels

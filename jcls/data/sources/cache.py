@@ -24,8 +24,8 @@ from jcls.data import decode
 from jcls.data.sampler import epoch_order
 from jcls.data.sources.source import Source
 from jcls.host.machine import available_memory
-from jcls.host.progress import progress
 from jcls.host.tensorflow import tf
+from jcls.host.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def cached(sources: tuple[Source, Source], kind: str) -> tuple[Source, Source]:
                 else "only 'none' fits"
             )
         )
-    kept = {key: _kept(source, kind) for key, source in todo.items()}
-    train, val = (kept.get(id(source), source) for source in sources)
+    in_memory = {key: _kept(source, kind) for key, source in todo.items()}
+    train, val = (in_memory.get(id(source), source) for source in sources)
     return train, val
 
 
@@ -88,8 +88,8 @@ def needed(source: Source, kind: str) -> float:
 
     rows = epoch_order(0, 0, len(source))[:SAMPLE]
     dataset = tf.data.Dataset.from_tensor_slices(rows).map(size, tf.data.AUTOTUNE)
-    found = list(dataset.ignore_errors().as_numpy_iterator())
-    return float(np.mean(found or [0]) + OVERHEAD) * len(source)
+    sizes = list(dataset.ignore_errors().as_numpy_iterator())
+    return float(np.mean(sizes or [0]) + OVERHEAD) * len(source)
 
 
 def _size(count: float) -> str:
@@ -112,16 +112,18 @@ def _kept(source: Source, kind: str) -> Source:
     def read(index: Any) -> tuple[Any, Any]:
         index = tf.cast(index, tf.int64)
         with lock:
-            kept = store()
+            examples = store()
 
         def from_memory() -> tuple[Any, Any]:
             image = tf.raw_ops.TensorListGetItem(
-                input_handle=kept.images, index=tf.cast(index, tf.int32), **kept.element
+                input_handle=examples.images, index=tf.cast(index, tf.int32), **examples.element
             )
-            return image, tf.gather(kept.labels, index)
+            return image, tf.gather(examples.labels, index)
 
         # An example that could not be read is not kept, so it fails again, as without the cache.
-        return tf.cond(tf.reduce_any(index == kept.damaged), lambda: original(index), from_memory)
+        return tf.cond(
+            tf.reduce_any(index == examples.damaged), lambda: original(index), from_memory
+        )
 
     return dataclasses.replace(source, read=read, in_memory=True)
 

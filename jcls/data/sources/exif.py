@@ -46,19 +46,19 @@ def orientation(content: Any) -> np.int32:
         return np.int32(1)
     try:
         with pillow.open(io.BytesIO(content)) as image:
-            found = image.getexif().get(0x0112, 1)
+            value = image.getexif().get(0x0112, 1)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error, EOFError,
             ZeroDivisionError, pillow.DecompressionBombError):  # fmt: skip
         return np.int32(1)
-    return np.int32(found if isinstance(found, int) and 1 <= found <= 8 else 1)
+    return np.int32(value if isinstance(value, int) and 1 <= value <= 8 else 1)
 
 
 def _turned(image: Any) -> Any:
     """The encoded image, a tf string scalar, turned upright."""
-    found = tf.ensure_shape(tf.numpy_function(orientation, [image], tf.int32, stateful=False), [])
+    tag = tf.ensure_shape(tf.numpy_function(orientation, [image], tf.int32, stateful=False), [])
 
     def within(some: tuple[int, ...]) -> Any:
-        return tf.reduce_any(found == tf.constant(some))
+        return tf.reduce_any(tag == tf.constant(some))
 
     def turn() -> Any:
         pixels = decode.pixels(image)
@@ -69,4 +69,4 @@ def _turned(image: Any) -> Any:
         turned = tf.cond(within(UPSIDE_DOWN), lambda: turned[::-1], lambda: turned)
         return tf.io.encode_png(turned, compression=0)
 
-    return tf.cond(found > 1, turn, lambda: image)
+    return tf.cond(tag > 1, turn, lambda: image)

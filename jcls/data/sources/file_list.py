@@ -112,14 +112,14 @@ def _numbered(listed: Listed, names: tuple[str, ...], numbers: bool) -> np.ndarr
     labels = np.empty(len(listed.labels), np.int32)
     for i, label in enumerate(listed.labels):
         number = int(label) if numbers and re.fullmatch(NUMBER, label) else -1
-        found = known.get(label, number)
-        if label in twice or not 0 <= found < len(names):
+        index = known.get(label, number)
+        if label in twice or not 0 <= index < len(names):
             what = 'the name of two classes' if label in twice else 'no class'
             raise ValueError(
                 f'{listed.file} line {listed.numbers[i]}: the label {label!r} is {what}; there are '
                 f'{len(names)}: {", ".join(names[:4])}{", ..." if names[4:] else ""}'
             )
-        labels[i] = found
+        labels[i] = index
     return labels
 
 

@@ -64,18 +64,18 @@ def _scan(base: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(
+        images = sorted(
             str(Path(where) / file)
             for where, _, names in os.walk(base / name, followlinks=True)
             for file in names
             if file.lower().endswith(EXTENSIONS)
             and not any(part[0] == '.' for part in (Path(where) / file).relative_to(base).parts)
         )
-        if not found:
+        if not images:
             raise ValueError(
                 f'{base / name} has no images ({", ".join(EXTENSIONS)}); add some or remove the '
                 'folder: every class needs one'
             )
-        files += found
-        labels += [label] * len(found)
+        files += images
+        labels += [label] * len(images)
     return np.array(list(map(os.fsencode, files))), np.array(labels, np.int32), tuple(classes)

@@ -71,7 +71,7 @@ def find_shards(root: Path, pattern: str, field: str) -> list[str]:
         numbered = re.search(r'-of-(\d+)', Path(shard).name)
         counts.setdefault(numbered[1] if numbered else '', []).append(shard)
     if len(counts) > 1:
-        examples = ' and '.join(Path(found[0]).name for found in counts.values())
+        examples = ' and '.join(Path(matching[0]).name for matching in counts.values())
         raise ValueError(
             f'config.data.{field}={pattern!r} matches different sets of shards: {examples}'
         )

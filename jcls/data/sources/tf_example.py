@@ -69,14 +69,14 @@ class Layout(NamedTuple):
         A record without them is an OpError; a label that is no class is a ValueError (an OpError in
         a graph): not damage to be put up with, but a mistake in the config.
         """
-        found = tf.io.parse_single_example(
+        features = tf.io.parse_single_example(
             record,
             {
                 self.image: tf.io.FixedLenFeature([], tf.string),
                 self.label: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        label = found[self.label] - self.offset
+        label = features[self.label] - self.offset
 
         def complain(index: Any, label: Any) -> np.ndarray:
             self.check_label(int(label), name(int(index)))
@@ -86,4 +86,4 @@ class Layout(NamedTuple):
         label = tf.cond(
             known, lambda: label, lambda: tf.numpy_function(complain, [index, label], tf.int64)
         )
-        return found[self.image], tf.cast(tf.ensure_shape(label, []), tf.int32)
+        return features[self.image], tf.cast(tf.ensure_shape(label, []), tf.int32)

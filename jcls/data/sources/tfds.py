@@ -191,13 +191,13 @@ def describe(
 
 def _flat(features: Any) -> dict[str, Any]:
     """The features by their keys in a record, 'a/b' for those of a dict in a dict."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in features.items():
         if isinstance(value, type(features)):
-            found |= {f'{key}/{inner}': feature for inner, feature in _flat(value).items()}
+            flat |= {f'{key}/{inner}': feature for inner, feature in _flat(value).items()}
         else:
-            found[key] = value
-    return found
+            flat[key] = value
+    return flat
 
 
 def _sizes(info: Any) -> str:
@@ -207,14 +207,16 @@ def _sizes(info: Any) -> str:
 def _parts(info: Any, split: str, field: str) -> list[Part]:
     """The parts of shards that make up a split."""
     try:
-        found = info.splits[split].file_instructions
+        instructions = info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
         reason = str(error).split('\n')[0]
         raise ValueError(
             f'config.data.{field}={split!r}: {reason} {info.full_name} has {_sizes(info)}'
         ) from None
     parts = [
-        Part(os.fspath(f.filename), f.skip, f.take, f.examples_in_shard) for f in found if f.take
+        Part(os.fspath(f.filename), f.skip, f.take, f.examples_in_shard)
+        for f in instructions
+        if f.take
     ]
     if not parts:
         raise ValueError(
@@ -235,21 +237,21 @@ def _shard_parts(parts: list[Part], layout: Layout, classes: tuple[str, ...]) ->
     table = tfrecord.index(shards)
     counts = np.bincount(table[:, 0], minlength=len(shards))
     firsts = dict(zip(shards, np.cumsum(counts) - counts, strict=True))
-    found = dict(zip(shards, counts, strict=True))
+    records = dict(zip(shards, counts, strict=True))
     for part in parts:
-        if found[part.file] != part.total:
+        if records[part.file] != part.total:
             raise ValueError(
-                f'{part.file} has {found[part.file]} records, but its dataset_info.json says '
+                f'{part.file} has {records[part.file]} records, but its dataset_info.json says '
                 f'{part.total}; prepare the dataset again'
             )
     rows = [firsts[part.file] + np.arange(part.first, part.first + part.examples) for part in parts]
     return tfrecord.shard_source(shards, table, layout, classes).select(np.concatenate(rows))
 
 
-def _overlap(one: list[Part], other: list[Part]) -> bool:
+def _overlap(first: list[Part], second: list[Part]) -> bool:
     """Whether two splits have a record in common."""
     return any(
         a.file == b.file and a.first < b.first + b.examples and b.first < a.first + a.examples
-        for a in one
-        for b in other
+        for a in first
+        for b in second
     )

@@ -22,8 +22,8 @@ import numpy as np
 from jcls.data.sources.source import Source, constant
 from jcls.data.sources.tf_example import Layout
 from jcls.host.cache import fingerprint, remembered
-from jcls.host.progress import progress
 from jcls.host.tensorflow import tf
+from jcls.host.terminal import progress
 
 HEADER, FOOTER = 12, 4  # bytes before and after a payload
 THREADS = 32  # they wait for the disk, not for the processor
@@ -43,9 +43,9 @@ def index(shards: Sequence[str]) -> np.ndarray:
         ):
 
             def records(number: int) -> np.ndarray:
-                found = _scan(shards[number])
+                positions = _scan(shards[number])
                 advance(1)
-                return np.insert(found, 0, number, axis=1)
+                return np.insert(positions, 0, number, axis=1)
 
             return np.concatenate(list(pool.map(records, range(len(shards)))))
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build, build_or_assume, load_config
+from jcls.host.terminal import say, status
 from jcls.tools.bench.input import bench_input
 from jcls.tools.plan import input_rate, plan
 from jcls.tools.plan.measure import WARM_UP, bench_step
@@ -60,7 +61,7 @@ def _show(result: Mapping[str, Any]) -> None:
     for name, cost in result['stages'].items():
         table.add_row(name, f'{cost:.3f}', f'{cost / total:.0%}')
     _print(table)
-    _say(
+    say(
         f'{result["images_per_second"]:,.0f} images/s on {result["cores"]} core(s): '
         f'{result["images_per_second_per_core"]:,.0f} a core, '
         f'{result["cpu_ms_per_image"]:.3f} CPU ms an image; '
@@ -68,7 +69,7 @@ def _show(result: Mapping[str, Any]) -> None:
     )
     if 'input_bound' in result:
         verdict = 'input-bound' if result['input_bound'] else 'not input-bound'
-        _say(
+        say(
             f'{verdict}: the steps take {result["images_per_second_needed"]:,.0f} images/s, which '
             f'needs {result["cores_needed"]:.1f} cores like these'
         )
@@ -82,42 +83,32 @@ def _show(result: Mapping[str, Any]) -> None:
             table.add_row(name, speed, cost, f'{peer["ratio"]:.2f}', f'{peer["cpu_ratio"]:.2f}')
         _print(table)
         if 'DALI' in result['peers']:
-            _say('DALI is measured without random erasing and mixing: it has less to do')
+            say('DALI is measured without random erasing and mixing: it has less to do')
 
 
 def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-@contextlib.contextmanager
-def _waiting(text: str) -> Iterator[None]:
-    with Console(stderr=True).status(text):
-        yield
-
-
 def _step(config: Any, *, topology: str | None = None, **given: Any) -> dict[str, Any]:
     experiment, _ = build_or_assume(config)
     if topology:
         parse(topology)  # so that a mistake shows before anything is measured
-    with _waiting('measuring training steps'):
-        found = bench_step(experiment, **given)
+    with status('measuring training steps'):
+        result = bench_step(experiment, **given)
     rows = {
-        'devices': found['devices'],
+        'devices': result['devices'],
         'batch': f'{experiment.horizon.batch_size:,} of {experiment.image_shape}',
-        'step': f'{1e3 * found["step_seconds"]:.1f} ms',
-        'images a second': f'{found["images_per_second"]:,.1f}',
-        'compiling': f'{found["compile_seconds"]:.1f} s',
+        'step': f'{1e3 * result["step_seconds"]:.1f} ms',
+        'images a second': f'{result["images_per_second"]:,.1f}',
+        'compiling': f'{result["compile_seconds"]:.1f} s',
     }
-    if found['roofline_share'] is not None:
-        rows['of the roofline'] = f'{found["roofline_share"]:.0%}'
+    if result['roofline_share'] is not None:
+        rows['of the roofline'] = f'{result["roofline_share"]:.0%}'
     if topology:
-        with _waiting(f'compiling for {topology}'):
+        with status(f'compiling for {topology}'):
             planned = plan(config, topology, search=False)
-        found['plan'] = planned
+        result['plan'] = planned
         rows[f'planned for {topology}'] = (
             f'{1e3 * planned["step_seconds"]:.1f} ms, from {planned["time_from"]}'
         )
@@ -127,4 +118,4 @@ def _step(config: Any, *, topology: str | None = None, **given: Any) -> dict[str
     Console(soft_wrap=True, markup=False).print(table)
     if 'trace' in given:
         print(f'profile of {WARM_UP} steps: tensorboard --logdir {given["trace"]}')
-    return found
+    return result

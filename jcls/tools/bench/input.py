@@ -16,6 +16,7 @@ from jcls.data.augment.chain import Chain
 from jcls.data.augment.operation import Operation
 from jcls.host.machine import cores, peak_memory
 from jcls.host.tensorflow import tf
+from jcls.host.terminal import say
 from jcls.tools.bench import peers
 from jcls.training.experiment import Experiment
 
@@ -64,10 +65,10 @@ def bench_input(
     best: dict[str, Speed] = {}
     others: dict[str, Speed] = {}
     for number in range(rounds):
-        _say(f'round {number + 1} of {rounds}')
+        say(f'round {number + 1} of {rounds}')
         for name, batches in chains.items():
-            found = _measure(batches, experiment.horizon.batch_size, seconds)
-            best[name] = _better(found, best.get(name))
+            measured = _measure(batches, experiment.horizon.batch_size, seconds)
+            best[name] = _better(measured, best.get(name))
         if compare:
             for name, figures in peers.measure(experiment, peer_python, seconds).items():
                 others[name] = _better(Speed(*figures), others.get(name))
@@ -169,7 +170,3 @@ def _differences(cumulative: Mapping[str, float]) -> dict[str, float]:
     """The cost that each stage adds, which noise may make slightly negative."""
     before = [0.0, *cumulative.values()]
     return {name: cumulative[name] - before[i] for i, name in enumerate(cumulative)}
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

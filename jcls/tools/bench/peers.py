@@ -58,22 +58,22 @@ def measure(experiment: Any, python: str, seconds: float) -> dict[str, tuple[flo
         'seconds': seconds,
         'threads': cores(),
     }
-    found: dict[str, tuple[float, float]] = {}
+    speeds: dict[str, tuple[float, float]] = {}
     for name in NAMES:
         process = subprocess.run(
             [python, __file__, name], input=json.dumps(job), capture_output=True, text=True
         )
         if process.returncode == 0:
-            found[name] = json.loads(process.stdout.splitlines()[-1])
+            speeds[name] = json.loads(process.stdout.splitlines()[-1])
         elif 'ModuleNotFoundError' not in process.stderr:
-            said = process.stderr.strip().splitlines() or [f'exit code {process.returncode}']
-            raise ValueError(f'{name} failed: {said[-1]}')
-    if not found:
+            errors = process.stderr.strip().splitlines() or [f'exit code {process.returncode}']
+            raise ValueError(f'{name} failed: {errors[-1]}')
+    if not speeds:
         raise ValueError(
             f'{python} has neither torchvision nor DALI; install one there, or name another Python '
             'with --peer_python'
         )
-    return found
+    return speeds
 
 
 def _timed(batches: Iterator[int], seconds: float) -> tuple[float, float]:

@@ -27,7 +27,7 @@ def run(
         return trees[0]
     if action == 'explain':
         return explain.explain(trees[0], out)
-    found = [facts.facts(*build_or_assume(tree)) for tree in trees]
+    both = [facts.collect(*build_or_assume(tree)) for tree in trees]
     different = diff(*trees)
     _print_pairs(different)
     if not different:
@@ -36,7 +36,7 @@ def run(
     print('\nand so, before any run:')
     effects = {
         key: pair
-        for key, pair in diff(*found).items()
+        for key, pair in diff(*both).items()
         if key not in ('recipe', 'learning_rate', 'promises')
     }
     _print_pairs(effects)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.assembly import build_or_assume
-from jcls.tools.config import facts
+from jcls.tools.config.facts import collect
 
 Facts = Mapping[str, Any]
 
@@ -25,87 +25,87 @@ def explain(config: Mapping[str, Any], out: str | Path | None = None) -> dict[st
       config: a config as `jcls.load_config` returns it.
       out: PNG file to draw the learning rate in; None for none.
     """
-    found = facts.facts(*build_or_assume(config))
-    show(found, Console(soft_wrap=True, markup=False))
+    facts = collect(*build_or_assume(config))
+    show(facts, Console(soft_wrap=True, markup=False))
     if out:
-        plot(found, Path(out))
+        plot(facts, Path(out))
         print(f'the learning rate is drawn in {out}')
-    return found
+    return facts
 
 
-def show(found: Facts, console: Console) -> None:
+def show(facts: Facts, console: Console) -> None:
     """Print the facts."""
     lines = {
-        'recipe': found['recipe'],
-        'published': found['published'] or 'nothing for this variant',
-        'data': f'{found["data"]}: {found["train_examples"]:,} training images, '
-        f'{found["classes"]:,} classes',
-        'run': f'{found["steps"]:,} steps of {found["batch_size"]:,} = {found["epochs"]:g} epochs '
-        f'of {found["steps_per_epoch"]:,}; {found["images_seen"]:,} images seen',
-        'images': _images(found),
-        'learning rate': _rates(found),
-        '': found['curve'],
-        'optimizer': found['optimizer'],
-        'weight decay': _decay(found),
-        'starts from': found['starts_from'],
-        'frozen': _frozen(found),
-        'teacher': found['teacher'] or 'none',
-        'BatchNorm': f'over {found["norm_group"]:,} examples, {found["norm_groups_a_step"]:,} '
+        'recipe': facts['recipe'],
+        'published': facts['published'] or 'nothing for this variant',
+        'data': f'{facts["data"]}: {facts["train_examples"]:,} training images, '
+        f'{facts["classes"]:,} classes',
+        'run': f'{facts["steps"]:,} steps of {facts["batch_size"]:,} = {facts["epochs"]:g} epochs '
+        f'of {facts["steps_per_epoch"]:,}; {facts["images_seen"]:,} images seen',
+        'images': _images(facts),
+        'learning rate': _rates(facts),
+        '': facts['curve'],
+        'optimizer': facts['optimizer'],
+        'weight decay': _decay(facts),
+        'starts from': facts['starts_from'],
+        'frozen': _frozen(facts),
+        'teacher': facts['teacher'] or 'none',
+        'BatchNorm': f'over {facts["norm_group"]:,} examples, {facts["norm_groups_a_step"]:,} '
         'group(s) a step',
-        'mixing': f'{found["mix_draws_a_step"]} draw(s) a step',
-        'average': _average(found['ema']),
+        'mixing': f'{facts["mix_draws_a_step"]} draw(s) a step',
+        'average': _average(facts['ema']),
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, line in lines.items():
         table.add_row(name, line)
     console.print(table)
-    console.print(_rate_table(found['learning_rate']))
-    for kind, texts in (('promise', found['promises']), ('warning', found['warnings'])):
+    console.print(_rate_table(facts['learning_rate']))
+    for kind, texts in (('promise', facts['promises']), ('warning', facts['warnings'])):
         for text in texts:
             console.print(f'{kind}: {text}', highlight=False)
-    if not found['warnings']:
+    if not facts['warnings']:
         console.print('no warnings', highlight=False)
 
 
-def _images(found: Facts) -> str:
+def _images(facts: Facts) -> str:
     sizes = [
         f'{_by(side)} px' + (f' from step {begin:,}' if begin else '')
-        for begin, side in found['image_size'].items()
+        for begin, side in facts['image_size'].items()
     ]
-    evaluated = ' -> '.join(map(str, found['eval_size'])) or 'their own'
+    evaluated = ' -> '.join(map(str, facts['eval_size'])) or 'their own'
     text = f'{", ".join(sizes)}; evaluated at {evaluated}'
-    if found['distinct_images_a_step'] != found['batch_size']:
-        text += f'; {found["distinct_images_a_step"]:,} distinct ones a step'
+    if facts['distinct_images_a_step'] != facts['batch_size']:
+        text += f'; {facts["distinct_images_a_step"]:,} distinct ones a step'
     return text
 
 
-def _rates(found: Facts) -> str:
+def _rates(facts: Facts) -> str:
     text = (
-        f'{found["learning_rate"][0]:.4g} at first, peak {found["peak_learning_rate"]:.4g}, '
-        f'{found["last_learning_rate"]:.4g} at the last step'
+        f'{facts["learning_rate"][0]:.4g} at first, peak {facts["peak_learning_rate"]:.4g}, '
+        f'{facts["last_learning_rate"]:.4g} at the last step'
     )
-    if found['learning_rate_rule']:
-        text += f'; {found["learning_rate_rule"]}'
-    multipliers = found['learning_rate_multipliers']
+    if facts['learning_rate_rule']:
+        text += f'; {facts["learning_rate_rule"]}'
+    multipliers = facts['learning_rate_multipliers']
     if len(multipliers) > 1:
         text += f'; multiplied by {multipliers[0]:.3g} to {multipliers[-1]:.3g}'
     return text
 
 
-def _decay(found: Facts) -> str:
-    text = found['weight_decay']
-    if found['coupled_equivalent'] is not None and 'decoupled' in text:
-        text += f', acts about like {found["coupled_equivalent"]:.3g} coupled'
-    text += f'; of {found["decayed"]:,} of {found["parameters"]:,} parameters'
-    return f'{text}, not of {", ".join(found["not_decayed"]) or "none"}'
+def _decay(facts: Facts) -> str:
+    text = facts['weight_decay']
+    if facts['coupled_equivalent'] is not None and 'decoupled' in text:
+        text += f', acts about like {facts["coupled_equivalent"]:.3g} coupled'
+    text += f'; of {facts["decayed"]:,} of {facts["parameters"]:,} parameters'
+    return f'{text}, not of {", ".join(facts["not_decayed"]) or "none"}'
 
 
-def _frozen(found: Facts) -> str:
+def _frozen(facts: Facts) -> str:
     text = 'nothing'
-    if found['frozen']:
-        text = f'{found["frozen"]:,} parameters in {", ".join(found["frozen_in"])}'
-    if found['norms_with_frozen_stats']:
-        text += f'; {found["norms_with_frozen_stats"]} normalisation layers keep their statistics'
+    if facts['frozen']:
+        text = f'{facts["frozen"]:,} parameters in {", ".join(facts["frozen_in"])}'
+    if facts['norms_with_frozen_stats']:
+        text += f'; {facts["norms_with_frozen_stats"]} normalisation layers keep their statistics'
     return text
 
 
@@ -134,20 +134,20 @@ def _rate_table(curve: list[float]) -> Table:
     return table
 
 
-def plot(found: Mapping[str, Any], file: Path) -> None:
+def plot(facts: Mapping[str, Any], file: Path) -> None:
     """Draw the learning rate over the epochs."""
     from matplotlib.figure import Figure
 
-    curve = found['learning_rate']
+    curve = facts['learning_rate']
     figure = Figure(figsize=(8, 3.2), layout='constrained')
     axes = figure.add_subplot()
     axes.step(range(len(curve)), curve, where='post')
-    axes.set(xlabel='epoch', ylabel='learning rate', title=found['recipe'], ylim=(0, None))
+    axes.set(xlabel='epoch', ylabel='learning rate', title=facts['recipe'], ylim=(0, None))
     axes.grid(alpha=0.3)
-    for begin, side in found['image_size'].items():
+    for begin, side in facts['image_size'].items():
         if begin:
-            axes.axvline(begin / found['steps_per_epoch'], linestyle=':')
-            axes.annotate(f'{_by(side)} px', (begin / found['steps_per_epoch'], max(curve)))
+            axes.axvline(begin / facts['steps_per_epoch'], linestyle=':')
+            axes.annotate(f'{_by(side)} px', (begin / facts['steps_per_epoch'], max(curve)))
     try:
         figure.savefig(file, dpi=120)
     except OSError as error:

@@ -26,7 +26,7 @@ def promises(experiment: Experiment) -> list[str]:
     """The guarantees that hold for this run's data and devices."""
     data, deterministic = experiment.data, experiment.config['deterministic']
     bits = 'bit for bit' + ('' if deterministic else ' (on GPUs with deterministic=True)')
-    found = [
+    always = [
         f'resuming at any step is exact, {bits}',
         'the same images in the same order on any number of hosts and devices',
         'evaluation counts each example exactly once',
@@ -34,15 +34,15 @@ def promises(experiment: Experiment) -> list[str]:
     h = experiment.horizon
     distinct = h.steps_per_epoch * h.batch_size // data.repeats
     if data.balanced:
-        return [*found, 'an epoch draws every class equally often, examples of small ones again']
+        return [*always, 'an epoch draws every class equally often, examples of small ones again']
     copies = f', each {data.repeats} times in a step' if data.repeats > 1 else ''
     return [
-        *found,
+        *always,
         f'an epoch sees {distinct:,} distinct examples{copies}, others left over each time',
     ]
 
 
-def facts(experiment: Experiment, data: str) -> dict[str, Any]:
+def collect(experiment: Experiment, data: str) -> dict[str, Any]:
     """All facts by name; 'learning_rate' has the rate of the first step of each epoch."""
     c, h = experiment.config, experiment.horizon
     shapes = experiment.state_shapes()

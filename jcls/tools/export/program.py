@@ -120,8 +120,8 @@ def saved_model(folder: Path, model: ResNet, variables: Any, metadata: Mapping[s
     module.leaves = [tf.Variable(leaf) for leaf in jax.tree.leaves(jax.device_get(variables))]
 
     def results(pixels: Any) -> dict[str, Any]:
-        found = _call(exported, [*module.leaves, pixels])
-        return {'logits': found, 'probabilities': tf.nn.softmax(found)}
+        logits = _call(exported, [*module.leaves, pixels])
+        return {'logits': logits, 'probabilities': tf.nn.softmax(logits)}
 
     def prepare(content: Any) -> Any:
         image = tf.cond(
@@ -155,7 +155,7 @@ def _call(exported: export.Exported, arguments: list[Any]) -> Any:
     oldest = dialect.StablehloCompatibilityRequirement.MAX
     version = dialect.get_version_from_compatibility_requirement(oldest)
     (result,) = exported.out_avals
-    (found,) = call_module(
+    (output,) = call_module(
         [arguments[i] for i in exported.module_kept_var_idx],
         version=exported.calling_convention_version,
         module=dialect.serialize_portable_artifact_str(str(exported.mlir_module()), version),
@@ -163,4 +163,4 @@ def _call(exported: export.Exported, arguments: list[Any]) -> Any:
         Sout=[[None, *result.shape[1:]]],
         platforms=[platform.upper() for platform in exported.platforms],
     )
-    return found
+    return output

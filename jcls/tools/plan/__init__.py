@@ -26,6 +26,7 @@ from jcls.assembly import build_or_assume, load_config
 from jcls.config.schema import plain
 from jcls.host.cache import cache_folder
 from jcls.host.machine import cores
+from jcls.host.terminal import status
 from jcls.tools.plan import fit, input_rate, measure, roofline, table
 from jcls.tools.plan.compile import compiled, whole_run, with_batch
 from jcls.tools.plan.topology import Topology, parse
@@ -78,14 +79,14 @@ def plan(
     folder = cache_folder() / 'plans' if keep == 'auto' else None
     if keep not in ('auto', '', None):
         folder = Path(str(keep)).expanduser()
-    found = compiled(
+    programs = compiled(
         tree,
         machines,
         per_chip_batch=per_chip_batch,
         steps=('train', 'phases', 'eval'),
         keep=folder,
     )
-    run, train, evaluation = found['run'], found['train'], found['eval']
+    run, train, evaluation = programs['run'], programs['train'], programs['eval']
     batch = run['batch_size'] // machines.chips
     largest = None
     if search:
@@ -120,7 +121,7 @@ def plan(
         'largest_batch': largest,
         **times,
         'images_per_second': rate,
-        'hours': _hours(found, machines),
+        'hours': _hours(programs, machines),
         'host_cores': machines.host_cores,
         'host_images_per_second_per_core': rate / machines.hosts / machines.host_cores,
         'input_images_per_second_per_core': input_rate.per_core(tree),
@@ -135,20 +136,20 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         {**tree, **(with_batch(tree, batch * jax.device_count()) if batch else {})}
     )
     devices, run = experiment.mesh.size, experiment.horizon
-    found = measure.bench_step(experiment, steps=3, rounds=2)
-    every = found.pop('collectives')
+    measured = measure.bench_step(experiment, steps=3, rounds=2)
+    collectives = measured.pop('collectives')
     return {
         'topology': 'cpu',
-        'chip': found['devices'],
+        'chip': measured['devices'],
         'chips': devices,
         'hosts': jax.process_count(),
         'image_shape': experiment.image_shape,
         'dtype': tree['model']['dtype'],
         'per_chip_batch': run.batch_size // devices,
-        **found,
-        'collectives': sum(kind['count'] for kind in every.values()),
-        'collective_bytes': sum(kind['bytes'] for kind in every.values()),
-        'collectives_by_kind': every,
+        **measured,
+        'collectives': sum(kind['count'] for kind in collectives.values()),
+        'collective_bytes': sum(kind['bytes'] for kind in collectives.values()),
+        'collectives_by_kind': collectives,
         'beside_bytes': None,
         'memory_bytes': None,
         'usable_bytes': None,
@@ -157,9 +158,9 @@ def _measured(tree: dict[str, Any], batch: int | None) -> dict[str, Any]:
         'cycle_seconds': None,
         'roofline_bound': 'not told',
         'time_from': 'measured',
-        'hours': (run.total * found['step_seconds'] + _evaluating(experiment)) / 3600,
+        'hours': (run.total * measured['step_seconds'] + _evaluating(experiment)) / 3600,
         'host_cores': cores(),
-        'host_images_per_second_per_core': found['images_per_second'] / cores(),
+        'host_images_per_second_per_core': measured['images_per_second'] / cores(),
         'input_images_per_second_per_core': input_rate.per_core(tree),
         'eval': None,
         'assumptions': (
@@ -177,25 +178,27 @@ def _evaluating(experiment: Experiment) -> float:
     return count * measure.fastest(experiment.eval_step, variables, batch, calls=3)
 
 
-def _hours(found: Mapping[str, Any], on: Topology) -> float:
+def _hours(results: Mapping[str, Any], on: Topology) -> float:
     """Hours of the whole recipe: training with images of every size, and evaluations."""
-    run = found['run']
+    run = results['run']
     seconds = [
-        phase['steps'] * roofline.seconds(phase, on)['step_seconds'] for phase in found['phases']
+        phase['steps'] * roofline.seconds(phase, on)['step_seconds'] for phase in results['phases']
     ]
-    seconds.append(run['eval_batches'] * roofline.seconds(found['eval'], on)['step_seconds'])
+    seconds.append(run['eval_batches'] * roofline.seconds(results['eval'], on)['step_seconds'])
     return sum(seconds) / 3600
 
 
 def _assumptions(tree: Mapping[str, Any], on: Topology) -> tuple[str, ...]:
-    told = [*roofline.ASSUMED[on.platform]]
+    assumed = [*roofline.ASSUMED[on.platform]]
     if on.platform == 'gpu' and tree['model']['dtype'] != 'bfloat16':
-        told.append(
+        assumed.append(
             f'the peak rate is that of bfloat16, though model.dtype is {tree["model"]["dtype"]}'
         )
     if len(tree['sizes']):
-        told.append('memory and step are those of the largest images; the hours are of all sizes')
-    return (*told, *_teacher(tree))
+        assumed.append(
+            'memory and step are those of the largest images; the hours are of all sizes'
+        )
+    return (*assumed, *_teacher(tree))
 
 
 def _teacher(tree: Mapping[str, Any]) -> tuple[str, ...]:
@@ -214,7 +217,7 @@ def run(
     try:
         for name in topology:
             began = time.perf_counter()
-            with Console(stderr=True).status(f'compiling for {name} (minutes)'):
+            with status(f'compiling for {name} (minutes)'):
                 plans.append(plan(tree, name, **given))
             took = time.perf_counter() - began
             console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)

@@ -108,10 +108,10 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compile what `compiled` requests, in this process."""
     topology = parse(request['topology'])
     config = {**request['config'], 'platform': 'any'}  # the run itself may be anywhere
-    found = devices(topology)
+    targets = devices(topology)
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
-    experiment, _ = build_or_assume(config, found)
+    experiment, _ = build_or_assume(config, targets)
     shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.augmentation_by_step}
     largest = max(shapes, key=lambda begin: shapes[begin]['image'].size)
     result: dict[str, Any] = {'run': whole_run(experiment, shapes[largest]['image'].shape[1:])}
@@ -121,11 +121,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     )
 
     def analyse(step: Any, used: Any, batch: Any) -> dict[str, Any]:
-        results = _analysed(step.lower(used, batch), topology, len(found), key, request['keep'])
+        results = _analysed(step.lower(used, batch), topology, len(targets), key, request['keep'])
         waiting = AHEAD * _bytes(batch)
         if used is not state:  # an evaluation interrupts the training
             waiting += (1 + AHEAD) * _bytes(shapes[largest])
-        rest = (_bytes(state) - _bytes(used)) * (len(found) // topology.chips)
+        rest = (_bytes(state) - _bytes(used)) * (len(targets) // topology.chips)
         return {**results, 'beside_bytes': waiting // topology.chips + rest}
 
     for name in request['steps']:
@@ -153,9 +153,10 @@ def _bytes(shapes: Any) -> int:
 
 def whole_run(experiment: Experiment, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Facts about the whole run, such as the batches of all its evaluations."""
-    horizon, every, settings = experiment.horizon, experiment.every['evaluate'], experiment.evaluate
+    horizon, settings = experiment.horizon, experiment.evaluate
+    interval = experiment.every['evaluate']
     size = settings.batch_size or horizon.batch_size
-    times = (-(-horizon.total // every) if every else 1) + settings.at_start
+    times = (-(-horizon.total // interval) if interval else 1) + settings.at_start
     sets = (1 + (experiment.ema is not None)) * -(-len(experiment.data.val) // size)
     return {
         'batch_size': horizon.batch_size,
@@ -190,17 +191,17 @@ def _analysed(
     if keep and file.exists():
         return json.loads(file.read_text())
     try:
-        found = hlo.analysis(lowered, count, topology.chips)
+        result = hlo.analysis(lowered, count, topology.chips)
     except Exception as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        found = {'error': str(error).strip().split('\n')[0]}
+        result = {'error': str(error).strip().split('\n')[0]}
     if keep:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f'.{os.getpid()}')
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(result))
         part.replace(file)
-    return found
+    return result
 
 
 def _version(name: str) -> str | None:
@@ -213,10 +214,10 @@ def _version(name: str) -> str | None:
 def main() -> None:
     """Answer the request on standard input."""
     try:
-        found = answer(json.load(sys.stdin))
+        response = answer(json.load(sys.stdin))
     except ValueError as error:
-        found = {'error': str(error)}
-    print(ANSWER + json.dumps(found))
+        response = {'error': str(error)}
+    print(ANSWER + json.dumps(response))
 
 
 if __name__ == '__main__':

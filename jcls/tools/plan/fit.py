@@ -16,14 +16,14 @@ ACCUMULATE = (2, 4)  # values to try if a batch does not fit
 PIXELS = 32  # smaller images have a side that is a multiple of it, by which the stages divide
 
 
-def needed(found: Mapping[str, Any]) -> int:
+def needed(program: Mapping[str, Any]) -> int:
     """The bytes that a chip needs while a program runs, by results of `jcls.tools.plan.compile`."""
-    return found['peak_bytes'] + found['beside_bytes']
+    return program['peak_bytes'] + program['beside_bytes']
 
 
-def excess(found: Mapping[str, Any], on: Topology) -> bool:
+def excess(program: Mapping[str, Any], on: Topology) -> bool:
     """Whether a program needs more than a chip has."""
-    return 'error' in found or needed(found) > on.chip.usable
+    return 'error' in program or needed(program) > on.chip.usable
 
 
 def largest_batch(
@@ -56,12 +56,12 @@ def largest_batch(
         if guess >= fails or guess > most:
             break
         try:
-            found = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
+            program = compiled(tree, on, per_chip_batch=guess, steps=('train',), keep=keep)['train']
         except ValueError:  # the compiler crashes at a batch that nobody needs
             break
-        if 'error' not in found:
-            peaks[guess] = needed(found)
-        fits, fails = (fits, guess) if excess(found, on) else (guess, fails)
+        if 'error' not in program:
+            peaks[guess] = needed(program)
+        fits, fails = (fits, guess) if excess(program, on) else (guess, fails)
     return fits or None
 
 
@@ -74,15 +74,15 @@ def _unit(tree: Mapping[str, Any], on: Topology) -> int:
 
 def cures(tree: Mapping[str, Any], on: Topology, batch: int, keep: Path | None) -> list[str]:
     """The settings that make `batch` fit, as texts: remat, accumulation, smaller images."""
-    found = []
+    texts = []
     for text, changed in _changes(tree, on, batch):
         try:
             step = compiled(changed, on, per_chip_batch=batch, steps=('train',), keep=keep)['train']
         except ValueError:  # an impossible run, or a crash of the compiler
             continue
         if not excess(step, on):
-            found.append(f'{text} ({needed(step) / 1e9:.2f} GB)')
-    return found
+            texts.append(f'{text} ({needed(step) / 1e9:.2f} GB)')
+    return texts
 
 
 def _changes(
@@ -95,13 +95,13 @@ def _changes(
         changed = {**tree, 'accumulate': parts}
         if parts > tree['accumulate'] and batch % _unit(changed, on) == 0:
             yield f'config.accumulate={parts}', changed
-    crops = [i for i, one in enumerate(tree['augment']) if one['name'] == 'random_resized_crop']
+    crops = [i for i, op in enumerate(tree['augment']) if op['name'] == 'random_resized_crop']
     if len(crops) == 1 and not tree['sizes']:  # with sizes, the crop's is not the largest
         (at,) = crops
         side = tree['augment'][at]['size']
         smaller = side * 3 // 4 // PIXELS * PIXELS
         if smaller:
-            changed = {**tree, 'augment': [dict(one) for one in tree['augment']]}
+            changed = {**tree, 'augment': [dict(op) for op in tree['augment']]}
             changed['augment'][at]['size'] = smaller
             yield f'config.augment[{at}].size={smaller}', changed
 

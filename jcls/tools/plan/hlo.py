@@ -53,22 +53,22 @@ def instructions(text: str) -> Iterator[Instruction]:
             inside = head[2]
             entry = inside if head[1] else entry
             computations[inside] = []
-        elif inside and (found := re.match(LINE, line)):
-            computations[inside].append(found)
+        elif inside and (match := re.match(LINE, line)):
+            computations[inside].append(match)
     times, kernels, waiting = {entry: 1}, {entry}, [entry]
     while waiting:
         name = waiting.pop()
-        for found in computations.get(name, ()):
-            if found[3] == 'while' and (body := re.search(BODY, found[4])):
-                times[body[1]] = times[name] * _trips(found[4], computations)
+        for match in computations.get(name, ()):
+            if match[3] == 'while' and (body := re.search(BODY, match[4])):
+                times[body[1]] = times[name] * _trips(match[4], computations)
                 kernels.add(body[1])
                 waiting.append(body[1])
-            elif called := re.search(CALLS, found[4]):
+            elif called := re.search(CALLS, match[4]):
                 times[called[1]] = times[name]
                 waiting.append(called[1])
     for name, lines in computations.items():
-        for found in lines:
-            label, shape, operation, rest = found.groups()
+        for match in lines:
+            label, shape, operation, rest = match.groups()
             yield Instruction(label, shape, operation, rest, times.get(name, 1), name in kernels)
 
 
@@ -81,15 +81,15 @@ def _trips(rest: str, computations: dict[str, list[re.Match[str]]]) -> int:
         return int(known[1])
     condition = re.search(CONDITION, rest)
     lines = list(computations.get(condition[1], ())) if condition else []
-    for found in lines:  # grows while it is read, by the functions that are called
-        if called := re.search(CALLS, found[4]):
+    for line in lines:  # grows while it is read, by the functions that are called
+        if called := re.search(CALLS, line[4]):
             lines += computations.get(called[1], ())
     bounds = [
         int(match[0])
-        for found in lines
-        if found[3] == 'constant' and (match := re.match(r'\d+', found[4]))
+        for line in lines
+        if line[3] == 'constant' and (match := re.match(r'\d+', line[4]))
     ]
-    counts_up = any(found[3] == 'compare' and 'direction=LT' in found[4] for found in lines)
+    counts_up = any(line[3] == 'compare' and 'direction=LT' in line[4] for line in lines)
     return bounds[0] if counts_up and len(bounds) == 1 else 1
 
 
@@ -151,8 +151,8 @@ def cycles(text: str) -> int | None:
     It is the sum over fusions, without instructions that XLA does not estimate, such as all-reduces
     and the gradient of max pooling.
     """
-    found = [(one.times, re.search(CYCLES, one.rest)) for one in instructions(text)]
-    counted = [times * int(match[1]) for times, match in found if match]
+    estimates = [(op.times, re.search(CYCLES, op.rest)) for op in instructions(text)]
+    counted = [times * int(match[1]) for times, match in estimates if match]
     return sum(counted) if counted else None
 
 
@@ -162,19 +162,19 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     The bytes are those of the whole array that a collective makes or divides: the result of an
     all-gather, the operands of others.
     """
-    found: dict[str, dict[str, int]] = {}
-    every = list(instructions(text))
-    sizes = {one.name: size(one.shape) for one in every}
-    for one in every:
-        kind = one.operation.removesuffix('-start')
+    totals: dict[str, dict[str, int]] = {}
+    program = list(instructions(text))
+    sizes = {op.name: size(op.shape) for op in program}
+    for op in program:
+        kind = op.operation.removesuffix('-start')
         if kind in COLLECTIVES:
-            moved = sum(sizes.get(name, 0) for name in _operands(one))
+            moved = sum(sizes.get(name, 0) for name in _operands(op))
             if kind == 'all-gather':  # its start returns the operand, too
-                moved = sizes[one.name] - (moved if one.operation != kind else 0)
-            total = found.setdefault(kind, {'count': 0, 'bytes': 0})
-            total['count'] += one.times
-            total['bytes'] += one.times * moved
-    return found
+                moved = sizes[op.name] - (moved if op.operation != kind else 0)
+            total = totals.setdefault(kind, {'count': 0, 'bytes': 0})
+            total['count'] += op.times
+            total['bytes'] += op.times * moved
+    return totals
 
 
 def flops(text: str, *, loops: bool = True) -> int:
@@ -183,24 +183,24 @@ def flops(text: str, *, loops: bool = True) -> int:
     A convolution has two for each product of an input and a filter entry, padding included; each of
     its gradients has as many. Without `loops`, every loop counts once.
     """
-    every = list(instructions(text))
-    sides = {one.name: _sides(one.shape) for one in every}
+    program = list(instructions(text))
+    sides = {op.name: _sides(op.shape) for op in program}
     total = 0
-    for one in every:
-        times = one.times if loops else 1
-        operands = [sides[name] for name in _operands(one) if name in sides]
-        target = match[1] if (match := re.search(TARGET, one.rest)) else ''
-        if one.operation == 'dot' or 'gemm' in target:
-            inner = re.search(CONTRACTED, one.rest)
+    for op in program:
+        times = op.times if loops else 1
+        operands = [sides[name] for name in _operands(op) if name in sides]
+        target = match[1] if (match := re.search(TARGET, op.rest)) else ''
+        if op.operation == 'dot' or 'gemm' in target:
+            inner = re.search(CONTRACTED, op.rest)
             depth = [operands[0][int(i)] for i in re.findall(r'\d+', inner[1])] if inner else []
-            total += 2 * times * math.prod(sides[one.name]) * math.prod(depth)
-        elif one.operation == 'convolution' or 'cudnn$conv' in target:
-            y, w = sides[one.name], operands[1]
+            total += 2 * times * math.prod(sides[op.name]) * math.prod(depth)
+        elif op.operation == 'convolution' or 'cudnn$conv' in target:
+            y, w = sides[op.name], operands[1]
             if 'BackwardInput' in target:
                 y = operands[0]
             elif 'BackwardFilter' in target:
-                y, w = operands[1], sides[one.name]
-            labels = re.search(LABELS, one.rest)
+                y, w = operands[1], sides[op.name]
+            labels = re.search(LABELS, op.rest)
             features = w[labels[1].index('o')] if labels else 1
             total += 2 * times * math.prod(y) * math.prod(w) // features
     return total
@@ -208,12 +208,12 @@ def flops(text: str, *, loops: bool = True) -> int:
 
 def _sides(shape: str) -> list[int]:
     """The dimensions of an array's shape, or of the first array in a tuple."""
-    found = re.search(SHAPE, shape)
-    return [int(side) for side in found[2].split(',') if side] if found else []
+    array = re.search(SHAPE, shape)
+    return [int(side) for side in array[2].split(',') if side] if array else []
 
 
-def _operands(one: Instruction) -> list[str]:
-    return re.findall(OPERANDS, one.rest.split('), ')[0])
+def _operands(op: Instruction) -> list[str]:
+    return re.findall(OPERANDS, op.rest.split('), ')[0])
 
 
 def traffic(text: str, *, loops: bool = True) -> int:
@@ -221,39 +221,39 @@ def traffic(text: str, *, loops: bool = True) -> int:
 
     Collectives do not count, since their time is separate. Without `loops`, every loop counts once.
     """
-    every = list(instructions(text))
-    sizes = {one.name: size(one.shape) for one in every}
+    program = list(instructions(text))
+    sizes = {op.name: size(op.shape) for op in program}
     total = 0
-    for one in every:
+    for op in program:
         if (
-            one.entry
-            and one.operation not in MOVE_NO_BYTES
-            and not one.operation.startswith(COLLECTIVES)
+            op.entry
+            and op.operation not in MOVE_NO_BYTES
+            and not op.operation.startswith(COLLECTIVES)
         ):
-            read = sum(sizes.get(name, 0) for name in _operands(one))
-            total += (one.times if loops else 1) * (sizes[one.name] + read)
+            read = sum(sizes.get(name, 0) for name in _operands(op))
+            total += (op.times if loops else 1) * (sizes[op.name] + read)
     return total
 
 
 def kernels(text: str) -> dict[str, int]:
     """The number of kernels of each kind in a step: fusions, library calls by name, ..."""
-    found: collections.Counter[str] = collections.Counter()
-    for one in instructions(text):
-        if one.entry and one.operation not in MOVE_NO_BYTES:
-            target = re.search(TARGET, one.rest)
-            found[target[1] if target else one.operation] += one.times
-    return dict(found.most_common())
+    counts: collections.Counter[str] = collections.Counter()
+    for op in instructions(text):
+        if op.entry and op.operation not in MOVE_NO_BYTES:
+            target = re.search(TARGET, op.rest)
+            counts[target[1] if target else op.operation] += op.times
+    return dict(counts.most_common())
 
 
 def costliest(text: str, count: int) -> list[dict[str, Any]]:
     """The costliest fusions, with their cycles, their place in the model and their result."""
-    found: list[dict[str, Any]] = [
+    fusions: list[dict[str, Any]] = [
         {
-            'cycles': one.times * int(match[1]),
-            'scope': scope[1] if (scope := re.search(SCOPE, one.rest)) else one.name,
-            'result': re.sub(r'\{[^{}]*\}', '', one.shape),
+            'cycles': op.times * int(match[1]),
+            'scope': scope[1] if (scope := re.search(SCOPE, op.rest)) else op.name,
+            'result': re.sub(r'\{[^{}]*\}', '', op.shape),
         }
-        for one in instructions(text)
-        if (match := re.search(CYCLES, one.rest))
+        for op in instructions(text)
+        if (match := re.search(CYCLES, op.rest))
     ]
-    return sorted(found, key=lambda row: -row['cycles'])[:count]
+    return sorted(fusions, key=lambda row: -row['cycles'])[:count]

@@ -18,11 +18,11 @@ INPUT_SECTIONS = ('data', 'augment', 'mix', 'sizes')  # which decide the speed o
 
 def _file(config: Mapping[str, Any]) -> Path:
     tree = plain(config)
-    kept: dict[str, Any] = {name: tree[name] for name in INPUT_SECTIONS}
+    sections: dict[str, Any] = {name: tree[name] for name in INPUT_SECTIONS}
     # The speed does not depend on where the data are.
     places = set(SECTIONS['data'].host_specific) - {'cache'}
-    kept['data'] = {key: value for key, value in kept['data'].items() if key not in places}
-    text = json.dumps([processor(), kept], sort_keys=True, default=list)
+    sections['data'] = {key: value for key, value in sections['data'].items() if key not in places}
+    text = json.dumps([processor(), sections], sort_keys=True, default=list)
     return cache_folder() / 'bench' / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.json'
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 def show(plans: list[dict[str, Any]], console: Console) -> None:
     """Print a column for each plan, with as many side by side as fit into the terminal."""
-    rest = [_lines(one) for one in plans]
+    rest = [_lines(plan) for plan in plans]
     widths = [max(map(len, column.values())) + 2 for column in rest]
     names = max(map(len, rest[0])) if rest else 0
     while rest:
@@ -28,47 +28,47 @@ def show(plans: list[dict[str, Any]], console: Console) -> None:
         rest, widths = rest[count:], widths[count:]
         if rest:
             console.print()
-    for text in dict.fromkeys(text for one in plans for text in one['assumptions']):
+    for text in dict.fromkeys(text for plan in plans for text in plan['assumptions']):
         console.print(f'assumed: {text}', highlight=False)
 
 
-def _lines(one: Mapping[str, Any]) -> dict[str, str]:
+def _lines(result: Mapping[str, Any]) -> dict[str, str]:
     def gigabytes(key: str) -> str:
-        return '-' if one[key] is None else f'{one[key] / 1e9:.2f} GB'
+        return '-' if result[key] is None else f'{result[key] / 1e9:.2f} GB'
 
     def milliseconds(key: str) -> str:
-        return '-' if one[key] is None else f'{1e3 * one[key]:.1f} ms'
+        return '-' if result[key] is None else f'{1e3 * result[key]:.1f} ms'
 
     def cycles(of: int, digits: int) -> str:
-        count = one['estimated_cycles']
+        count = result['estimated_cycles']
         return '-' if count is None else f'{count / of / 1e6:.{digits}f} M'
 
-    measured_here = one['input_images_per_second_per_core']
+    measured_here = result['input_images_per_second_per_core']
     return {
-        'for each chip, unless of all': one['topology'],
-        'chips (of all), hosts': f'{one["chips"]:,}, {one["hosts"]:,}',
-        'batch': str(one['per_chip_batch']),
-        'largest batch that fits': str(one['largest_batch'] or '-'),
+        'for each chip, unless of all': result['topology'],
+        'chips (of all), hosts': f'{result["chips"]:,}, {result["hosts"]:,}',
+        'batch': str(result['per_chip_batch']),
+        'largest batch that fits': str(result['largest_batch'] or '-'),
         'memory: arguments': gigabytes('argument_bytes'),
         'memory: temporaries': gigabytes('temporary_bytes'),
         'memory: peak': gigabytes('peak_bytes'),
         'memory: batches on their way': gigabytes('beside_bytes'),
         'memory: JAX may use': gigabytes('usable_bytes'),
-        'floating point operations': f'{one["flops"] / 1e12:.2f} T',
+        'floating point operations': f'{result["flops"] / 1e12:.2f} T',
         'bytes accessed': gigabytes('bytes_accessed'),
-        'kernels': f'{sum(one["kernels"].values()):,}',
-        'collectives': f'{one["collectives"]:,}',
-        'collectives: bytes': f'{one["collective_bytes"] / 1e6:.1f} MB',
+        'kernels': f'{sum(result["kernels"].values()):,}',
+        'collectives': f'{result["collectives"]:,}',
+        'collectives: bytes': f'{result["collective_bytes"] / 1e6:.1f} MB',
         'estimated cycles': cycles(1, 1),
-        'estimated cycles an image': cycles(one['per_chip_batch'], 3),
+        'estimated cycles an image': cycles(result['per_chip_batch'], 3),
         'step': milliseconds('step_seconds'),
         'step: roofline': milliseconds('roofline_seconds'),
         'step: of that, collectives': milliseconds('collective_seconds'),
-        'step: told from': one['time_from'],
-        'bound by': one['roofline_bound'],
-        'images a second (of all)': f'{one["images_per_second"]:,.0f}',
-        'hours of the recipe (of all)': f'{one["hours"]:.1f}',
-        'cores of a host': f'{one["host_cores"]:.0f}',
-        'images a second a host core must feed': f'{one["host_images_per_second_per_core"]:.0f}',
+        'step: told from': result['time_from'],
+        'bound by': result['roofline_bound'],
+        'images a second (of all)': f'{result["images_per_second"]:,.0f}',
+        'hours of the recipe (of all)': f'{result["hours"]:.1f}',
+        'cores of a host': f'{result["host_cores"]:.0f}',
+        'images a second a host core must feed': f'{result["host_images_per_second_per_core"]:.0f}',
         'bench input measured here, of a core': f'{measured_here:.0f}' if measured_here else '-',
     }

@@ -54,13 +54,13 @@ def parse(name: str) -> Topology:
         return Topology(name, 'cpu', '', (1, 1))
     kind, _, rest = name.partition(':')
     if kind == 'gpu':
-        found = re.fullmatch(r'(?:(\d+)x)?([a-z]+\d+[a-z]*?)(?:x(\d+))?', rest)
-        if not found or found[2] not in _names('gpu'):
-            raise _unknown(name, found[2] if found else rest, 'gpu')
-        topology = Topology(name, 'gpu', found[2], (int(found[1] or 1), int(found[3] or 1)))
+        match = re.fullmatch(r'(?:(\d+)x)?([a-z]+\d+[a-z]*?)(?:x(\d+))?', rest)
+        if not match or match[2] not in _names('gpu'):
+            raise _unknown(name, match[2] if match else rest, 'gpu')
+        topology = Topology(name, 'gpu', match[2], (int(match[1] or 1), int(match[3] or 1)))
     else:
-        found = re.fullmatch(r'\d+(x\d+){1,2}', rest)
-        if not found or kind not in _names('tpu'):
+        match = re.fullmatch(r'\d+(x\d+){1,2}', rest)
+        if not match or kind not in _names('tpu'):
             raise _unknown(name, kind, 'tpu')
         topology = Topology(name, 'tpu', kind, tuple(map(int, rest.split('x'))))
         _check_slice(topology)
@@ -83,7 +83,7 @@ def _check_slice(topology: Topology) -> None:
         more = f' and others whose sides are multiples of 4, up to {chip.largest:,} chips'
     large = len(shape) == 3 == chip.axes and not any(side % 4 for side in shape)
     if shape not in known and not (large and 0 < topology.chips <= chip.largest):
-        texts = ', '.join('x'.join(map(str, one)) for one in known)
+        texts = ', '.join('x'.join(map(str, slice_)) for slice_ in known)
         raise ValueError(
             f'--topology={topology.name}: {chip.name} has no such slice; there are {texts}{more}'
         )
@@ -131,8 +131,8 @@ def devices(topology: Topology) -> list[Any]:
             f"hardware: pip install 'jax[{extra}]=={jax.__version__}'"
         )
     try:
-        found = topologies.get_topology_desc(text, platform, **options).devices
+        described = topologies.get_topology_desc(text, platform, **options).devices
     except Exception as error:  # the plugin raises several kinds
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'--topology={topology.name}: the compiler refuses it: {reason}') from None
-    return list(found)
+    return list(described)

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from jcls.config.parts import choose
 from jcls.host.machine import cores
-from jcls.host.progress import progress
+from jcls.host.terminal import progress, say
 from jcls.tools.prepare import write
 from jcls.tools.prepare.divide import Inspected, Shard, fingerprint, set_aside, shards, split_rows
 from jcls.tools.prepare.encode import change
@@ -89,8 +89,8 @@ def prepare(
         if place is not None and place.resolve() in job.final.parents:
             raise ValueError(f'the dataset would be {job.final}, inside its source {place}')
     with job.locked(), ThreadPoolExecutor(workers) as pool:
-        found = find_files(source, validation, job.work)
-        fraction = _fraction(val_fraction, found)
+        listing = find_files(source, validation, job.work)
+        fraction = _fraction(val_fraction, listing)
         arguments = {
             'val_fraction': fraction,
             'max_side': max_side,
@@ -98,27 +98,28 @@ def prepare(
             'drop': drop,
             'shard_bytes': shard_bytes,
         }
-        identity = identify(found, arguments)
+        identity = identify(listing, arguments)
         if report := job.finished(identity):
-            _say(f'{job.final} is complete; nothing to do')
+            say(f'{job.final} is complete; nothing to do')
             _show(report)
             job.clean()
             return report
         if not max_side and not job.dataset.exists():
             _check_space(identity['source.bytes'], target)
         if fraction:
-            split_rows(found.files[TRAIN], found.classes, fraction)  # so that its error comes first
+            # Now already, so that its error comes first.
+            split_rows(listing.files[TRAIN], listing.classes, fraction)
         began = time.perf_counter()
-        splits, damaged, ignored = _inspect(found, job, Inspector(pool, workers), drop)
+        splits, damaged, ignored = _inspect(listing, job, Inspector(pool, workers), drop)
         moved = 0
         if fraction:
-            splits, moved = set_aside(splits[TRAIN], found.classes, fraction)
-        report = compose(splits, found.classes, damaged, ignored)
+            splits, moved = set_aside(splits[TRAIN], listing.classes, fraction)
+        report = compose(splits, listing.classes, damaged, ignored)
         inspected = time.perf_counter()
         parts = shards(splits, shard_bytes, max_side)
         job.begin_writing({**identity, 'images.digest': fingerprint(parts)})
         content = functools.partial(write.content_of, max_side=max_side, quality=quality)
-        _write(job, parts, found.classes, content, pool, workers)
+        _write(job, parts, listing.classes, content, pool, workers)
         changes = [change(image.info, max_side) for part in splits.values() for image in part]
         report |= {
             'dataset': str(job.final),
@@ -158,9 +159,9 @@ def _check(
     choose(dict.fromkeys(DROP), drop, '--drop')
 
 
-def _fraction(val_fraction: float | None, found: Listing) -> float:
+def _fraction(val_fraction: float | None, listing: Listing) -> float:
     """The fraction to set aside, which is 0 if there is a validation set."""
-    if VALIDATION not in found.files:
+    if VALIDATION not in listing.files:
         return 0.1 if val_fraction is None else val_fraction
     if val_fraction:
         raise ValueError(f'--val_fraction={val_fraction}, but there are validation images already')
@@ -168,16 +169,16 @@ def _fraction(val_fraction: float | None, found: Listing) -> float:
 
 
 def _inspect(
-    found: Listing, job: Job, inspector: Inspector, drop: str
+    listing: Listing, job: Job, inspector: Inspector, drop: str
 ) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
     """Inspect every file, for `sort_out`; damaged ones are an error unless `drop` allows them."""
-    everything = [file for files in found.files.values() for file in files]
+    everything = [file for files in listing.files.values() for file in files]
     with timed('inspecting', len(everything)) as advance:
         inspector.run(everything, job.known, job.record, advance)
-    infos = {split: [job.info(file) for file in files] for split, files in found.files.items()}
-    splits, damaged, ignored = sort_out(found, infos)
+    infos = {split: [job.info(file) for file in files] for split, files in listing.files.items()}
+    splits, damaged, ignored = sort_out(listing, infos)
     if damaged and drop == 'none':
-        report, path = compose(splits, found.classes, damaged, ignored), job.work / REPORT
+        report, path = compose(splits, listing.classes, damaged, ignored), job.work / REPORT
         dump(path, report)
         _show(report)
         lines = [f'  {image.file.shown}: {image.info.damage}' for image in damaged[:NAMED]]
@@ -187,11 +188,11 @@ def _inspect(
             + f'\nall are in {path}; repair or remove them, or leave them out with --drop damaged'
         )
     for split, images in splits.items():
-        missing = set(range(len(found.classes))) - {image.file.label for image in images}
+        missing = set(range(len(listing.classes))) - {image.file.label for image in images}
         if missing:
             raise ValueError(
-                f'class {found.classes[min(missing)]!r} has no image in {split} that can be read; '
-                'every class needs one: add some or remove the class'
+                f'class {listing.classes[min(missing)]!r} has no image in {split} that can be '
+                'read; every class needs one: add some or remove the class'
             )
     return splits, damaged, ignored
 
@@ -229,10 +230,6 @@ def _check_space(needed: int, folder: Path) -> None:
         )
 
 
-def _say(message: str) -> None:
-    Console(soft_wrap=True).print(message, highlight=False, markup=False)
-
-
 def _show(report: Mapping[str, Any]) -> None:
     """Print the report as a table."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
@@ -242,7 +239,7 @@ def _show(report: Mapping[str, Any]) -> None:
         table.add_row(*row)
     Console(markup=False, highlight=False).print(table)
     if 'dataset' in report:
-        _say(f'read it with tfds.builder_from_directory({report["dataset"]!r}).as_data_source()')
+        say(f'read it with tfds.builder_from_directory({report["dataset"]!r}).as_data_source()')
 
 
 @contextmanager
@@ -252,4 +249,4 @@ def timed(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with progress(what, total) as advance:
         yield advance
     seconds = time.perf_counter() - began
-    _say(f'{what} {total:,} took {seconds:.1f} s ({total / max(seconds, 1e-9):,.0f} images/s)')
+    say(f'{what} {total:,} took {seconds:.1f} s ({total / max(seconds, 1e-9):,.0f} images/s)')

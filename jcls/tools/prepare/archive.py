@@ -115,7 +115,7 @@ class _Window(io.RawIOBase):
 def _members(file: BinaryIO, span: _Span, source: str) -> Iterator[Entry]:
     """The members of one tar, with links to files of the same tar resolved."""
     window = _Window(file, span.start, span.size)
-    found: dict[str, Entry] = {}
+    files: dict[str, Entry] = {}
     links: list[tuple[str, str]] = []
     try:
         with tarfile.open(fileobj=window, mode='r:') as tar:
@@ -131,7 +131,7 @@ def _members(file: BinaryIO, span: _Span, source: str) -> Iterator[Entry]:
                 else:
                     entry = _entry(path, member, span)
                     if entry.kind == 'file':
-                        found[path] = entry
+                        files[path] = entry
                     yield entry
             _check_end(window, tar.offset, source)
     except tarfile.TarError as error:
@@ -141,7 +141,7 @@ def _members(file: BinaryIO, span: _Span, source: str) -> Iterator[Entry]:
         for _ in range(10):  # links may form a chain or a circle
             target = targets.get(target, target)
         outside = Entry(path, 'file', problem='unreadable: a link to no file of the tar')
-        yield found.get(target, outside)._replace(path=path)
+        yield files.get(target, outside)._replace(path=path)
 
 
 def _entry(path: str, member: tarfile.TarInfo, span: _Span) -> Entry:

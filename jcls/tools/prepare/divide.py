@@ -81,7 +81,7 @@ def shards(
     splits: Mapping[str, Sequence[Inspected]], shard_bytes: int, max_side: int
 ) -> list[Shard]:
     """Shuffle each split and cut it into parts of about `shard_bytes`."""
-    found = []
+    parts = []
     for which, (split, images) in enumerate(splits.items()):
         raw = np.random.Philox(key=[SEED, which]).random_raw(len(images))
         order = np.argsort(raw, kind='stable')
@@ -90,18 +90,18 @@ def shards(
         bounds = [round(len(images) * i / of) for i in range(of + 1)]
         for number, (start, end) in enumerate(itertools.pairwise(bounds)):
             chosen = [images[row] for row in order[start:end]]
-            found.append(Shard(split, number, of, chosen, sum(sizes[start:end])))
-    return found
+            parts.append(Shard(split, number, of, chosen, sum(sizes[start:end])))
+    return parts
 
 
 def fingerprint(parts: Sequence[Shard]) -> str:
     """A hash of the division of images into shards."""
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for image in part.images:
             line = f'{part.split} {part.number} {image.file.name} {image.info.digest}\n'
-            found.update(os.fsencode(line))
-    return found.hexdigest()
+            digest.update(os.fsencode(line))
+    return digest.hexdigest()
 
 
 def copies(splits: Mapping[str, Sequence[Inspected]]) -> dict[str, list[list[Inspected]]]:
@@ -115,7 +115,7 @@ def copies(splits: Mapping[str, Sequence[Inspected]]) -> dict[str, list[list[Ins
     for split, images in splits.items():
         for image in images:
             groups[image.info.digest].append((split, image))
-    found: dict[str, list[list[Inspected]]] = {'leaks': [], 'conflicts': [], 'repeats': []}
+    by_kind: dict[str, list[list[Inspected]]] = {'leaks': [], 'conflicts': [], 'repeats': []}
     for group in groups.values():
         if len(group) < 2:
             continue
@@ -128,5 +128,5 @@ def copies(splits: Mapping[str, Sequence[Inspected]]) -> dict[str, list[list[Ins
             ('repeats', not leak and not conflict),
         ):
             if applies:
-                found[kind].append(images)
-    return found
+                by_kind[kind].append(images)
+    return by_kind

@@ -169,10 +169,10 @@ class Inspector:
         self,
         files: Sequence[File],
         known: Callable[[File], ImageInfo | None],
-        found: Callable[[list[tuple[File, ImageInfo]]], None],
+        record: Callable[[list[tuple[File, ImageInfo]]], None],
         advance: Callable[[int], None],
     ) -> None:
-        """Examine the files that are not `known`, and call `found` with the results of each batch.
+        """Examine the files that are not `known`, and call `record` with the results of each batch.
 
         `advance` is called with the number of files that are done since its last call.
         """
@@ -187,7 +187,7 @@ class Inspector:
                     for i, file in enumerate(batch):
                         _examine_file(file)
                         infos[i] = infos[i]._replace(complaint=complaint())
-            found(list(zip(batch, infos, strict=True)))
+            record(list(zip(batch, infos, strict=True)))
             advance(len(batch))
 
 

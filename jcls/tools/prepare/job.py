@@ -41,7 +41,7 @@ class Job:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder for this process alone; it is removed if it stays empty."""
-        made = [path for path in (self.work, *self.work.parents) if not path.exists()]
+        new_folders = [path for path in (self.work, *self.work.parents) if not path.exists()]
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / 'lock').open('w') as lock:
             try:
@@ -56,7 +56,7 @@ class Job:
                 if self.work.exists() and os.listdir(self.work) == ['lock']:  # noqa: PTH208
                     self.clean()
                     with suppress(OSError):  # it is not empty, so it stays
-                        for path in made[1:]:
+                        for path in new_folders[1:]:
                             path.rmdir()
 
     def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ class Job:
         if not self.final.exists():
             return None
         try:
-            report = json.loads((self.final / REPORT).read_text())
+            report: dict[str, Any] = json.loads((self.final / REPORT).read_text())
             before = report['identity']
         except (OSError, ValueError, KeyError):
             raise ValueError(
@@ -79,8 +79,7 @@ class Job:
         _compare(before, identity, f'{self.final} was made', anew)
         if report['written_bytes'] != self.size(self.final):
             raise ValueError(f'{self.final} was complete, but its shards are not now: {anew}')
-        found: dict[str, Any] = report
-        return found
+        return report
 
     @staticmethod
     def size(folder: Path) -> int:
@@ -107,10 +106,10 @@ class Job:
         """The properties of a file that is recorded or known."""
         return self._infos[file.shown, file.size, file.stamp]
 
-    def record(self, found: Sequence[tuple[File, ImageInfo]]) -> None:
+    def record(self, infos: Sequence[tuple[File, ImageInfo]]) -> None:
         """Record the properties of some files, on disk at once."""
         journal = self._journal or self._open_journal()
-        for file, info in found:
+        for file, info in infos:
             self._infos[file.shown, file.size, file.stamp] = info
             if info.digest:  # a file without a digest may be readable the next time
                 journal.write(json.dumps([file.shown, file.size, file.stamp, *info]) + '\n')

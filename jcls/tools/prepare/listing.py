@@ -79,11 +79,11 @@ def walk(root: Path) -> Iterator[Entry]:
 
     def below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
         try:
-            found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             yield Entry(prefix.rstrip('/'), 'file', problem=f'unreadable folder: {error.strerror}')
             return
-        for entry in found:
+        for entry in entries:
             path = prefix + entry.name
             if entry.name[0] == '.':
                 yield Entry(path, 'file')  # a hidden folder is listed, not searched
@@ -159,8 +159,8 @@ def arrange(entries: Iterable[Entry], source: str, *, packed: bool) -> Listing:
     for path, count in outside.items():
         of = f' ({count:,} files)' if path.endswith('/') else ''
         ignored.append((path, f'outside the class folders{of}'))
-    classes = same_classes(*((source, found[0]) for found in listings.values()))
-    return Listing(classes, {split: found[1] for split, found in listings.items()}, ignored)
+    classes = same_classes(*((source, names) for names, _ in listings.values()))
+    return Listing(classes, {split: files for split, (_, files) in listings.items()}, ignored)
 
 
 def same_classes(*parts: tuple[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def _classes(
     if not classes:
         raise ValueError(f'{source} has no class folders; expected {place}<class>/<image>.jpg')
     labels = {name: label for label, name in enumerate(classes)}
-    found = []
+    chosen = []
     for path, entry in files.items():
         if not path.startswith(base):
             continue
@@ -199,19 +199,19 @@ def _classes(
         if first not in labels:
             ignored.append((path, 'outside the class folders'))
         elif not slash:  # a class folder that cannot be read gives its own error later
-            found.append(File(path, f'{name}/', labels[first], *entry[2:]))
+            chosen.append(File(path, f'{name}/', labels[first], *entry[2:]))
         else:
-            found.append(File(path, name, labels[first], *entry[2:]))
-    found.sort(key=lambda file: (file.label, file.name))
+            chosen.append(File(path, name, labels[first], *entry[2:]))
+    chosen.sort(key=lambda file: (file.label, file.name))
     _check_names(classes, source)
-    readable = {file.label for file in found}
+    readable = {file.label for file in chosen}
     empty = [name for name in classes if labels[name] not in readable]
     if empty:
         raise ValueError(
             f'{len(empty)} class folders of {place} are empty: {", ".join(empty[:5])}; add images '
             'or remove the folder: every class needs one'
         )
-    return tuple(classes), found
+    return tuple(classes), chosen
 
 
 def _check_names(classes: Sequence[str], source: str) -> None:

@@ -80,14 +80,14 @@ def sort_out(
     good: dict[str, list[Inspected]] = {split: [] for split in listing.files}
     damaged, ignored = [], list(listing.ignored)
     for split, files in listing.files.items():
-        for file, found in zip(files, infos[split], strict=True):
-            no_image = not found.format and found.damage.startswith(('not an image', 'zero bytes'))
+        for file, info in zip(files, infos[split], strict=True):
+            no_image = not info.format and info.damage.startswith(('not an image', 'zero bytes'))
             if no_image and not is_image_name(file.name):
-                ignored.append((file.shown, found.damage))
-            elif found.damage:
-                damaged.append(Inspected(file, found))
+                ignored.append((file.shown, info.damage))
+            elif info.damage:
+                damaged.append(Inspected(file, info))
             else:
-                good[split].append(Inspected(file, found))
+                good[split].append(Inspected(file, info))
     return good, damaged, ignored
 
 
@@ -99,10 +99,10 @@ def compose(
 ) -> dict[str, Any]:
     """The report as a JSON object; files are named by their path below the source."""
     images = [image for part in splits.values() for image in part]
-    found: dict[str, list[str]] = {name: [] for name in FINDINGS}
+    by_finding: dict[str, list[str]] = {name: [] for name in FINDINGS}
     for image in images:
         for name in findings(image):
-            found[name].append(image.file.shown)
+            by_finding[name].append(image.file.shown)
     sides = np.array([sorted(image.info[2:4]) for image in images] or [[0, 0]])
     same = Counter(name.casefold() for name in classes)
     return {
@@ -116,9 +116,9 @@ def compose(
             'count': len(ignored),
             'files': [{'file': file, 'reason': reason} for file, reason in ignored],
         },
-        **{name: {'count': len(files), 'files': files} for name, files in found.items()},
+        **{name: {'count': len(files), 'files': files} for name, files in by_finding.items()},
         'suspicious': {
-            'count': len(found['suspicious']),
+            'count': len(by_finding['suspicious']),
             'files': [
                 {'file': i.file.shown, 'reason': i.info.complaint}
                 for i in images
@@ -153,38 +153,38 @@ def _balance(images: Iterable[Inspected], classes: tuple[str, ...]) -> dict[str,
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The rows of the table, (what, how much, details), without empty ones."""
-    found = [('images', f'{report["images"]:,}', f'{report["classes"]:,} classes')]
+    lines = [('images', f'{report["images"]:,}', f'{report["classes"]:,} classes')]
     for split, balance in report['balance'].items():
         small, large, ratio = balance['smallest'], balance['largest'], balance['ratio']
         images = f'{small["images"]:,} of each class'
         if ratio != 1:
             images = f'{small["class"]}: {small["images"]:,} to {large["class"]}: '
             images += f'{large["images"]:,}' + (f' (ratio {ratio:.3g})' if ratio else '')
-        found.append((split, f'{sum(balance["images"].values()):,}', images))
+        lines.append((split, f'{sum(balance["images"].values()):,}', images))
     shorter, longer = report['sides']['shorter'], report['sides']['longer']
     for name, side in (('shorter side', shorter), ('longer side', longer)):
-        found.append(
+        lines.append(
             (name, f'{side["median"]:,.6g} px', f'median of {side["min"]:,} to {side["max"]:,}')
         )
     formats = ', '.join(f'{count:,} {name}' for name, count in report['formats'].items())
-    found.append(('formats', f'{len(report["formats"])}', formats))
+    lines.append(('formats', f'{len(report["formats"])}', formats))
     for name, meaning in {**PROBLEMS, **FINDINGS}.items():
         entry = report[name]
         if entry['count']:
             shown = [_shown(item) for item in entry.get('files', entry.get('groups'))[:EXAMPLES]]
             more = [f'... ({entry["count"] - EXAMPLES:,} more)'][: entry['count'] > EXAMPLES]
-            found.append((name, f'{entry["count"]:,}', '\n'.join([f'{meaning}:', *shown, *more])))
+            lines.append((name, f'{entry["count"]:,}', '\n'.join([f'{meaning}:', *shown, *more])))
     for name, meaning in DONE.items():
         if report.get(name):
-            found.append((name, f'{report[name]:,}', meaning))
+            lines.append((name, f'{report[name]:,}', meaning))
     if 'written_bytes' in report:
         before, after = (
             f'{report[key] / 1e6:,.6g} MB' for key in ('source_bytes', 'written_bytes')
         )
-        found.append(('bytes', after, f'of {before} in the source'))
+        lines.append(('bytes', after, f'of {before} in the source'))
     if report['similar_classes']:
-        found.append(('similar_classes', '', ', '.join(report['similar_classes'])))
-    return found
+        lines.append(('similar_classes', '', ', '.join(report['similar_classes'])))
+    return lines
 
 
 def _shown(item: Any) -> str:

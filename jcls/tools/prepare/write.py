@@ -64,8 +64,8 @@ def write_shards(
     stop = threading.Event()
 
     def write(path: Path, shard: Shard) -> None:
-        made = in_order(pool, content, shard.images, ahead)
-        _write_shard(path, shard, made_of, made, advance, stop)
+        contents = in_order(pool, content, shard.images, ahead)
+        _write_shard(path, shard, made_of, contents, advance, stop)
 
     with ThreadPoolExecutor(max(writers, 1)) as threads:
         running = [threads.submit(write, path, shard) for path, shard in paths.items()]
@@ -95,8 +95,8 @@ def _write_shard(
             name = os.fsencode(image.file.name)
             example = {'image': content, 'label': image.file.label, 'file_name': name}
             # Without this, protobuf writes features in another order in each process.
-            made = tf.train.Example.FromString(made_of.serialize_example(example))
-            yield key, made.SerializeToString(deterministic=True)
+            record = tf.train.Example.FromString(made_of.serialize_example(example))
+            yield key, record.SerializeToString(deterministic=True)
             advance(1)
 
     unfinished = path.with_name(f'unfinished.{path.name}')

@@ -96,9 +96,11 @@ def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f'{path} holds no dictionary of tensors, but a {type(content).__name__}')
     if isinstance(content.get(MMENGINE_RAW), Mapping):
         content = {'model_ema': content.get('state_dict'), 'state_dict': content[MMENGINE_RAW]}
-    found = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
-    averaged = [found[key] for key in AVERAGED if key in found]
-    raw = [found[key] for key in RAW if key in found] or [content]
+    mappings = {
+        key: value for key, value in content.items() if isinstance(value, Mapping) and value
+    }
+    averaged = [mappings[key] for key in AVERAGED if key in mappings]
+    raw = [mappings[key] for key in RAW if key in mappings] or [content]
     if ema == 'yes' and not averaged:
         raise ValueError(f"ema='yes', but {path} has no averaged weights")
     chosen = averaged[0] if averaged and ema != 'no' else raw[0]

@@ -35,7 +35,7 @@ def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
         ratio = inner / groups / width
     shortcut = _shortcut(shapes, layout, blocks, stem, groups)
     projected = layout.shortcut(shortcut == 'pool', 1)[0]
-    found = {
+    properties = {
         'block': kind,
         'shortcut': shortcut,
         'groups': groups,
@@ -44,7 +44,7 @@ def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
         'blocks': blocks,
         'width': width,
     }
-    section = _section(found)
+    section = _section(properties)
     if kind == 'basic' and f'{layout.block(1, 1, 0)}.{projected}.weight' in shapes:
         section['project_first'] = True
     head = shapes.get(f'{layout.head}.weight')
@@ -130,11 +130,11 @@ def _shortcut(
     return kinds[0] if kinds else 'pad'
 
 
-def _section(found: dict[str, Any]) -> dict[str, Any]:
-    """The preset most like the properties `found`, and the fields that must stand beside it."""
+def _section(properties: dict[str, Any]) -> dict[str, Any]:
+    """The preset most like these `properties`, and the fields that must stand beside it."""
 
     def agreement(preset: dict[str, Any]) -> tuple[bool, ...]:
-        return tuple(preset[field] == found[field] for field in found)
+        return tuple(preset[field] == properties[field] for field in properties)
 
     fixed = 4  # fields that a config cannot change
     name, preset = max(
@@ -143,10 +143,12 @@ def _section(found: dict[str, Any]) -> dict[str, Any]:
     )
     if not all(agreement(preset)[:fixed]):
         different = ', '.join(
-            f'{field}={found[field]} (there {preset[field]})'
-            for field in list(found)[:fixed]
-            if found[field] != preset[field]
+            f'{field}={properties[field]} (there {preset[field]})'
+            for field in list(properties)[:fixed]
+            if properties[field] != preset[field]
         )
         raise ValueError(f'no ResNet of jcls is built so; the nearest, {name}, but: {different}')
-    changes = {key: found[key] for key in list(found)[fixed:] if found[key] != preset[key]}
+    changes = {
+        key: properties[key] for key in list(properties)[fixed:] if properties[key] != preset[key]
+    }
     return {'name': name, **changes}

@@ -357,14 +357,14 @@ def test_progress_is_shown_only_to_the_patient(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is said of what is quickly done; without a terminal, the rest is lines of the log."""
-    from jcls.host import progress
+    from jcls.host import terminal
 
     with caplog.at_level(logging.INFO, logger='jcls'):
-        with progress.progress('counting', 5) as advance:
+        with terminal.progress('counting', 5) as advance:
             advance(3)
         assert not caplog.text
-        monkeypatch.setattr(progress, 'PATIENCE', 0.0)
-        with progress.progress('counting', 5000) as advance:
+        monkeypatch.setattr(terminal, 'PATIENCE', 0.0)
+        with terminal.progress('counting', 5000) as advance:
             advance(1000)
             advance(500)
     assert [record.message for record in caplog.records] == ['counting: 1,000 of 5,000']

@@ -1,4 +1,7 @@
-"""A progress bar on the terminal for what takes longer than a moment."""
+"""What is shown on the terminal: lines, what is waited for, and how far it is.
+
+Lines go to standard output; what vanishes when it is done goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,18 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 1.5  # seconds before anything is shown
 PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
+
+
+def say(text: str) -> None:
+    """Print a line now, although standard output may be a file or a pipe."""
+    print(text, flush=True)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Show `text` and that something moves, where there is a terminal."""
+    with Console(stderr=True).status(text):
+        yield
 
 
 @contextmanager
