@@ -1,6 +1,11 @@
 """What several test files share."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 TESTS = Path(__file__).parents[1]
 
@@ -8,3 +13,9 @@ TESTS = Path(__file__).parents[1]
 def golden_path(name: str) -> Path:
     """A file or folder of tests/golden: numbers of the peers."""
     return TESTS / 'golden' / name
+
+
+def assert_within(found: Any, expected: np.ndarray, tolerance: float, what: object) -> None:
+    """Relative to the largest number."""
+    error = np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max()
+    assert error <= tolerance, f'{what}: {error:.2e}'

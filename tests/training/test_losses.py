@@ -1,29 +1,65 @@
-"""Losses against their formula and optax; ranks and sums against NumPy, ties and NaN included."""
+"""Losses and their gradients are those of their formula, of optax and of the peers."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
-from jcls.training import losses, metrics
+from helpers import assert_within
+from helpers.logits import assert_same, cross_entropy, examples
+from jcls.training import losses
 
-NAN, INF = float('nan'), float('inf')
+Golden = Callable[[str], Any]
+NAN = float('nan')
+COUNTS = np.array([10, 3, 7, 1, 29])
+
+WEIGHTS = {'class_weights': (0.5, 2.0, 1.0, 0.0, 3.0)}
+SMOOTH = {'label_smoothing': 0.1}
+SOFTMAX, FOCAL = {'name': 'softmax'}, {'name': 'focal'}
+BINARY, SUM = {'name': 'binary'}, {'name': 'binary', 'reduction': 'sum'}
+THRESHOLD = {'threshold': 0.2}
+
+# The peer's case: the section.
+LOSSES: dict[str, dict[str, Any]] = {
+    'softmax_hard': SOFTMAX,
+    'softmax_hard_smooth': SOFTMAX | SMOOTH,
+    'softmax_soft': SOFTMAX,
+    'softmax_soft_smooth': SOFTMAX | SMOOTH,
+    'softmax_hard_weighted': SOFTMAX | WEIGHTS,
+    'softmax_soft_weighted': SOFTMAX | WEIGHTS,
+    'softmax_soft_smooth_weighted': SOFTMAX | SMOOTH | WEIGHTS,
+    'binary_hard': BINARY,
+    'binary_hard_smooth': BINARY | SMOOTH,
+    'binary_hard_threshold': BINARY | SMOOTH | THRESHOLD,
+    'binary_soft': BINARY,
+    'binary_soft_smooth': BINARY | SMOOTH,
+    'binary_soft_threshold': BINARY | THRESHOLD,
+    'binary_soft_smooth_threshold': BINARY | SMOOTH | THRESHOLD,
+    'binary_tie_threshold': BINARY | THRESHOLD,
+    'binary_sum': SUM | SMOOTH | {'target': 'soft'},
+    'binary_sum_threshold': SUM | SMOOTH | THRESHOLD | {'target': 'soft'},
+    'binary_weighted': BINARY | SMOOTH | WEIGHTS | {'target': 'soft'},
+    'binary_sum_weighted': SUM | SMOOTH | WEIGHTS | {'target': 'soft'},
+    'focal_hard': FOCAL,
+    'focal_soft': FOCAL,
+    'focal_unweighted': FOCAL | {'alpha': None, 'target': 'soft'},
+    'focal_gamma': FOCAL | {'gamma': 1.5, 'target': 'soft'},
+    'focal_gamma_zero': FOCAL | {'gamma': 0.0, 'target': 'hard'},
+    'focal_gamma_unweighted': FOCAL | {'gamma': 1.5, 'alpha': None, 'target': 'hard'},
+}
 
 
-def examples(n: int = 64, k: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits [N, K], labels [N] and one-hot targets [N, K], float64."""
-    draw = np.random.default_rng(seed)
-    labels = draw.integers(0, k, n)
-    return draw.normal(scale=3, size=(n, k)), labels, np.eye(k)[labels]
-
-
-def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-sum t log softmax, in NumPy."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return -(targets * (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))).sum(-1)
+@pytest.fixture(scope='module')
+def data(golden: Golden) -> dict[str, np.ndarray]:
+    """What the peers computed."""
+    return dict(golden('recipes.npz'))
 
 
 @pytest.mark.parametrize('amount', [0.0, 0.1, 0.5])
@@ -75,6 +111,30 @@ def test_the_gradient_of_the_loss_is_softmax_minus_target():
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
+@pytest.mark.parametrize('case', LOSSES)
+def test_losses_are_the_peer_s(case: str, data: dict[str, np.ndarray]) -> None:
+    """Of every example and in the mean, with their gradients: torch's cross-entropy, timm's
+    BinaryCrossEntropy (of targets that its Mixup smoothed; a target at the threshold is none) and
+    torchvision's focal loss, for labels and mixed targets, smoothed, weighted, with a threshold."""
+    section = dict(LOSSES[case])
+    kind = section.pop('target', case.split('_')[1])
+    loss = losses.create(lambda: COUNTS, **section)
+    assert_same(loss, (f'targets_{kind}',), case, data)
+
+
+def test_balanced_weights_are_scikit_learn_s(data: dict[str, np.ndarray]) -> None:
+    """'balanced' is what compute_class_weight makes of the labels of the training examples."""
+    labels = np.repeat(np.arange(5), COUNTS)
+    weights = compute_class_weight('balanced', classes=np.arange(5), y=labels)
+    with jax.enable_x64(True):
+        logits, targets = jnp.asarray(data['logits']), jnp.asarray(data['targets_soft'])
+        found, expected = (
+            losses.create(lambda: COUNTS, class_weights=given)(logits, targets)
+            for given in ('balanced', tuple(weights.tolist()))
+        )
+    assert_within(found, np.asarray(expected), 1e-14, 'balanced')
+
+
 @pytest.mark.parametrize('amount', [-0.1, 1.0, 1.5, NAN])
 def test_smoothing_out_of_range_is_refused(amount):
     """Smoothing is in [0, 1); an unknown loss is named with what there is."""
@@ -84,98 +144,27 @@ def test_smoothing_out_of_range_is_refused(amount):
         losses.create(name='sofmax')
 
 
-def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The place of the label in a stable descending sort, where NaN counts as the highest logit."""
-    order = np.argsort(-np.where(np.isnan(logits), INF, logits), axis=-1, kind='stable')
-    return np.argmax(order == labels[:, None], axis=-1)
+@pytest.mark.parametrize(
+    ('section', 'message'),
+    [
+        ({'name': 'binary', 'threshold': 1.5}, r'config.loss.threshold=1.5: in \[0, 1\), or None'),
+        ({'name': 'binary', 'threshold': -0.1}, r'config.loss.threshold=-0.1: '),
+        ({'name': 'binary', 'reduction': 'max'}, r"config.loss.reduction 'max'.*known: mean, sum"),
+        ({'name': 'binary', 'label_smoothing': 1.0}, r'config.loss.label_smoothing=1.0: '),
+        ({'name': 'focal', 'gamma': -1.0}, r'config.loss.gamma=-1.0: '),
+        ({'name': 'focal', 'alpha': 1.0}, r'config.loss.alpha=1.0: in \(0, 1\), or None'),
+        ({'class_weights': (1.0, 2.0)}, r'config.loss.class_weights: 2 weights for 5 classes'),
+        ({'class_weights': (1.0, 2.0, 1.0, 1.0, -1.0)}, r'weights must be finite and not neg'),
+        ({'class_weights': 'balance'}, r"class_weights 'balance'; did you mean 'balanced'\?"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_an_error(section: dict[str, Any], message: str) -> None:
+    """Thresholds, factors and weights that make no sense are refused at their place."""
+    with pytest.raises(ValueError, match=message):
+        losses.create(lambda: COUNTS, **section)(jnp.zeros((2, 5)), jnp.ones((2, 5)) / 5)
 
 
-def found_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    found = jax.jit(metrics.label_rank)(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
-    assert found.dtype == jnp.int32
-    return np.asarray(found)
-
-
-@pytest.mark.parametrize('k', [2, 3, 10, 1000])
-@pytest.mark.parametrize('levels', [2, 5, None])
-def test_the_rank_is_the_place_in_a_stable_sort(k, levels):
-    """Also with many ties: of equal logits the lower index comes first, as argmax has it."""
-    logits, labels, _ = examples(500, k)
-    if levels:
-        logits = np.random.default_rng(1).integers(0, levels, logits.shape).astype(float)
-    logits = logits.astype(np.float32)
-    found = found_ranks(logits, labels)
-    np.testing.assert_array_equal(found, ranks(logits, labels))
-    np.testing.assert_array_equal(found == 0, np.argmax(logits, -1) == labels)
-
-
-@pytest.mark.parametrize('value', [0.0, -0.0, 3.5, -INF, INF])
-def test_constant_logits_score_chance(value):
-    """A network that says nothing is right for one class of K, and in the top 5 for five."""
-    labels = np.arange(10)
-    np.testing.assert_array_equal(found_ranks(np.full((10, 10), value), labels), labels)
-
-
-def test_nan_is_never_a_hit():
-    """A NaN at the label ranks it last; one elsewhere comes before the label, as argmax has it."""
-    logits, labels, _ = examples(500, 10)
-    elsewhere = logits.copy()
-    elsewhere[np.arange(500), (labels + 1 + np.arange(500) % 9) % 10] = NAN
-    np.testing.assert_array_equal(found_ranks(elsewhere, labels), ranks(elsewhere, labels))
-    assert (found_ranks(elsewhere, labels) > 0).all()
-    own = logits.copy()
-    own[np.arange(500), labels] = NAN
-    assert (found_ranks(own, labels) >= 9).all()
-    assert (found_ranks(np.full((10, 10), NAN), np.arange(10)) >= 9).all()
-
-
-def batch_sums(
-    logits: jax.Array, labels: jax.Array, loss: jax.Array, mask: jax.Array
-) -> dict[str, jax.Array]:
-    """The sums of a training batch."""
-    values = {
-        'loss': loss,
-        'top1': metrics.top1(logits, labels),
-        'top5': metrics.top5(logits, labels),
-    }
-    return metrics.masked_sums(values, mask.astype(loss.dtype))
-
-
-@pytest.mark.parametrize('value', [NAN, INF])
-def test_sums_count_the_examples_with_mask_1_and_no_others(value):
-    """Logits and losses of masked rows may be anything; top 1 and top 5 are counts, not means."""
-    logits, labels, targets = examples(40, 10)
-    mask = (np.arange(40) % 3 > 0).astype(np.float32)
-    logits[mask == 0] = value
-    loss = losses.create()(jnp.asarray(logits, jnp.float32), jnp.asarray(targets, jnp.float32))
-    assert not np.isfinite(loss[0])
-    sums = jax.jit(batch_sums)(
-        jnp.asarray(logits, jnp.float32), jnp.asarray(labels), loss, jnp.asarray(mask)
-    )
-    real = mask == 1
-    rank = ranks(logits[real].astype(np.float32), labels[real])
-    assert {name: value.shape for name, value in sums.items()} == dict.fromkeys(sums, ())
-    assert float(sums['examples']) == real.sum() == 26
-    assert float(sums['top1']) == (rank < 1).sum()
-    assert float(sums['top5']) == (rank < 5).sum()
-    expected = cross_entropy(logits[real], targets[real]).sum()
-    np.testing.assert_allclose(sums['loss'], expected, rtol=1e-5)
-
-
-def test_sums_of_batches_are_the_sums_of_the_whole():
-    """However a set is cut and padded, the sums add up to the same."""
-    logits, labels, targets = examples(30, 10)
-    loss = cross_entropy(logits, targets)
-    with jax.enable_x64(True):
-        whole = batch_sums(*map(jnp.asarray, (logits, labels, loss, np.ones(30))))
-        parts = []
-        for start in range(0, 30, 8):
-            rows = slice(start, start + 8)
-            missing = 8 - len(labels[rows])
-            padded = [np.concatenate([x[rows], x[:missing]]) for x in (logits, labels, loss)]
-            mask = np.arange(8) < 8 - missing
-            parts.append(batch_sums(*map(jnp.asarray, (*padded, mask.astype(np.float32)))))
-    for name, value in whole.items():
-        np.testing.assert_allclose(sum(float(part[name]) for part in parts), value, rtol=1e-14)
-    nothing = batch_sums(*map(jnp.asarray, (logits, labels, loss, np.zeros(30))))
-    assert {name: float(value) for name, value in nothing.items()} == dict.fromkeys(whole, 0)
+def test_a_class_without_examples_cannot_be_balanced() -> None:
+    """Its weight would be infinite: the error says which class it is."""
+    with pytest.raises(ValueError, match=r"class_weights='balanced': class 2 has no training"):
+        losses.create(lambda: np.array([3, 1, 0, 5]), class_weights='balanced')
