@@ -28,20 +28,24 @@ DESCRIPTION = """\
 Train ResNet image classifiers with JAX.
 
   jcls --config configs/quickstart.py --workdir runs/quickstart
-  jcls --config configs/quickstart.py --workdir runs/other --config.optimizer.lr=0.2
+  jcls --config configs/quickstart.py --workdir runs/lower --config.optimizer.lr=0.05
   jcls config show configs/quickstart.py
   jcls evaluate runs/quickstart
 
 Every field of a config can be set as --config.section.field=value. The same command in the same
 workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM or
-SIGINT with the state saved, 130 interrupted outside of training, in a dry run, or twice.
+SIGINT with the state saved, 130 interrupted twice, in a dry run, or outside of training.
 """
+FIELDS = '--config.section.field=value sets a field of the config.'
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line, without ``--config.section.field=value``."""
     top = argparse.ArgumentParser(
-        'jcls', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        'jcls',
+        usage='jcls [-h] [VERB] ...',
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest='verb', metavar='VERB', required=True)
     for name, text in VERBS.items():
@@ -49,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
+            epilog=None if name in WITHOUT_CONFIG else FIELDS,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
@@ -76,7 +81,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _config_argument(parser, 'config to train')
     add('--workdir', help='folder of the run; a run that is in it resumes')
-    text = 'run two steps of a shrunken copy, in a temporary folder'
+    text = 'run two steps of a tiny version, in a temporary folder'
     add('--dry_run', action='store_true', help=text)
     text = (
         "'auto' joins the other processes of a run on several hosts if a launcher has started "
@@ -128,7 +133,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     add('--crop', type=int, metavar='PIXELS', help=text)
     text = 'interpolation of --resize (default: bilinear)'
     add('--interpolation', choices=('bilinear', 'bicubic'), help=text)
-    text = "channels of your images, if not the weights'; the first convolution is adapted"
+    text = 'number of channels of your images, to which the first convolution is adapted'
     add('--channels', type=int, help=text)
 
 
@@ -182,8 +187,8 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     add('--cores', type=int, help='number of cores to use; 0 for all (default: 0)')
     text = 'how often to measure; the best round is reported (default: 3)'
     add('--rounds', type=int, help=text)
-    add('--seconds', type=float, help='length of a measurement of `bench input` (default: 5)')
-    text = 'duration of a training step: `bench input` tells whether it waits for images'
+    add('--seconds', type=float, help='seconds of a measurement of `bench input` (default: 5)')
+    text = 'seconds of a training step: `bench input` tells whether it would wait for images'
     add('--step_seconds', type=float, help=text)
     text = 'let `bench input` also measure torchvision and DALI'
     add('--compare', action='store_true', help=text)

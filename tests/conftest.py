@@ -6,18 +6,30 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.compiler import flags
+
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before anything imports JAX
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'  # of tests, even small programs
+os.environ['XLA_FLAGS'] = flags()
 
 import numpy as np
 import pytest
 
 from helpers import golden_path
 from helpers.runs import TINY, environment
+
+# Files of the longest tests, in turns such that start processes and such that compile: begun last,
+# they would leave one of the two processes of pytest with nothing to do.
+FIRST = ('test_processes', 'test_models', 'test_step', 'test_configs', 'test_readme', 'test_loop')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files in `FIRST`."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else 99)
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -29,16 +41,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get('PYTEST_XDIST_WORKER') else base
     os.environ['XDG_CACHE_HOME'] = str(base / 'cache')
-
-
-@pytest.fixture(scope='module')
-def quick_compiler() -> Iterator[None]:
-    """Compile in half the time, for steps that run a few times."""
-    import jax
-
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

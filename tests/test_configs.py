@@ -109,7 +109,6 @@ SAME_GRAPH = (
 )  # fmt: skip
 
 
-@pytest.mark.usefixtures('quick_compiler')
 @pytest.mark.parametrize(
     'file',
     [
@@ -132,7 +131,6 @@ def test_a_config_takes_real_steps_in_a_dry_run(file, capsys):
     assert any(re.match(r'step 1/2  loss \d', line) for line in out)
 
 
-@pytest.mark.usefixtures('quick_compiler')
 @pytest.mark.parametrize(
     ('path', 'changes'),
     [

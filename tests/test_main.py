@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jax
 import pytest
 
 import jcls
@@ -39,14 +38,6 @@ def keep_logging():
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compiler():
-    """Compile in half the time, for runs of a few steps."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def test_own_parts(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match=r"format='timm' has names for ResNets only"):
         jcls.export(tmp_path / 'run', tmp_path / 'timm', format='timm')
     assert {name.split(':')[1] for name in described['own_parts']} == set(functions)
+    (command,) = re.findall(r'^jcls (--config .+\\\n.+my_parts.+)$', PAGE, re.MULTILINE)
+    words = shlex.split(command.replace('\\\n', ''))
+    changes = dict(word[len('--config.') :].split('=') for word in words if '=' in word)
+    schedule = jcls.load_config(words[1], changes).schedule
+    assert (schedule.name, schedule.at) == (uses['schedule'], '0.25 run')
     sys.modules.pop('my_parts')
 
 
@@ -73,7 +79,7 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (60, 8, 8, 3), np.uint8)
-    Image.fromarray(images[0]).save('new.jpg')
+    Image.fromarray(images[0]).save('digit.png')
     names: dict[str, Any] = {'images': images, 'labels': ['even', 'odd'] * 30}
     exec(compile(text, 'README.md', 'exec'), names)
     assert names['logits'].shape == (60, 10)

@@ -159,36 +159,39 @@ def max_pool(x: jax.Array) -> jax.Array:
     return _max_pool(x)
 
 
-def _max_pool_forward(x: jax.Array) -> Any:
-    y = _max_pool(x)
-    return y, (x, y)
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _max_pool(x), x
 
 
-def _max_pool_backward(residuals: Any, dy: jax.Array) -> tuple[jax.Array]:
-    def default(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
-        del y
+def _max_pool_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.vjp(_max_pool, x)[1](dy)[0]
 
-    return (on_cpu_or_else(max_pool_gradient, default, *residuals, dy),)
+    return (on_cpu_or_else(max_pool_gradient, default, x, dy),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def max_pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
-    """The gradient of y = `max_pool` (x): x [N, H, W, C], y and dy [N, h, w, C] -> [N, H, W, C].
+def max_pool_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The gradient of `max_pool` at x [N, H, W, C] for dy [N, h, w, C] -> [N, H, W, C].
 
     Each dy goes to the first of its window's largest entries, row by row, as with XLA and torch.
+    The place of that entry is computed here and not by a comparison of x with the pooled values:
+    the compiler may compute x twice, with other roundings, and then they are not equal.
     """
-    (_, height, width, _), (_, h, w, _) = x.shape, y.shape
+    (_, height, width, _), (_, h, w, _) = x.shape, dy.shape
     below, right = 2 * h + 1, 2 * w + 1  # of the padded images
     edges = ((0, 0), (1, below - height - 1), (1, right - width - 1), (0, 0))
     x = jnp.pad(x, edges, constant_values=-jnp.inf)
-    zero, free, dx = jnp.zeros((), dy.dtype), jnp.ones(y.shape, bool), jnp.zeros_like(x)
-    for a in range(3):
-        for b in range(3):
-            here = free & (x[:, a : below - 2 + a : 2, b : right - 2 + b : 2] == y)
-            free &= ~here
-            spread = ((0, 0, 0), (a, 2 - a, 1), (b, 2 - b, 1), (0, 0, 0))
-            dx += lax.pad(jnp.where(here, dy, zero), zero, spread)
+    places = [(a, b) for a in range(3) for b in range(3)]
+    largest, first = jnp.full(dy.shape, -jnp.inf, x.dtype), jnp.zeros(dy.shape, jnp.int8)
+    for i, (a, b) in enumerate(places):
+        entry = x[:, a : below - 2 + a : 2, b : right - 2 + b : 2]
+        first = jnp.where(entry > largest, jnp.int8(i), first)
+        largest = jnp.maximum(largest, entry)
+    zero, dx = jnp.zeros((), dy.dtype), jnp.zeros_like(x)
+    for i, (a, b) in enumerate(places):
+        spread = ((0, 0, 0), (a, 2 - a, 1), (b, 2 - b, 1), (0, 0, 0))
+        dx += lax.pad(jnp.where(first == i, dy, zero), zero, spread)
     return dx[:, 1 : height + 1, 1 : width + 1]

@@ -34,7 +34,8 @@ TINY: dict[str, Any] = {
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """The environment of a test's own process with so many virtual CPU devices."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = os.environ['XLA_FLAGS']
+    flags += f' --xla_force_host_platform_device_count={devices}'
     return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **more}
 
 

@@ -24,8 +24,6 @@ from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, imported
 from jcls.weights.foreign import convert, files, layouts
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 GOLDEN = golden_path('weights')
 CLASSES = 7
 

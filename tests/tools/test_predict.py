@@ -16,8 +16,6 @@ from helpers import golden_path
 from jcls.main import main
 from jcls.tools.import_ import import_weights
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 GOLDEN = golden_path('weights')
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 NAMES = list('abcdefg')

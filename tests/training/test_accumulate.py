@@ -12,8 +12,6 @@ import jcls
 from jcls.training.experiment import process_shard
 from jcls.training.step import normalise
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 
 def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
     return jax.device_get(next(experiment.train_batches(step, step + 1)))

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 import jcls
-from helpers.runs import assert_same_run, crashing, lines
+from helpers.runs import TINY, assert_same_run, crashing, lines
 from jcls.main import main
 from jcls.training import loop
 from jcls.training.step import normalise
-
-pytestmark = pytest.mark.usefixtures('quick_compiler')
 
 EMA = {'name': 'torchvision', 'every': 2, 'decay': 0.999}
 
@@ -23,8 +21,6 @@ EMA = {'name': 'torchvision', 'every': 2, 'decay': 0.999}
 @pytest.fixture(scope='module')
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A finished run with an average, its best chosen by it."""
-    from conftest import TINY
-
     config = {**TINY, 'ema': EMA, 'checkpoint': {'every': '4 steps', 'best': 'eval_ema/top1'}}
     experiment = jcls.build(config)
     workdir = tmp_path_factory.mktemp('averaged')

@@ -15,8 +15,6 @@ from jax import ad_checkpoint
 import jcls
 from jcls import models
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 
 def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
     return jax.device_get(next(experiment.train_batches(step, step + 1)))

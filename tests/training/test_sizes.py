@@ -12,8 +12,6 @@ import jcls
 from helpers.runs import assert_same_run, crashing
 from jcls.training import loop
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 CROP = {'name': 'random_resized_crop', 'size': 8}
 
 

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 import jcls
-from helpers.runs import assert_same_run, crashing
+from helpers.runs import TINY, assert_same_run, crashing
 from jcls.training import loop
 from jcls.training.step import normalise
-
-pytestmark = pytest.mark.usefixtures('quick_compiler')
 
 
 def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
@@ -25,8 +23,6 @@ def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import TINY
-
     workdir = tmp_path_factory.mktemp('teacher')
     loop.train(jcls.build({**TINY, 'duration': '3 steps'}), workdir)
     return workdir

@@ -22,8 +22,6 @@ from jcls.main import main
 from jcls.training import freezing, loop
 from jcls.weights import init
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 WIDE = {'name': 'resnet20', 'blocks': (1, 1), 'width': 4}
 
 

@@ -25,8 +25,6 @@ from jcls.weights.foreign import convert, files, layouts
 from jcls.weights.foreign.recognise import recognise
 from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_metadata
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 GOLDEN = golden_path('weights')
 LABELS = (0, 2, 4, 6)  # of make_weights.py
 NETS = {  # file, layout, preset, width, blocks
