@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -21,6 +22,9 @@ import pytest
 
 from helpers import golden_path
 from helpers.runs import TINY, environment
+
+# Seldom: JAX and TensorFlow make many objects, and few of them are garbage.
+gc.set_threshold(100_000, 20, 20)
 
 # Files of the longest tests, in turns such that start processes and such that compile: begun last,
 # they would leave one of the two processes of pytest with nothing to do.
