@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = top.add_subparsers(dest='verb', metavar='VERB', required=True)
+    verbs = top.add_subparsers(prog='jcls', dest='verb', metavar='VERB', required=True)
     for name, text in VERBS.items():
         verb = verbs.add_parser(
             name,
@@ -84,8 +84,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     text = 'run two steps of a tiny version, in a temporary folder'
     add('--dry_run', action='store_true', help=text)
     text = (
-        "'auto' joins the other processes of a run on several hosts if a launcher has started "
-        "some, 'on' always, 'off' never (default: auto)"
+        "'auto' joins the other processes of a run on several hosts if the environment "
+        "names some, 'on' always, 'off' never (default: auto)"
     )
     add('--distributed', dest='mode', choices=('auto', 'on', 'off'), help=text)
     text = 'how long to wait for the other processes (default: 300)'

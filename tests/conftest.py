@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.compiler import flags
-
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before anything imports JAX
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'  # of tests, even small programs
-os.environ['XLA_FLAGS'] = flags()
+
+import pytest
+
+pytest.register_assert_rewrite('helpers')
+from helpers import compiler
+
+os.environ['XLA_FLAGS'] = compiler.flags()
 
 import numpy as np
-import pytest
 
 from helpers import golden_path
 from helpers.runs import TINY, environment
@@ -26,14 +29,20 @@ from helpers.runs import TINY, environment
 # Seldom: JAX and TensorFlow make many objects, and few of them are garbage.
 gc.set_threshold(100_000, 20, 20)
 
-# Files of the longest tests, in turns such that start processes and such that compile: begun last,
-# they would leave one of the two processes of pytest with nothing to do.
+# Files of long tests. The first starts processes that wait for each other, so another file compiles
+# beside it. If they came last, one of pytest's two processes would have nothing left to do.
 FIRST = ('test_processes', 'test_models', 'test_step', 'test_configs', 'test_readme', 'test_loop')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files in `FIRST`."""
-    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else 99)
+    rank = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_report_header() -> str:
+    """The compiler's options, which decide how long the tests take."""
+    return f'XLA_FLAGS: {os.environ["XLA_FLAGS"] or "none"}'
 
 
 @pytest.fixture(autouse=True, scope='session')

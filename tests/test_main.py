@@ -348,7 +348,7 @@ def test_help_exits_with_0(run, words):
     """jcls --help and each verb's --help print their usage, of jcls every verb."""
     code, out, err = run(*words, '--help')
     assert (code, err) == (0, '')
-    assert out.startswith(f'usage: {" ".join(["jcls", *words])}')
+    assert out.startswith(f'usage: {" ".join(["jcls", *words])} [')
     assert words or all(verb in out for verb in arguments.VERBS)
 
 

@@ -13,6 +13,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,17 +26,23 @@ class _TensorFlow:
 
 
 tf: Any = _TensorFlow()
+_LOCK = threading.RLock()
+
+
+def load() -> Any:
+    """Import TensorFlow now, and hide GPUs and TPUs from it; any thread may call this."""
+    with _LOCK:
+        return _load()
 
 
 @functools.cache
-def load() -> Any:
-    """Import TensorFlow now, and hide GPUs and TPUs from it."""
+def _load() -> Any:
     # Silence its start-up messages. The oneDNN one ignores the log level, so switch oneDNN off.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-    # Without Keras, which jcls does not use, the import takes a third less time. TensorFlow goes on
-    # where it is missing, and tf.keras still finds it later.
-    with _missing('keras.src.optimizers'):
+    # At its end TensorFlow imports Keras's optimizers, which takes a third of the time, and goes on
+    # where that fails. jcls needs no Keras; tf.keras imports it when it is first used.
+    with _missing('keras', 'keras.src.optimizers'):
         import tensorflow
 
     _keep_memory()
@@ -58,16 +65,16 @@ def call_module(arguments: list[Any], **settings: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _missing(module: str) -> Iterator[None]:
-    """Let an import of this module fail in the context, unless it has been imported before."""
-    if module in sys.modules:
+def _missing(package: str, module: str) -> Iterator[None]:
+    """Let an import of `module` fail in the context, unless its `package` is imported already."""
+    if package in sys.modules:
         yield
         return
-    sys.modules[module] = None  # type: ignore[assignment]  # as Python's documentation has it
+    sys.modules[module] = None  # type: ignore[assignment]  # None makes an import of it fail
     try:
         yield
     finally:
-        del sys.modules[module]
+        sys.modules.pop(module, None)
 
 
 def _keep_memory() -> None:

@@ -100,8 +100,11 @@ class BatchNorm(nn.Module):
         # Joining the axes would cost a copy in the layouts that XLA chooses.
         wide, axes = x.astype(param_dtype()), (1, 2, 3)
         mean = wide.mean(axes, keepdims=True)
-        # E[x^2] - E[x]^2 reads the activations once; rounding may make it negative.
-        var = jnp.maximum(jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean), 0)
+        # E[x^2] - E[x]^2 reads the activations once; rounding may make it negative. The gradient of
+        # jnp.maximum would ask whether the result equals this, which the compiler may compute twice
+        # with other roundings.
+        var = jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean)
+        var = jnp.where(var < 0, 0, var)  # a NaN stays one
         y = (wide - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(x.dtype), mean.squeeze(axes), var.squeeze(axes)
 

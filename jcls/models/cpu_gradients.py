@@ -176,9 +176,10 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def max_pool_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of `max_pool` at x [N, H, W, C] for dy [N, h, w, C] -> [N, H, W, C].
 
-    Each dy goes to the first of its window's largest entries, row by row, as with XLA and torch.
-    The place of that entry is computed here and not by a comparison of x with the pooled values:
-    the compiler may compute x twice, with other roundings, and then they are not equal.
+    Each dy goes to the first of its window's largest entries, row by row, as with XLA and torch
+    (but for NaNs). The place of that entry is found by order here, not by equality with the pooled
+    values: the compiler may compute x twice, with other roundings, which makes all entries unequal
+    but changes the order of nearly equal ones only.
     """
     (_, height, width, _), (_, h, w, _) = x.shape, dy.shape
     below, right = 2 * h + 1, 2 * w + 1  # of the padded images

@@ -98,7 +98,7 @@ def read_classes(file: str | None) -> list[str] | None:
 
 def tables(report: Report) -> list[Table]:
     """Tables of what was loaded, by module, and of what was skipped or is missing."""
-    with_rows = []
+    shown = []
     for title, rows in zip(report._fields, report, strict=True):
         table = Table('jcls', 'source', 'tensors', title=f'{title}: {len(rows)} tensors', box=None)
         modules: dict[tuple[str, str], dict[Any, list[str]]] = {}
@@ -114,8 +114,8 @@ def tables(report: Report) -> list[Table]:
             ]
             table.add_row(own, name, '; '.join(parameters))
         if rows:
-            with_rows.append(table)
-    return with_rows
+            shown.append(table)
+    return shown
 
 
 def run(*, source: str, out: str, classes: str | None = None, **given: Any) -> dict[str, Any]:

@@ -115,8 +115,9 @@ def focal(*, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | No
         p = jax.nn.sigmoid(logits)
         missed = p * (1 - targets) + (1 - p) * targets  # 1 - p_t
         # For gamma below 1, a sigmoid of exactly 0 or 1 would give an infinite slope, and then a
-        # NaN.
-        missed = jnp.maximum(missed, jnp.finfo(missed.dtype).tiny)
+        # NaN. (Not by jnp.maximum, whose gradient asks for equality, as in models/batch_norm.py.)
+        tiny = jnp.finfo(missed.dtype).tiny
+        missed = jnp.where(missed < tiny, tiny, missed)
         values = sigmoid_cross_entropy(logits, targets) * missed**gamma
         return values if alpha is None else values * (alpha * targets + (1 - alpha) * (1 - targets))
 

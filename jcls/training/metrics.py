@@ -44,9 +44,11 @@ def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Logits are [N, K], labels int32 [N]. Among equal logits the lower index comes first, as in
     argmax, so a network with constant output scores chance. A NaN ranks the label last.
     """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-    before = ~(logits <= own) | ((logits == own) & earlier)
+    classes, label = jnp.arange(logits.shape[-1]), labels[:, None]
+    own = jnp.take_along_axis(logits, label, axis=-1)
+    before = ~(logits <= own) | ((logits == own) & (classes < label))
+    # The compiler may compute `own` and its logit with different roundings, so they do not meet.
+    before = jnp.where(classes == label, jnp.isnan(own), before)
     return jnp.sum(before, axis=-1, dtype=jnp.int32)
 
 

@@ -144,13 +144,13 @@ def is_folder(path: Path) -> bool:
 def below(variables: dict[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
     """The part of each collection of `variables` that is below `prefix`."""
     for part in filter(None, prefix.strip('/').split('/')):
-        parts = {name: tree[part] for name, tree in variables.items() if part in tree}
-        if not parts:
+        subtrees = {name: tree[part] for name, tree in variables.items() if part in tree}
+        if not subtrees:
             known = ', '.join(variables.get('params', {}))
             raise ValueError(
                 f'prefix={prefix!r}: nothing of {path} lies below it; it has params of {known}'
             )
-        variables = {name: parts.get(name, {}) for name in variables}
+        variables = {name: subtrees.get(name, {}) for name in variables}
     return variables
 
 

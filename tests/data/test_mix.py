@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import jcls
+from helpers import Golden
 from helpers.runs import TINY, assert_same_run, crashing, lines
 from jcls.config import horizon
 from jcls.data import augment, mix, pipeline, sources
@@ -26,7 +26,6 @@ from jcls.host.tensorflow import tf
 from jcls.training import loop, losses, step
 from jcls.training.experiment import Experiment
 
-Golden = Callable[[str], Any]
 HORIZON = horizon.create_horizon('12 epochs', 8, 80)  # ten steps an epoch
 BOTH = {'mixup': 0.2, 'cutmix': 1.0}
 CENTRAL = ({'name': 'center_crop', 'size': 12},)

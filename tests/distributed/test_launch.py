@@ -1,9 +1,7 @@
-"""Several processes: found in the environment, waited for, and made to agree before they begin."""
+"""Several processes are found in the environment, waited for, and told what is missing."""
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,14 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from helpers.runs import environment, start
-from jcls.data.sources.folder import folder
-from jcls.data.sources.source import from_memory
-from jcls.distributed import agree, launch
+from helpers.runs import environment, free_port
+from jcls.distributed import launch
 
 
 @pytest.mark.parametrize(
@@ -51,7 +45,7 @@ def test_a_missing_host_is_told_after_the_stated_time(index: int, tmp_path: Path
     began = time.monotonic()
     named = {'JAX_COORDINATOR_ADDRESS': 'localhost:9', 'JAX_NUM_PROCESSES': '2'}
     if index == 0:
-        named['JAX_COORDINATOR_ADDRESS'] = f'localhost:{_free_port()}'
+        named['JAX_COORDINATOR_ADDRESS'] = f'localhost:{free_port()}'
     done = subprocess.run(
         [sys.executable, '-m', 'jcls.main', '--config', 'configs/quickstart.py', '--workdir',
          str(tmp_path / 'run'), '--distributed_wait=3'],
@@ -64,88 +58,6 @@ def test_a_missing_host_is_told_after_the_stated_time(index: int, tmp_path: Path
     assert '--distributed=off runs alone' in done.stderr
     assert not (tmp_path / 'run').exists()
     assert time.monotonic() - began < 60
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        return free.getsockname()[1]
-
-
-def test_a_host_with_another_config_is_named(tmp_path: Path) -> None:
-    """One process with another rate: both refuse, and say who has what; nothing is written."""
-    processes = start(tmp_path / 'run', 2, each=[(), ('--config.optimizer.lr=0.07',)])
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 1, errors
-        assert 'do not run the same' in errors
-        assert 'process 1 on ' in errors
-        assert 'optimizer.lr = 0.07; process 0 on ' in errors
-        assert errors.count(' = ') == 1
-    assert not (tmp_path / 'run').exists()
-
-
-AGREE = """
-import json, sys
-from pathlib import Path
-import jax
-from jcls.assembly import SECTIONS
-from jcls.config import common_fields
-from jcls.distributed import agree, launch
-launch.initialize()
-index, code = jax.process_index(), agree._code
-config = common_fields({'seed': 0, 'data': {'dir': f'/host{index}'}}, SECTIONS)
-messages = {}
-for what in ('nothing', 'code', 'data', 'workdir'):
-    other = what if index == 1 else ''
-    agree._code = (lambda: 'another') if other == 'code' else code
-    workdir = Path(sys.argv[1]) / what / ('other' if other == 'workdir' else 'run')
-    try:
-        agree.agree(config, lambda: {'training images': 10 + (other == 'data')}, workdir)
-    except ValueError as error:
-        messages[what] = str(error)
-print(json.dumps(messages))
-"""
-
-
-def test_code_and_data_are_compared_and_folders_are_not(run_python: Any, tmp_path: Path) -> None:
-    """A host may have its data elsewhere, but the same, and the same code and workdir."""
-    for output in run_python(AGREE, str(tmp_path), processes=2):
-        messages = json.loads(output.strip().split('\n')[-1])
-        assert messages.keys() == {'code', 'data', 'workdir'}
-        assert "code: jcls = 'another'; process 0 on" in messages['code']
-        assert 'data: training images = 11; process 0 on' in messages['data']
-        assert '/other) does not see what process 0 on' in messages['workdir']
-    made = [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob('*/*')]
-    assert made == ['nothing/run']
-    assert not list(tmp_path.glob('*/run/.*'))
-
-
-def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
-    """Other labels, or other images, are other data; the same are the same."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (50, 4, 4, 3), np.uint8)
-    labels = np.arange(50) % 2
-
-    def checksum(images: np.ndarray, labels: np.ndarray) -> int:
-        return from_memory(images, labels, ('a', 'b'), 'image').checksum()
-
-    assert checksum(images, labels) == checksum(images.copy(), labels.copy())
-    assert checksum(images, labels) != checksum(images, 1 - labels)
-    assert checksum(images, labels) != checksum(images[::-1].copy(), labels)
-
-
-def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """A file that one host lacks: the message is its path."""
-    for name in ('train/a/0.png', 'train/b/0.png', 'val/a/0.png', 'val/b/0.png'):
-        (tmp_path / name).parent.mkdir(parents=True)
-        Image.new('RGB', (4, 4)).save(tmp_path / name)
-    train, _ = folder(dir=str(tmp_path))
-    assert train.checksum() == train.checksum()
-    missing = Path(train.name(0))
-    missing.unlink()
-    with pytest.raises(ValueError, match=f'cannot read .*{missing.name}'):
-        train.checksum()
 
 
 @pytest.mark.parametrize(
@@ -204,15 +116,3 @@ except ValueError as error:
     print(error)
 """
     assert 'srun or mpirun, or set JAX_COORDINATOR_ADDRESS' in run_python(script)[0]
-
-
-def test_the_hash_of_the_code_changes_with_it(tmp_path: Path, monkeypatch) -> None:
-    """With one byte of one source file."""
-    folder = tmp_path / 'jcls' / 'training'
-    folder.mkdir(parents=True)
-    (folder / 'launch.py').write_text('a = 1')
-    monkeypatch.setattr(agree, '__file__', os.fspath(folder / 'agree.py'))
-    before = agree._code()
-    assert before == agree._code()
-    (folder / 'launch.py').write_text('a = 2')
-    assert agree._code() != before

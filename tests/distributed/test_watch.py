@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.runs import environment
+from helpers.runs import environment, free_port
 
 # Each of the processes does what it is told.
 PROGRAM = """
@@ -81,9 +81,7 @@ def run(
     folder: Path, deeds: tuple[str, ...], before: str = ''
 ) -> list[tuple[int, str, str, float]]:
     """Exit code, output, errors and seconds of each."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
+    address = f'localhost:{free_port()}'
     (folder / 'ready').mkdir()
     began = time.monotonic()
     processes = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 TESTS = Path(__file__).parents[1]
+Golden = Callable[[str], Any]  # the fixture `golden`: a file of tests/golden by its name
 
 
 def golden_path(name: str) -> Path:
@@ -16,6 +18,6 @@ def golden_path(name: str) -> Path:
 
 
 def assert_within(found: Any, expected: np.ndarray, tolerance: float, what: object) -> None:
-    """Relative to the largest number."""
+    """The largest difference is at most `tolerance` of the largest expected number."""
     error = np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max()
     assert error <= tolerance, f'{what}: {error:.2e}'

@@ -10,6 +10,9 @@ import numpy as np
 
 from helpers import assert_within
 
+COUNTS = np.array([10, 3, 7, 1, 29])  # examples of each class
+SMOOTH = {'label_smoothing': 0.1}
+
 
 def examples(n: int = 64, k: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits [N, K], labels [N] and one-hot targets [N, K], float64."""
@@ -24,7 +27,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return -(targets * (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))).sum(-1)
 
 
-def assert_same(
+def assert_loss_is_peer_s(
     loss: Callable[..., jax.Array], names: tuple[str, ...], case: str, data: dict[str, np.ndarray]
 ) -> None:
     """Of the logits and the arrays of these names: values, their mean (the focal loss's sum) and

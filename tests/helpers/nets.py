@@ -54,19 +54,3 @@ def difference(ours: Any, theirs: Any) -> float:
     """Largest difference over the largest entry, the worst leaf of two trees of equal structure."""
     worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()), ours, theirs)
     return max(jax.tree.leaves(worst))
-
-
-def to_steps(length: str) -> int:
-    """'7 steps' -> 7."""
-    return int(length.split()[0])
-
-
-def parameters() -> dict[str, Any]:
-    """Paths as a model has them, with random values (float64)."""
-    draw = np.random.default_rng(0).normal
-    norm = {'scale': draw(size=3), 'bias': draw(size=3)}
-    return {
-        'stem': {'conv1': {'kernel': draw(size=(2, 3))}, 'norm1': norm},
-        'stage1_block1': {'shortcut_norm': {k: draw(size=3) for k in norm}},
-        'head': {'kernel': draw(size=(3, 2)), 'bias': draw(size=2)},
-    }

@@ -68,7 +68,7 @@ def photographs(height: int, width: int) -> tuple[np.ndarray, ...]:
 
 
 def pillow_level(name: str, image: Image.Image, value: float) -> Image.Image:
-    """What Pillow makes of an operation of `kernels.NAMES` on levels."""
+    """What Pillow makes of an operation of `policy_ops.NAMES` on levels."""
     if name == 'posterize' and value == 0:  # which Pillow refuses
         return image.point([0] * 256 * len(image.getbands()))
     enhancers = {
@@ -102,7 +102,7 @@ def pixel_difference(found: Any, wanted: Any) -> np.ndarray:
 
 @functools.cache
 def transformed(kind: str = 'bilinear') -> Callable[..., Any]:
-    """`kernels.transform` of one operation: a compiled function of image, number, value, fill."""
+    """`policy_ops.transform` of one operation: a compiled function of image, name, value, fill."""
 
     def run(image: Any, which: Any, value: Any, fill: Any) -> Any:
         steps = Step(which[None], value[None], tf.constant([True]))
@@ -128,7 +128,7 @@ KINDS = {
 def pillow_geometry(
     name: str, image: Image.Image, value: float, kind: str, fill: Any
 ) -> Image.Image:
-    """What Pillow makes of a geometric operation of `kernels.NAMES`, called as timm does."""
+    """What Pillow makes of a geometric operation of `policy_ops.NAMES`, called as timm does."""
     if name == 'rotate':
         return image.rotate(value, resample=KINDS[kind], fillcolor=fill)
     place = {'shear_x': 1, 'translate_x': 2, 'shear_y': 3, 'translate_y': 5}[name]

@@ -18,7 +18,7 @@ from jcls.training.experiment import Experiment
 from jcls.workdir import log
 from jcls.workdir.checkpoint import Checkpoints
 
-# A run of seconds: two classes of patterns that a few steps tell apart.
+# A run of seconds: the ten digits, which a few steps begin to tell apart.
 TINY: dict[str, Any] = {
     'batch_size': 8,
     'duration': '12 steps',
@@ -70,6 +70,18 @@ def crashing(experiment: Experiment, at: int) -> Experiment:
     return dataclasses.replace(experiment, train_step=step)
 
 
+def batch_of(experiment: Experiment, step: int = 0) -> dict[str, np.ndarray]:
+    """The training batch of a step, on the host."""
+    return jax.device_get(next(experiment.train_batches(step, step + 1)))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        return free.getsockname()[1]
+
+
 MAIN = ('-m', 'jcls.main')
 
 
@@ -83,9 +95,7 @@ def start(
     """The command line in so many processes of two devices each; `each` has words of its own."""
     config = workdir.with_suffix('.py')
     config.write_text(f'def get_config():\n    return {TINY!r}\n')
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
+    address = f'localhost:{free_port()}'
     named = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
     words = ['--config', str(config), '--workdir', str(workdir), *more]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from helpers import TESTS
 from jcls.distributed.mesh import batch_split, create_mesh, replicated
 from jcls.models import batch_norm
 from jcls.models.layers import Conv, relu
@@ -109,21 +111,37 @@ def test_few_rows_are_normalised_directly() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('batch_size', [0, 2])
-def test_over_devices_it_is_the_same_function(batch_size: int) -> None:
-    """Eight devices and one, in float64."""
+def apart_over_devices(batch_size: int) -> float:
+    """The difference between a layer over all devices and on one, in float64."""
     with jax.enable_x64(True):
         rows, kernel = inputs(jnp.float64)
         scale = jnp.linspace(0.5, 2, FEATURES)
         settings = {'batch_size': batch_size, 'defer': True}
-        mesh = create_mesh('any', EXAMPLES, jax.devices()[:8])
+        mesh = create_mesh('any', EXAMPLES)
         everywhere, split = replicated(mesh), batch_split(mesh)
 
         def both(*args: jax.Array) -> Any:
             return normalised(*args, **settings), gradients(*args, **settings)
 
         spread = jax.jit(both, in_shardings=(split, everywhere, everywhere))
-        assert apart(spread(rows, kernel, scale), both(rows, kernel, scale)) < 1e-12
+        return apart(jax.device_get(spread(rows, kernel, scale)), both(rows, kernel, scale))
+
+
+ON_EIGHT = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import jax
+import test_batch_norm
+print(jax.device_count(), *(test_batch_norm.apart_over_devices(size) for size in (0, 2)))
+"""
+
+
+def test_over_devices_it_is_the_same_function(run_python: Callable[..., list[str]]) -> None:
+    """Eight devices and one, over the global batch and over groups of two."""
+    (output,) = run_python(ON_EIGHT, str(TESTS), str(TESTS / 'models'), devices=8)
+    devices, *differences = output.split()
+    assert devices == '8'
+    assert 0 < max(map(float, differences)) < 1e-12
 
 
 def test_a_lazy_convolution_is_a_product_only_where_it_is_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import assert_within
+from helpers import Golden, assert_within
 from jcls.optim import ema
-
-Golden = Callable[[str], Any]
 
 
 @pytest.fixture(scope='module')

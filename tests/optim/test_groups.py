@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.nets import parameters
+from helpers import Golden
+from helpers.nets import path_of
+from helpers.optim import parameters
 from jcls import models
 from jcls.optim import groups, optimizer
-
-Golden = Callable[[str], Any]
 
 RULES = ((optimizer.NORM, 0.0), ('.*', 1.0))
 
@@ -56,22 +54,6 @@ def test_the_first_rule_that_matches_wins_and_must_match_all():
     assert found['stage1_block1'] == {'shortcut_norm': {'scale': 0.0, 'bias': 0.0}}
 
 
-def path_of(name: str) -> str:
-    """The path of a parameter that torchvision and timm call this."""
-    *parts, leaf = name.split('.')
-    if parts[0] == 'fc':
-        return f'head/{"kernel" if leaf == "weight" else leaf}'
-    block = 'stem'
-    if stage := re.match(r'layer(\d)\.(\d+)\.', name):
-        block, parts = f'stage{stage[1]}_block{int(stage[2]) + 1}', parts[2:]
-    if parts[0] == 'downsample':
-        module = ('shortcut_conv', 'shortcut_norm')[int(parts[1])]
-    else:
-        module = parts[0].replace('bn', 'norm')
-    weight = 'scale' if 'norm' in module else 'kernel'
-    return f'{block}/{module}/{weight if leaf == "weight" else leaf}'
-
-
 def by_path(tree: Any) -> dict[str, float]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {groups.path_of(keys): leaf for keys, leaf in leaves}
@@ -81,7 +63,7 @@ def test_decay_groups_are_the_peer_s(data: dict[str, np.ndarray]) -> None:
     """Of resnet50, by default what torchvision's --norm-weight-decay=0 spares is spared, and with
     the head's bias what timm spares; all else has the whole decay."""
     params = shapes('resnet50')
-    paths = [path_of(name) for name in data['resnet50_names']]
+    paths = ['/'.join(path_of(name, deep=False)) for name in data['resnet50_names']]
     rules = ((optimizer.NORM, 0.0), ('.*', 1.0))
     for peer, section in (
         ('torchvision', {}),
@@ -96,7 +78,8 @@ def test_decay_groups_are_the_peer_s(data: dict[str, np.ndarray]) -> None:
 def test_layer_decay_is_timm_s(data: dict[str, np.ndarray]) -> None:
     """Of resnet18, each parameter's rate is multiplied by 0.75 to the number that timm counts."""
     found = by_path(optimizer.create(256, layer_decay=0.75).groups(shapes('resnet18')).rate)
-    expected = dict(zip(map(path_of, data['resnet18_names']), data['resnet18_rates'], strict=True))
+    paths = ['/'.join(path_of(name, deep=False)) for name in data['resnet18_names']]
+    expected = dict(zip(paths, data['resnet18_rates'], strict=True))
     assert found == pytest.approx(expected, rel=1e-15)
     assert len(found) == 62
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,11 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from helpers import assert_within
-from helpers.nets import parameters
+from helpers import Golden, assert_within
+from helpers.optim import parameters
 from jcls.optim import optimizer
-
-Golden = Callable[[str], Any]
 
 
 @pytest.fixture(scope='module')

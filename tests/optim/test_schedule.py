@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import numpy as np
 import pytest
 
 import jcls
-from helpers import assert_within
-from helpers.nets import to_steps
+from helpers import Golden, assert_within
+from helpers.optim import to_steps
 from jcls.config import horizon
 from jcls.config.schema import plain
 from jcls.optim import optimizer, schedule
-
-Golden = Callable[[str], Any]
 
 TOTAL, WARMUP = 600 * 1251, 5 * 1251  # torchvision's 600 epochs of 1251 steps
 

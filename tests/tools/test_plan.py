@@ -63,6 +63,12 @@ ENTRY %main (a: bf16[16,8], b: f32[8,4]) -> f32[8,4] {
 """  # noqa: E501
 
 
+@pytest.fixture(autouse=True)
+def as_users_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are compiled in a process of their own, without the options of the other tests."""
+    monkeypatch.setenv('XLA_FLAGS', '')
+
+
 def test_a_program_is_read() -> None:
     """Cycles and collectives of the program and of its loops, as often as they run."""
     assert hlo.cycles(PROGRAM) == 1000 + 5 * 100

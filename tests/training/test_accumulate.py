@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
 
 import jcls
+from helpers.runs import batch_of
 from jcls.training.experiment import process_shard
 from jcls.training.step import normalise
-
-
-def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
-    return jax.device_get(next(experiment.train_batches(step, step + 1)))
 
 
 def test_micro_batches_add_up_to_the_batch(tiny):

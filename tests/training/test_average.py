@@ -40,11 +40,16 @@ def test_the_average_is_evaluated_and_saved_beside_the_weights(averaged):
         result = jcls.evaluate(workdir, ema=ema)
         assert result['ema'] == (prefix == 'eval_ema')
         assert result['loss'] == last[f'{prefix}/loss']
-    model, variables = jcls.load(workdir)
-    batch = jax.device_get(next(experiment.eval_batches(experiment.data.val, np.arange(120))))
     data = experiment.data
-    logits = model.apply(variables, normalise(batch['image'], data.mean, data.std))
-    assert logits.shape == (120, 10)
+    batches = experiment.eval_batches(data.val, np.arange(len(data.val)))
+    batches = [jax.device_get(batch) for batch in batches]
+    for ema, prefix in (('auto', 'eval_ema'), ('no', 'eval')):
+        model, variables = jcls.load(workdir, ema=ema)
+        hits = 0
+        for batch in batches:
+            logits = model.apply(variables, normalise(batch['image'], data.mean, data.std))
+            hits += int(((logits.argmax(1) == batch['label']) * batch['mask']).sum())
+        assert hits / len(data.val) == pytest.approx(last[f'{prefix}/top1'])
 
 
 def test_the_best_by_the_average_is_kept(averaged):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from helpers.logits import assert_same
+from helpers import Golden
+from helpers.logits import COUNTS, SMOOTH, assert_loss_is_peer_s
 from jcls.training import distill, losses
 
-Golden = Callable[[str], Any]
-COUNTS = np.array([10, 3, 7, 1, 29])
-
-SMOOTH = {'label_smoothing': 0.1}
 DISTILLATIONS: dict[str, dict[str, Any]] = {
     'soft': {'name': 'soft'},
     'soft_cool': {'name': 'soft', 'temperature': 0.5},
@@ -41,7 +37,7 @@ def test_distillation_is_timm_s(case: str, data: dict[str, np.ndarray]) -> None:
     def combined(logits: jax.Array, targets: jax.Array, teacher: jax.Array) -> jax.Array:
         return made.combine(loss(logits, targets), logits, teacher)
 
-    assert_same(combined, ('targets_soft', 'teacher'), f'distill_{case}', data)
+    assert_loss_is_peer_s(combined, ('targets_soft', 'teacher'), f'distill_{case}', data)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import subprocess
@@ -78,54 +77,6 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up_for(
     assert [line['step'] for line in lines(tmp_path)] == [2, 4, 5]
     loop.train(experiment, tmp_path)
     assert_same_run(tmp_path, finished, experiment)
-
-
-def test_other_data_in_the_same_place_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """A workdir does not go on with other classes or another number of images, whose weights and
-    order would not be the run's; model.json stays as it was."""
-
-    def arrays(name: str, classes: str, count: int) -> dict[str, Any]:
-        labels = np.arange(count) % 2
-        images = np.zeros((count, 8, 8, 3), np.uint8)
-        file = tmp_path / name
-        np.savez(file, train_images=images, train_labels=labels, classes=list(classes))
-        return {**tiny, 'duration': '2 steps', 'data': {'name': 'arrays', 'file': f'{file}.npz'}}
-
-    workdir = tmp_path / 'run'
-    jcls.train(arrays('one', 'cd', 40), workdir)
-    metadata = (workdir / 'model.json').read_bytes()
-    for config, message in (
-        (arrays('two', 'dz', 40), 'its classes: c, d; now: d, z'),
-        (arrays('three', 'cd', 50), 'its number of training images: 36; now: 45'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            jcls.train(config, workdir)
-    assert (workdir / 'model.json').read_bytes() == metadata
-
-
-def test_a_config_from_before_a_field_was_added_still_resumes(
-    experiment: Experiment, finished: Path, tmp_path: Path
-) -> None:
-    """A field that config.json lacks has its default: an upgrade does not refuse old workdirs."""
-    old = json.loads((finished / 'config.json').read_text())
-    del old['optimizer']['nesterov']
-    (tmp_path / 'config.json').write_text(json.dumps(old))
-    assert loop.train(experiment, tmp_path).step == 12
-
-
-def test_tensorboard_gets_the_metrics(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """With log.tensorboard the event file holds the scalars of metrics.jsonl."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    tiny |= {'duration': '2 steps', 'log': {'every': '1 step', 'tensorboard': True}}
-    jcls.train(tiny, tmp_path)
-    events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0})
-    events.Reload()
-    written = events.Tensors('train/loss')
-    expected = [line['train/loss'] for line in lines(tmp_path) if 'train/loss' in line]
-    assert [e.step for e in written] == [1, 2]
-    assert [float(make_ndarray(e.tensor_proto)) for e in written] == pytest.approx(expected)
 
 
 def test_the_best_is_a_metric_that_exists(tiny: dict[str, Any]) -> None:
@@ -204,22 +155,6 @@ def test_a_loaded_model_gives_the_logits_of_the_run(
         jcls.load(tmp_path)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    experiment: Experiment, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A newest checkpoint that cannot be read is moved aside and named, and the run from the one
-    before ends the same."""
-    with pytest.raises(RuntimeError, match='power cut'):
-        loop.train(crashing(experiment, 11), tmp_path)
-    for file in (tmp_path / FOLDER / '10').rglob('d/*'):
-        file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
-    loop.train(experiment, tmp_path)
-    assert 'checkpoint 10 cannot be read' in caplog.text
-    assert 'going on from checkpoint 8' in caplog.text
-    assert (tmp_path / 'damaged' / '10').is_dir()
-    assert_same_run(tmp_path, finished, experiment)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -238,22 +173,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables['params']))
 
 
-def test_a_workdir_of_another_config_is_refused_with_the_difference(
-    tiny: dict[str, Any], finished: Path
-) -> None:
-    """Other mathematics and a shorter run are refused, field by field; fields without effect on
-    the mathematics may change, and a longer run goes on."""
-    before = (finished / 'config.json').read_bytes()
-    for section, field, value in (('optimizer', 'lr', 0.1), ('data', 'split_seed', 3)):
-        changed = {**tiny, section: tiny[section] | {field: value}}
-        difference = rf'(?s)another config.*\+ {section}.{field} = {value}'
-        with pytest.raises(ValueError, match=difference):
-            jcls.train(changed, finished)
-    with pytest.raises(ValueError, match=r"\+ duration = '11 steps'"):
-        jcls.train({**tiny, 'duration': '11 steps'}, finished)
-    assert (finished / 'config.json').read_bytes() == before
-
-
 def test_a_longer_duration_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
     """A run that ended goes on from its end when the duration grows, with other logs, too."""
     tiny['duration'] = '2 steps'
@@ -261,24 +180,6 @@ def test_a_longer_duration_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None
     tiny |= {'duration': '4 steps', 'log': {'every': '1 step', 'tensorboard': False}}
     assert jcls.train(tiny, tmp_path).step == 4
     assert [line['step'] for line in lines(tmp_path)] == [2, 2, 3, 4, 4]
-
-
-def test_the_latest_and_the_best_checkpoints_are_kept(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """Of many checkpoints the newest `keep` stay and the best, over a restart as well; one without
-    the metric is never the best."""
-    state = experiment.init()
-    scores = {1: 0.2, 2: 0.9, 3: None, 4: 0.5, 5: 0.4, 6: None, 7: 0.1}
-    for step, score in scores.items():
-        checkpoints = Checkpoints(tmp_path, keep=2, best='eval/top1')
-        metrics = {} if score is None else {'eval/top1': score, 'eval/loss': 1.0}
-        checkpoints.save(dataclasses.replace(state, step=jnp.asarray(step)), metrics)
-        checkpoints.close()
-    checkpoints = Checkpoints(tmp_path, keep=2, best='eval/top1')
-    assert checkpoints.steps() == [2, 6, 7]
-    assert checkpoints.best() == 2
-    checkpoints.close()
 
 
 def start(workdir: Path, *more: str, **env: str) -> subprocess.Popen[str]:
@@ -331,26 +232,6 @@ def test_a_file_that_cannot_grow_is_an_error_that_keeps_what_was_saved(tmp_path:
     assert 'jcls/main.py' not in errors  # no traceback of ours
 
 
-def test_a_full_disk_is_told_before_the_first_step(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without room for one checkpoint the run does not start: bytes needed and left are named."""
-    usage = type('Usage', (), {'free': 1000})
-    monkeypatch.setattr('jcls.workdir.checkpoint.shutil.disk_usage', lambda _: usage)
-    with pytest.raises(OSError, match=r'takes [\d,]+ bytes, the disk has 1,000 left'):
-        loop.train(experiment, tmp_path)
-    assert not (tmp_path / log.FILE).exists()
-
-
-def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """A file in the way of the workdir is told before any step."""
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(OSError, match=r'cannot write to the workdir .*choose another --workdir'):
-        loop.train(experiment, tmp_path / 'file' / 'run')
-
-
 @pytest.mark.slow
 def test_killed_at_five_moments_and_resumed_is_never_killed(
     tmp_path: Path,
@@ -376,48 +257,3 @@ def test_killed_at_five_moments_and_resumed_is_never_killed(
     assert start(workdir, *more).wait(timeout=300) == 0
     longer = jcls.build({**TINY, 'duration': '300 steps'})
     assert_same_run(workdir, reference, longer)
-
-
-def test_a_checkpoint_with_another_value_in_it_is_not_taken(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is read is compared with a checksum from when it was saved: Orbax itself returns arrays
-    whose bytes changed on disk without a word."""
-    state = experiment.init()
-    checkpoints = Checkpoints(tmp_path)
-    with monkeypatch.context() as patch:  # save as if one bit had been another
-        patch.setattr('jcls.workdir.checkpoint._digests', lambda _: {'params': 1})
-        checkpoints.save(state)
-        checkpoints.close()
-    checkpoints = Checkpoints(tmp_path, write=False)
-    with pytest.raises(ValueError, match='the checksum of params differs'):
-        checkpoints.variables(0)
-    checkpoints.close()
-
-
-def test_a_checkpoint_of_other_parts_is_not_called_damaged(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """A state with parts that this version has not (here: an average) is said to be just that, and
-    nobody is told to remove it."""
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(jcls.build({**TINY, 'ema': {'name': 'timm'}}).init())
-    checkpoints.wait()
-    with pytest.raises(ValueError, match='saved by another version of jcls') as refused:
-        checkpoints.restore(experiment.state_shapes())
-    checkpoints.close()
-    assert 'Remove' not in str(refused.value)
-
-
-def test_of_checkpoints_that_are_all_damaged_none_is_moved(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """With no readable checkpoint the run does not start over silently: it stops, names the folder,
-    and leaves everything in its place."""
-    with pytest.raises(RuntimeError, match='power cut'):
-        loop.train(crashing(experiment, 5), tmp_path)
-    for file in (tmp_path / FOLDER / '4').rglob('d/*'):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r'no checkpoint in .* can be read.*Remove the folder'):
-        loop.train(experiment, tmp_path)
-    assert (tmp_path / FOLDER / '4').is_dir()

@@ -13,11 +13,8 @@ import pytest
 from jax import ad_checkpoint
 
 import jcls
+from helpers.runs import batch_of
 from jcls import models
-
-
-def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
-    return jax.device_get(next(experiment.train_batches(step, step + 1)))
 
 
 def test_remat_computes_the_same(tiny):

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import numpy as np
 import pytest
 
 import jcls
-from helpers.runs import assert_same_run, crashing
+from helpers.runs import assert_same_run, batch_of, crashing
 from jcls.training import loop
 
 CROP = {'name': 'random_resized_crop', 'size': 8}
-
-
-def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
-    return jax.device_get(next(experiment.train_batches(step, step + 1)))
 
 
 def test_sizes_change_when_they_are_told_to(tiny, tmp_path):

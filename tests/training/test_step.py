@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jcls
+from helpers.runs import batch_of
 from jcls.training.step import normalise
 
 # Runs the loop's own step on real batches: one in float32 for its loss and gradients, then a run in
@@ -99,17 +100,13 @@ def test_devices_and_processes_do_not_change_the_mathematics(
             assert worst(results[name], theirs, what) < bound, (name, what)
 
 
-def one_batch(exp: Any) -> dict[str, np.ndarray]:
-    return jax.device_get(next(exp.train_batches(0, 1)))
-
-
 def test_metrics_are_numpy_on_the_model_s_logits(tiny: dict[str, Any]) -> None:
     """Loss (with smoothing), top-1, top-5 and the applied rate of a step agree with NumPy on the
     logits that the model gives in training mode; the state that comes out is step + 1."""
     tiny['loss'] = {'label_smoothing': 0.1}
     tiny['schedule'] = {'warmup': '4 steps', 'warmup_start': 0.25}
     exp = jcls.build(tiny)
-    state, batch = exp.init(), one_batch(exp)
+    state, batch = exp.init(), batch_of(exp)
     mean, std = np.array(exp.data.mean), np.array(exp.data.std)
     images = (batch['image'] / 255 - mean) / std
     logits, _ = exp.model.apply(
@@ -133,7 +130,7 @@ def test_a_masked_example_adds_nothing_to_loss_gradient_and_metrics(tiny: dict[s
     gradient norm and accuracy of the smaller batch without them."""
     tiny['norm'] = {'batch_size': 1}
     exp = jcls.build(tiny)
-    batch = one_batch(exp)
+    batch = batch_of(exp)
     masked = {**batch, 'mask': np.array([1, 1, 0, 1, 1, 0, 1, 0], np.float32)}
     masked['label'] = np.where(masked['mask'] > 0, batch['label'], (batch['label'] + 1) % 10)
     _, with_mask = exp.train_step(exp.init(), masked)
@@ -155,7 +152,7 @@ def test_random_numbers_differ_from_step_to_step(tiny: dict[str, Any]) -> None:
     """Dropout draws anew at every step, and again the same at the same step and seed."""
     tiny['model'] |= {'dropout': 0.5}
     exp = jcls.build(tiny)
-    batch = one_batch(exp)
+    batch = batch_of(exp)
 
     def loss_at(step: int, exp: Any = exp) -> float:
         state = exp.init()
@@ -172,5 +169,5 @@ def test_the_step_donates_its_state(tiny: dict[str, Any]) -> None:
     """The state that goes into a step is given up: its memory serves the new one."""
     exp = jcls.build(tiny)
     state = exp.init()
-    exp.train_step(state, one_batch(exp))
+    exp.train_step(state, batch_of(exp))
     assert jax.tree.leaves(state.params)[0].is_deleted()

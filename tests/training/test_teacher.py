@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,9 @@ import numpy as np
 import pytest
 
 import jcls
-from helpers.runs import TINY, assert_same_run, crashing
+from helpers.runs import TINY, assert_same_run, batch_of, crashing
 from jcls.training import loop
 from jcls.training.step import normalise
-
-
-def batch_of(experiment: Any, step: int = 0) -> dict[str, np.ndarray]:
-    return jax.device_get(next(experiment.train_batches(step, step + 1)))
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.nets import difference, nested, to_steps
+from helpers.nets import difference, nested
+from helpers.optim import to_steps
 from jcls import models
 from jcls.distributed.mesh import create_mesh, put_batch, replicated
 from jcls.models import batch_norm, layers

@@ -9,13 +9,12 @@ import ssl
 import types
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from jcls.weights.fetch import cache_folder, fetch, is_remote
+from jcls.weights.fetch import fetch, is_remote
 
 CONTENT = bytes(range(256)) * 9
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -226,18 +225,6 @@ def test_a_redirection_to_http_is_refused(web, cache):
     with pytest.raises(ValueError, match='https'):
         fetch(URL)
     assert files(cache) == []
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    """$JCLS_CACHE, else $XDG_CACHE_HOME/jcls, else ~/.cache/jcls; ~ is the home."""
-    monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
-    monkeypatch.setenv('JCLS_CACHE', '~/mine')
-    assert cache_folder() == tmp_path / 'mine'
-    monkeypatch.setenv('JCLS_CACHE', '')
-    assert cache_folder() == Path('/xdg/jcls')
-    monkeypatch.delenv('XDG_CACHE_HOME')
-    assert cache_folder() == tmp_path / '.cache' / 'jcls'
 
 
 # Local files, and the Hub

@@ -85,7 +85,11 @@ def test_logits_are_the_peers(file: str, numbers: Any) -> None:
 
 @pytest.mark.parametrize('file', [file for file in NETS if file.startswith('tv')])
 def test_a_training_step_is_the_peers(file: str, numbers: Any) -> None:
-    """Loss, running statistics and gradients of one training step, from the peer's own file."""
+    """Loss, running statistics and gradients of one training step, from the peer's own file.
+
+    Of tv_wide.pth, helpers.compiler.QUICK compiles the activations of the stem twice, with other
+    roundings: a gradient of max pooling that asks for equality is wrong there.
+    """
     net = file.split('.')[0]
     model, variables = jcls.load(GOLDEN / file)
 

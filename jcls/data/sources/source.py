@@ -92,12 +92,12 @@ class Source:
 
 def constant(values: np.ndarray) -> Callable[[], Any]:
     """A function that gives `values` as a tf constant, made once, at its first use, in no graph."""
-    table: list[Any] = []
+    made: list[Any] = []
 
     def get() -> Any:
         with tf.init_scope():
-            table[:] = table or [tf.constant(values)]
-        return table[0]
+            made[:] = made or [tf.constant(values)]
+        return made[0]
 
     return get
 

@@ -237,12 +237,12 @@ def _shard_parts(parts: list[Part], layout: Layout, classes: tuple[str, ...]) ->
     table = tfrecord.index(shards)
     counts = np.bincount(table[:, 0], minlength=len(shards))
     firsts = dict(zip(shards, np.cumsum(counts) - counts, strict=True))
-    records = dict(zip(shards, counts, strict=True))
+    record_counts = dict(zip(shards, counts, strict=True))
     for part in parts:
-        if records[part.file] != part.total:
+        if record_counts[part.file] != part.total:
             raise ValueError(
-                f'{part.file} has {records[part.file]} records, but its dataset_info.json says '
-                f'{part.total}; prepare the dataset again'
+                f'{part.file} has {record_counts[part.file]} records, but its dataset_info.json '
+                f'says {part.total}; prepare the dataset again'
             )
     rows = [firsts[part.file] + np.arange(part.first, part.first + part.examples) for part in parts]
     return tfrecord.shard_source(shards, table, layout, classes).select(np.concatenate(rows))

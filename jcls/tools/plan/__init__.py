@@ -79,14 +79,14 @@ def plan(
     folder = cache_folder() / 'plans' if keep == 'auto' else None
     if keep not in ('auto', '', None):
         folder = Path(str(keep)).expanduser()
-    programs = compiled(
+    results = compiled(
         tree,
         machines,
         per_chip_batch=per_chip_batch,
         steps=('train', 'phases', 'eval'),
         keep=folder,
     )
-    run, train, evaluation = programs['run'], programs['train'], programs['eval']
+    run, train, evaluation = results['run'], results['train'], results['eval']
     batch = run['batch_size'] // machines.chips
     largest = None
     if search:
@@ -121,7 +121,7 @@ def plan(
         'largest_batch': largest,
         **times,
         'images_per_second': rate,
-        'hours': _hours(programs, machines),
+        'hours': _hours(results, machines),
         'host_cores': machines.host_cores,
         'host_images_per_second_per_core': rate / machines.hosts / machines.host_cores,
         'input_images_per_second_per_core': input_rate.per_core(tree),

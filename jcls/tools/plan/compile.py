@@ -108,10 +108,10 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compile what `compiled` requests, in this process."""
     topology = parse(request['topology'])
     config = {**request['config'], 'platform': 'any'}  # the run itself may be anywhere
-    targets = devices(topology)
+    described = devices(topology)
     if request['per_chip_batch']:
         config |= with_batch(config, request['per_chip_batch'] * topology.chips)
-    experiment, _ = build_or_assume(config, targets)
+    experiment, _ = build_or_assume(config, described)
     shapes = {begin: experiment.train_shapes(begin) for begin, _ in experiment.augmentation_by_step}
     largest = max(shapes, key=lambda begin: shapes[begin]['image'].size)
     result: dict[str, Any] = {'run': whole_run(experiment, shapes[largest]['image'].shape[1:])}
@@ -121,11 +121,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     )
 
     def analyse(step: Any, used: Any, batch: Any) -> dict[str, Any]:
-        results = _analysed(step.lower(used, batch), topology, len(targets), key, request['keep'])
+        results = _analysed(step.lower(used, batch), topology, len(described), key, request['keep'])
         waiting = AHEAD * _bytes(batch)
         if used is not state:  # an evaluation interrupts the training
             waiting += (1 + AHEAD) * _bytes(shapes[largest])
-        rest = (_bytes(state) - _bytes(used)) * (len(targets) // topology.chips)
+        rest = (_bytes(state) - _bytes(used)) * (len(described) // topology.chips)
         return {**results, 'beside_bytes': waiting // topology.chips + rest}
 
     for name in request['steps']:

@@ -281,8 +281,8 @@ def test_every_operation(name: str) -> None:
         np.testing.assert_array_equal(found, operation.apply(image, rng(4)))
         assert operation.output_size((height, width)) == found.shape[:2]
         assert foretold(operation, None) in (None, found.shape[:2])
-    grey = operation.apply(image[..., :1], rng(4)._replace(mean=(9,)))
-    assert grey.shape == (*found.shape[:2], 1)
+    grey = operation.apply(tf.constant(noise(57, 40)[..., :1]), rng(4)._replace(mean=(9,)))
+    assert grey.shape == (*operation.output_size((57, 40)), 1)
 
 
 def test_nothing_to_do_decodes() -> None:

@@ -16,7 +16,6 @@ from jcls.data.sampler import ProcessShard, train_sampler
 from jcls.data.sources import cache
 from jcls.data.sources.cache import cached
 from jcls.data.sources.source import Source
-from jcls.host.machine import available_memory
 from jcls.host.tensorflow import tf
 
 KINDS = ('encoded', 'decoded')
@@ -187,21 +186,6 @@ def test_large_pixels_suggest_the_files(monkeypatch: pytest.MonkeyPatch, root: P
         ValueError, match=r"18\.0 GB, .* of the 5\.0 GB .*'encoded' would fit.* 2\.0"
     ):
         folder(root, 'decoded')
-
-
-def test_the_memory_that_is_available(tmp_path: Path) -> None:
-    """It is what the kernel says can be had, or what a container's limit leaves."""
-    assert available_memory() > 1e6
-    (tmp_path / 'proc').mkdir()
-    (tmp_path / 'proc' / 'meminfo').write_text('MemTotal: 9 kB\nMemAvailable:  5000 kB\n')
-    assert available_memory(str(tmp_path)) == 5000 * 1024
-    group = tmp_path / 'sys' / 'fs' / 'cgroup'
-    group.mkdir(parents=True)
-    (group / 'memory.stat').write_text('anon 1000\nfile 9000\n')
-    (group / 'memory.max').write_text('max\n')
-    assert available_memory(str(tmp_path)) == 5000 * 1024
-    (group / 'memory.max').write_text('21000\n')
-    assert available_memory(str(tmp_path)) == 20000
 
 
 def test_an_unknown_kind(root: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import random
 from pathlib import Path
@@ -18,7 +17,6 @@ from jcls.data.pipeline import Damage
 from jcls.data.sampler import ProcessShard, epoch_order, eval_sampler, train_sampler
 from jcls.data.sources import tfrecord
 from jcls.data.sources.source import Source
-from jcls.host import cache
 from jcls.host.tensorflow import tf
 
 SHARDS = (3, 0, 4, 2)  # records in each
@@ -236,29 +234,6 @@ def test_the_index_is_remembered(
     assert len(tfrecord.index(shards)) == 8
 
 
-def test_a_memory_of_no_use_is_a_warning(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    """One that is damaged is made anew; one that cannot be written costs only the time."""
-    shards = [str(imagenet(tmp_path) / name) for name in NAMES]
-    first = tfrecord.index(shards)
-    (stored,) = own_cache.iterdir()
-    for content in (b'', stored.read_bytes()[:100], b'nonsense'):
-        stored.write_bytes(content)
-        caplog.clear()
-        np.testing.assert_array_equal(tfrecord.index(shards), first)
-        assert 'cannot read the cached index' in caplog.text
-    assert list(own_cache.iterdir()) == [stored]
-    caplog.clear()
-    (tmp_path / 'file').write_text('')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    np.testing.assert_array_equal(tfrecord.index(shards), first)
-    assert 'cannot cache the index' in caplog.text
-    monkeypatch.delenv('XDG_CACHE_HOME')
-    monkeypatch.setenv('HOME', str(tmp_path))
-    assert cache.cache_folder() == tmp_path / '.cache' / 'jcls'
-
-
 def test_shards_that_are_not_whole(tmp_path: Path) -> None:
     """A truncated, changed, compressed or foreign file is an error with the shard and the byte."""
     write(tmp_path / 'good', *map(good, range(3)))
@@ -351,20 +326,3 @@ def test_what_is_wrong_with_the_files(tmp_path: Path) -> None:
         write(tmp_path / 'two' / name, good(0))
     with pytest.raises(ValueError, match=r"'train-\*-of-\*' matches 2 files.*as 1 shards"):
         read(tmp_path / 'two', val='train-00*')
-
-
-def test_progress_is_shown_only_to_the_patient(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nothing is said of what is quickly done; without a terminal, the rest is lines of the log."""
-    from jcls.host import terminal
-
-    with caplog.at_level(logging.INFO, logger='jcls'):
-        with terminal.progress('counting', 5) as advance:
-            advance(3)
-        assert not caplog.text
-        monkeypatch.setattr(terminal, 'PATIENCE', 0.0)
-        with terminal.progress('counting', 5000) as advance:
-            advance(1000)
-            advance(500)
-    assert [record.message for record in caplog.records] == ['counting: 1,000 of 5,000']

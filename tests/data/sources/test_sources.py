@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 from jcls.data import decode, sources
 from jcls.data.sources import SOURCES, Source
 from jcls.data.sources.exif import orientation, upright
-from jcls.data.sources.source import from_files
+from jcls.data.sources.folder import folder
+from jcls.data.sources.source import from_files, from_memory
 from jcls.host.tensorflow import tf
 
 
@@ -541,6 +542,33 @@ def test_impossible_fields(fields: dict[str, Any], message: str) -> None:
     """An impossible value is an error that names the field and what may stand there."""
     with pytest.raises(ValueError, match=message):
         sources.create(**{'name': 'digits', **fields})
+
+
+def test_data_are_compared_by_some_of_their_images_and_labels() -> None:
+    """Other labels, or other images, are other data; the same are the same."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (50, 4, 4, 3), np.uint8)
+    labels = np.arange(50) % 2
+
+    def checksum(images: np.ndarray, labels: np.ndarray) -> int:
+        return from_memory(images, labels, ('a', 'b'), 'image').checksum()
+
+    assert checksum(images, labels) == checksum(images.copy(), labels.copy())
+    assert checksum(images, labels) != checksum(images, 1 - labels)
+    assert checksum(images, labels) != checksum(images[::-1].copy(), labels)
+
+
+def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """A file that one host lacks: the message is its path."""
+    for name in ('train/a/0.png', 'train/b/0.png', 'val/a/0.png', 'val/b/0.png'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new('RGB', (4, 4)).save(tmp_path / name)
+    train, _ = folder(dir=str(tmp_path))
+    assert train.checksum() == train.checksum()
+    missing = Path(train.name(0))
+    missing.unlink()
+    with pytest.raises(ValueError, match=f'cannot read .*{missing.name}'):
+        train.checksum()
 
 
 def test_the_table_is_covered() -> None:
