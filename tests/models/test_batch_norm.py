@@ -98,6 +98,16 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_stored_product() -> None:
     assert errors[0] < 1.05 * errors[1] < 0.01
 
 
+@pytest.mark.parametrize('defer', [False, True])
+def test_a_nan_is_not_hidden(defer: bool) -> None:
+    """Where a negative variance is rounded up to 0, one that is no number stays so."""
+    rows, kernel = inputs(jnp.float32)
+    rows = rows.at[3, 2, 1, 0].set(jnp.nan)
+    y, new = normalised(rows, kernel, jnp.ones(FEATURES), defer=defer)
+    assert jnp.isnan(y).all()
+    assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(new))
+
+
 def test_few_rows_are_normalised_directly() -> None:
     """A group with fewer rows than features computes the product, and knows it: bit for bit."""
     rows, kernel = inputs(jnp.float32)
