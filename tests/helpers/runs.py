@@ -18,7 +18,7 @@ from jcls.training.experiment import Experiment
 from jcls.workdir import log
 from jcls.workdir.checkpoint import Checkpoints
 
-# A run of seconds: the ten digits, which a few steps begin to tell apart.
+# A run of seconds on the ten digits, too short to learn to tell them apart.
 TINY: dict[str, Any] = {
     'batch_size': 8,
     'duration': '12 steps',
