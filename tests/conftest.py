@@ -23,8 +23,11 @@ os.environ['XLA_FLAGS'] = compiler.flags()
 
 import numpy as np
 
+import jcls
 from helpers import golden_path
 from helpers.runs import TINY, environment
+from jcls.training import loop
+from jcls.training.experiment import Experiment
 
 # Seldom: JAX and TensorFlow make many objects, and few of them are garbage.
 gc.set_threshold(100_000, 20, 20)
@@ -62,6 +65,20 @@ def tiny() -> dict[str, Any]:
     import copy
 
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope='session')
+def experiment() -> Experiment:
+    """One experiment for many runs, so that its step is compiled once."""
+    return jcls.build(TINY)
+
+
+@pytest.fixture(scope='session')
+def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `experiment` that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp('finished')
+    loop.train(experiment, workdir)
+    return workdir
 
 
 @pytest.fixture(scope='session')

@@ -24,20 +24,6 @@ from jcls.workdir import log
 from jcls.workdir.checkpoint import FOLDER, Checkpoints
 
 
-@pytest.fixture(scope='module')
-def experiment() -> Experiment:
-    """One experiment for many runs, so that its step is compiled once."""
-    return jcls.build(TINY)
-
-
-@pytest.fixture(scope='module')
-def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp('finished')
-    loop.train(experiment, workdir)
-    return workdir
-
-
 def test_crashed_and_resumed_is_never_crashed(
     experiment: Experiment, finished: Path, tmp_path: Path
 ) -> None:
