@@ -13,7 +13,6 @@ import ctypes
 import functools
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,17 +25,11 @@ class _TensorFlow:
 
 
 tf: Any = _TensorFlow()
-_LOCK = threading.RLock()
-
-
-def load() -> Any:
-    """Import TensorFlow now, and hide GPUs and TPUs from it; any thread may call this."""
-    with _LOCK:
-        return _load()
 
 
 @functools.cache
-def _load() -> Any:
+def load() -> Any:
+    """Import TensorFlow now, and hide GPUs and TPUs from it; any thread may call this."""
     # Silence its start-up messages. The oneDNN one ignores the log level, so switch oneDNN off.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
