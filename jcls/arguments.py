@@ -211,6 +211,8 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
         '(default: 0.1)'
     )
     add('--val_fraction', type=float, metavar='F', help=text)
+    text = 'let the validation images lack some of the classes'
+    add('--val_incomplete', action='store_true', help=text)
     text = 'shrink images whose shorter side is longer than this; 0 for none (default: 0)'
     add('--max_side', type=int, metavar='PIXELS', help=text)
     text = 'JPEG quality of images that are encoded again (default: 95)'

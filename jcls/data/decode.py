@@ -1,18 +1,18 @@
 """Images, encoded or not: their size, their pixels, crops and resizes.
 
-An *image* here is a tf string scalar (an encoded JPEG, PNG, BMP or GIF) or a uint8 tensor
+An *image* here is a tf string scalar (an encoded image of `jcls.data.formats`) or a uint8 tensor
 [H, W, C]. `crop` decodes no more of a JPEG than it needs. Pixels agree with Pillow's: decoding
 uses the accurate integer DCT, and resizing an antialiased triangle filter.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jcls.data import formats
 from jcls.host.tensorflow import tf
 
 Image = Any  # a tf string scalar or a tf uint8 tensor [H, W, C]
@@ -161,15 +161,14 @@ def resize(
 
 
 def _decode_other(image: Image) -> Any:
-    """The pixels, uint8 [H, W, 3], of a PNG by TensorFlow, of a BMP or GIF by Pillow.
+    """The pixels, uint8 [H, W, 3], of a PNG by TensorFlow, of any other format by Pillow.
 
     TensorFlow takes a BMP's palette indices for grey levels, and ignores the transparency of a GIF.
     """
 
     def by_pillow() -> Any:
-        decoded = tf.py_function(_decode_by_pillow, [image], tf.uint8)
-        complaint = ['not a readable JPEG, PNG, BMP or GIF']
-        check = tf.debugging.Assert(tf.size(decoded) > 0, complaint)
+        decoded, complaint = tf.py_function(_decode_by_pillow, [image], [tf.uint8, tf.string])
+        check = tf.debugging.Assert(tf.size(decoded) > 0, [complaint])
         with tf.control_dependencies([] if check is None else [check]):
             return tf.ensure_shape(tf.identity(decoded), [None, None, 3])
 
@@ -180,12 +179,9 @@ def _decode_other(image: Image) -> Any:
     )
 
 
-def _decode_by_pillow(content: Any) -> np.ndarray:
-    """The pixels, uint8 [H, W, 3], of a tf string scalar; an empty array if it is no image."""
-    from PIL import Image as pillow  # noqa: N813
-
+def _decode_by_pillow(content: Any) -> tuple[np.ndarray, str]:
+    """(pixels uint8 [H, W, 3], '') of a tf string scalar; (empty, why not) if it is no image."""
     try:
-        with pillow.open(io.BytesIO(content.numpy()), formats=('BMP', 'GIF')) as opened:
-            return np.asarray(opened.convert('RGB'))
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError):
-        return np.zeros((0, 0, 3), np.uint8)
+        return formats.pixels(content.numpy()), ''
+    except ValueError as error:
+        return np.zeros((0, 0, 3), np.uint8), f'not a readable image: {error}'

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,16 @@ from rich.text import Text
 
 from jcls.data import augment, decode, pipeline, sampler
 from jcls.data.augment.chain import Chain
+from jcls.data.sources import tree
 from jcls.data.sources.exif import upright
-from jcls.data.sources.folder import EXTENSIONS
 from jcls.data.sources.source import Source, from_files
 from jcls.host.tensorflow import tf
 from jcls.training.step import normalise
 from jcls.weights.foreign.convert import shown
 from jcls.weights.load import read, usable
 from jcls.weights.metadata import display_names
+
+logger = logging.getLogger(__name__)
 
 Prediction = dict[str, Any]  # {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}
 
@@ -101,18 +105,21 @@ def predict(
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """The image files named, and all those below the folders named, in the order of their names."""
+    """The image files named, and all those below the folders named, in the order of their names.
+
+    What else is in a folder is counted in the log.
+    """
     files: list[str] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
-            inside = [
-                str(Path(where) / name)
-                for where, _, names in os.walk(path, followlinks=True)
-                for name in names
-                if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
-            ]
+            others: list[tuple[str, str]] = []
+            inside = [entry.where for entry in tree.images(tree.walk(path), others)]
+            counts = Counter(reason for _, reason in others).most_common()
+            left_out = ', '.join(f'{count:,} {reason}' for reason, count in counts)
             if not inside:
-                raise ValueError(f'{path} has no images ({", ".join(EXTENSIONS)})')
+                raise ValueError(f'{path} has no images{f", but {left_out}" if left_out else ""}')
+            if left_out:
+                logger.warning('%s: left out: %s', path, left_out)
             files += sorted(inside)
         elif path.exists():
             files.append(str(path))

@@ -262,6 +262,8 @@ class Experiment:
             image_shape=self.eval_image_shape,
             train_examples=len(self.data.train),
         )
+        if self.data.train.left_out:
+            content |= {'left_out': self.data.train.left_out}
         if self.best_is_highest is not None:
             content |= {'best_is_highest': self.best_is_highest}
         if self.distillation is not None:

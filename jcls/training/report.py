@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from jcls.data.sources import classes
 from jcls.distributed import mesh
 from jcls.training.experiment import Experiment
 from jcls.workdir import files, log
@@ -33,9 +35,19 @@ def describe(experiment: Experiment) -> str:
         f'images {" x ".join(map(str, experiment.image_shape))}\n'
         f'data: {c["data"]["name"]}, {len(data.train):,} training and {len(data.val):,} '
         f'held-out images, {len(data.train.classes)} classes\n'
+        f'{_left_out(data.train.left_out)}'
         f'run: {h.total:,} steps of {h.batch_size} ({h.epoch(h.total):.4g} epochs of '
         f'{h.steps_per_epoch:,}), peak learning rate {experiment.optimizer.peak:.4g}'
     )
+
+
+def _left_out(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """A line about what was found beside the images; empty if there was nothing."""
+    reasons = []
+    for reason, by_folder in sorted(counts.items(), key=lambda item: -sum(item[1].values())):
+        folders = [folder or 'the top' for folder in by_folder]
+        reasons.append(f'{sum(by_folder.values()):,} {reason} (in {classes.listed(folders)})')
+    return f'left out: {"; ".join(reasons)}\n' if reasons else ''
 
 
 def last_evaluation(path: Path) -> dict[str, float]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jcls.data.sources.source import Source, class_names, from_files, stratified_split
+from jcls.data.sources.classes import class_names, composed, ordered, text_of
+from jcls.data.sources.source import Source, from_files, stratified_split
 
 NUMBER = r'[+-]?\d+'
 MORE = 100_000  # most classes without images that a list of numbered labels may have
@@ -66,12 +67,11 @@ def listing(
             )
         names = tuple(map(str, range(highest + 1)))
     else:
-        names = tuple(sorted(set(lists[0].labels)))
+        names = ordered(lists[0].labels)
     sets = []
     for listed in lists:
         labels = _numbered(listed, names, numbers or classes is not None)
-        paths = [str(Path(dir).expanduser() / path) for path in listed.paths]
-        _check_present(listed, paths)
+        paths = _present(listed, [str(Path(dir).expanduser() / path) for path in listed.paths])
         sets.append((np.array(list(map(os.fsencode, paths))), labels))
     if val_list is None:
         files, labels = sets[0]
@@ -84,7 +84,7 @@ def listing(
 def read_list(file: str, field: str) -> Listed:
     """The lines of a list file; a ValueError for a line without a path and a label."""
     try:
-        lines = Path(file).expanduser().read_text('utf-8', errors='surrogateescape').split('\n')
+        lines = text_of(file).split('\n')
     except OSError as error:
         raise ValueError(f'config.data.{field}={file!r}: {error.strerror}') from None
     listed = Listed(file, [], [], [])
@@ -99,7 +99,7 @@ def read_list(file: str, field: str) -> Listed:
             )
         listed.numbers.append(number)
         listed.paths.append(parts[0].strip())
-        listed.labels.append(parts[1].strip())
+        listed.labels.append(composed(parts[1].strip()))
     if not listed.paths:
         raise ValueError(f'config.data.{field}={file!r} lists no images')
     return listed
@@ -123,18 +123,24 @@ def _numbered(listed: Listed, names: tuple[str, ...], numbers: bool) -> np.ndarr
     return labels
 
 
-def _check_present(listed: Listed, files: list[str]) -> None:
-    """Raise a ValueError that names the first missing files; each folder is listed once."""
-    folders: dict[str, set[str]] = {}
-    missing = []
+def _present(listed: Listed, files: list[str]) -> list[str]:
+    """The `files` as the disk spells them, whose accents may be composed or not.
+
+    Each folder is read once.
+
+    Raises:
+      ValueError: for files that are missing, with the first of them.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    missing, found = [], []
     for i, file in enumerate(files):
         folder, name = os.path.split(file)
         if folder not in folders:
-            try:
-                folders[folder] = set(os.listdir(folder or '.'))  # noqa: PTH208
-            except OSError:
-                folders[folder] = set()
+            folders[folder] = _files_in(folder or '.')
         if name not in folders[folder]:
+            name = folders[folder].get(composed(name), '')
+        found.append(os.path.join(folder, name))  # noqa: PTH118
+        if not name:
             missing.append(i)
     if missing:
         first = '\n'.join(f'  line {listed.numbers[i]}: {files[i]}' for i in missing[:5])
@@ -143,3 +149,14 @@ def _check_present(listed: Listed, files: list[str]) -> None:
             f'{chr(10) + "  ..." if missing[5:] else ""}\nconfig.data.dir is the folder that the '
             'paths are relative to'
         )
+    return found
+
+
+def _files_in(folder: str) -> dict[str, str]:
+    """The names of the files in a folder, also by their composed form; pipes and such are none."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file() or entry.is_symlink()]
+    except OSError:
+        return {}
+    return {composed(name): name for name in names} | {name: name for name in names}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jcls.data.sources.classes import ordered
 from jcls.data.sources.source import Source, constant, from_files, from_memory, stratified_split
 from jcls.host.tensorflow import tf
 
@@ -96,16 +97,17 @@ def _columns(data: Any, where: str) -> tuple[Sequence[Any], np.ndarray]:
 
 
 def _classes(labels: np.ndarray) -> tuple[str, ...]:
-    """The class names: the labels' names, sorted, or the numbers from 0 to the highest label."""
+    """The class names: the labels' names, ordered, or the numbers from 0 to the highest label."""
     if labels.dtype.kind == 'U':
-        return tuple(sorted(set(labels.tolist())))
+        return ordered(labels.tolist())
     return tuple(map(str, range(int(labels.max()) + 1)))
 
 
 def _numbers(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     if labels.dtype.kind != 'U':
         return labels.astype(np.int32)
-    return np.searchsorted(np.asarray(classes), labels).astype(np.int32)
+    numbers = {name: label for label, name in enumerate(classes)}
+    return np.array([numbers[name] for name in labels.tolist()], np.int32)
 
 
 def _source(

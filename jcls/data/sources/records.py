@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from jcls.data.sources import tfrecord
-from jcls.data.sources.source import Source, class_names
+from jcls.data.sources.classes import class_names
+from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
 
 

@@ -11,8 +11,7 @@ import functools
 import math
 import os
 import zlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ class Source:
       channels: number of channels of a decoded image.
       image_size: (height, width) if all images share it, else None.
       in_memory: whether the images are in memory already.
+      left_out: what was found beside the images, {reason: {folder: number}}.
     """
 
     read: Callable[[Any], tuple[Any, Any]]
@@ -46,6 +46,7 @@ class Source:
     channels: int = 3
     image_size: tuple[int, int] | None = None
     in_memory: bool = False
+    left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.examples
@@ -135,17 +136,6 @@ def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
         return tf.io.read_file(tf.gather(paths(), index)), tf.gather(targets(), index)
 
     return Source(read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]))
-
-
-def class_names(file: str) -> tuple[str, ...]:
-    """The class names in a text file, one a line, in label order; blank lines do not count."""
-    try:
-        lines = Path(file).expanduser().read_text('utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f'config.data.classes={file!r}: not a readable text file: {error}'
-        ) from None
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def stratified_split(

@@ -24,7 +24,7 @@ WARM_UP = 100  # images that are not timed
 
 def check(experiment: Any) -> None:
     """Raise ValueError for a config that the peers cannot run."""
-    from jcls.data.sources.folder import EXTENSIONS
+    from jcls.data.formats import recogniser
 
     unknown = [s['name'] for s in experiment.config['augment'] if s['name'] not in KNOWN]
     if unknown:
@@ -33,8 +33,8 @@ def check(experiment: Any) -> None:
             f'{", ".join(unknown)}'
         )
     source = experiment.data.train
-    files = (source.name(i) for i in range(min(len(source), FILES)))
-    if not all(Path(file).suffix.lower() in EXTENSIONS for file in files):
+    files, is_image = (source.name(i) for i in range(min(len(source), FILES))), recogniser()
+    if not all(Path(file).is_file() and is_image(Path(file).name, file) for file in files):
         raise ValueError('--compare needs image files: a data source such as folder or list')
 
 

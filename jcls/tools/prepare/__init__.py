@@ -3,7 +3,7 @@
 The result is in OUT/NAME/1.0.0, either complete or absent. After an interruption, the same command
 goes on. The report names everything that is left out. The steps are files of this folder:
 
-    find -> listing, archive (the files) -> inspect (the images) -> report, divide (what goes where)
+    find, archive (the files) -> inspect (the images) -> report, divide (what goes where)
     -> encode, write (the dataset)
 
 `job` is the folder of an unfinished dataset, from which a run goes on.
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.config.parts import choose
+from jcls.data.sources.layout import TRAIN, VALIDATION, Layout
 from jcls.host.machine import cores
 from jcls.host.terminal import progress, say
 from jcls.tools.prepare import write
@@ -33,7 +34,6 @@ from jcls.tools.prepare.encode import change
 from jcls.tools.prepare.find import find_files, name_dataset
 from jcls.tools.prepare.inspect import Inspector
 from jcls.tools.prepare.job import REPORT, Job, dump, identify
-from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
 from jcls.tools.prepare.report import compose, printable, rows, sort_out
 
 SHARD_BYTES = 256 << 20
@@ -48,6 +48,7 @@ def prepare(
     name: str | None = None,
     val: str | Path | None = None,
     val_fraction: float | None = None,
+    val_incomplete: bool = False,
     max_side: int = 0,
     quality: int = 95,
     workers: int | None = None,
@@ -66,6 +67,7 @@ def prepare(
       val: another such folder or tar, with the validation images.
       val_fraction: fraction of each class to set aside if there are no validation images, by
         default 0.1; 0 for a training set only.
+      val_incomplete: whether the validation images may lack classes.
       max_side: limit of the shorter side in pixels, to which larger images are shrunk; 0 for no
         limit.
       quality: quality of JPEG, 1 to 100, for images that are encoded again.
@@ -89,8 +91,8 @@ def prepare(
         if place is not None and place.resolve() in job.final.parents:
             raise ValueError(f'the dataset would be {job.final}, inside its source {place}')
     with job.locked(), ThreadPoolExecutor(workers) as pool:
-        listing = find_files(source, validation, job.work)
-        fraction = _fraction(val_fraction, listing)
+        layout = find_files(source, validation, job.work, val_incomplete=val_incomplete)
+        fraction = _fraction(val_fraction, layout)
         arguments = {
             'val_fraction': fraction,
             'max_side': max_side,
@@ -98,7 +100,7 @@ def prepare(
             'drop': drop,
             'shard_bytes': shard_bytes,
         }
-        identity = identify(listing, arguments)
+        identity = identify(layout, arguments)
         if report := job.finished(identity):
             say(f'{job.final} is complete; nothing to do')
             _show(report)
@@ -108,18 +110,18 @@ def prepare(
             _check_space(identity['source.bytes'], target)
         if fraction:
             # Now already, so that its error comes first.
-            split_rows(listing.files[TRAIN], listing.classes, fraction)
+            split_rows(layout.files[TRAIN], layout.classes, fraction)
         began = time.perf_counter()
-        splits, damaged, ignored = _inspect(listing, job, Inspector(pool, workers), drop)
+        splits, damaged = _inspect(layout, job, Inspector(pool, workers), drop, val_incomplete)
         moved = 0
         if fraction:
-            splits, moved = set_aside(splits[TRAIN], listing.classes, fraction)
-        report = compose(splits, listing.classes, damaged, ignored)
+            splits, moved = set_aside(splits[TRAIN], layout.classes, fraction)
+        report = compose(splits, layout, damaged)
         inspected = time.perf_counter()
         parts = shards(splits, shard_bytes, max_side)
         job.begin_writing({**identity, 'images.digest': fingerprint(parts)})
         content = functools.partial(write.content_of, max_side=max_side, quality=quality)
-        _write(job, parts, listing.classes, content, pool, workers)
+        _write(job, parts, layout.classes, content, pool, workers)
         changes = [change(image.info, max_side) for part in splits.values() for image in part]
         report |= {
             'dataset': str(job.final),
@@ -159,9 +161,9 @@ def _check(
     choose(dict.fromkeys(DROP), drop, '--drop')
 
 
-def _fraction(val_fraction: float | None, listing: Listing) -> float:
+def _fraction(val_fraction: float | None, layout: Layout) -> float:
     """The fraction to set aside, which is 0 if there is a validation set."""
-    if VALIDATION not in listing.files:
+    if VALIDATION not in layout.files:
         return 0.1 if val_fraction is None else val_fraction
     if val_fraction:
         raise ValueError(f'--val_fraction={val_fraction}, but there are validation images already')
@@ -169,32 +171,32 @@ def _fraction(val_fraction: float | None, listing: Listing) -> float:
 
 
 def _inspect(
-    listing: Listing, job: Job, inspector: Inspector, drop: str
-) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
+    layout: Layout, job: Job, inspector: Inspector, drop: str, val_incomplete: bool
+) -> tuple[dict[str, list[Inspected]], list[Inspected]]:
     """Inspect every file, for `sort_out`; damaged ones are an error unless `drop` allows them."""
-    everything = [file for files in listing.files.values() for file in files]
+    everything = [file for files in layout.files.values() for file in files]
     with timed('inspecting', len(everything)) as advance:
         inspector.run(everything, job.known, job.record, advance)
-    infos = {split: [job.info(file) for file in files] for split, files in listing.files.items()}
-    splits, damaged, ignored = sort_out(listing, infos)
+    infos = {split: [job.info(file) for file in files] for split, files in layout.files.items()}
+    splits, damaged = sort_out(layout, infos)
     if damaged and drop == 'none':
-        report, path = compose(splits, listing.classes, damaged, ignored), job.work / REPORT
+        report, path = compose(splits, layout, damaged), job.work / REPORT
         dump(path, report)
         _show(report)
-        lines = [f'  {image.file.shown}: {image.info.damage}' for image in damaged[:NAMED]]
+        lines = [f'  {image.file.path}: {image.info.damage}' for image in damaged[:NAMED]]
         raise ValueError(
             f'{len(damaged):,} of {len(everything):,} files are damaged and nothing is written:\n'
             + printable('\n'.join([*lines, *['  ...'][: len(damaged) > NAMED]]))
             + f'\nall are in {path}; repair or remove them, or leave them out with --drop damaged'
         )
     for split, images in splits.items():
-        missing = set(range(len(listing.classes))) - {image.file.label for image in images}
-        if missing:
+        missing = set(range(len(layout.classes))) - {image.file.label for image in images}
+        if missing and not (split == VALIDATION and val_incomplete):
             raise ValueError(
-                f'class {listing.classes[min(missing)]!r} has no image in {split} that can be '
-                'read; every class needs one: add some or remove the class'
+                f'class {layout.classes[min(missing)]!r} has no image in {split} that can be '
+                'read; every class needs one'
             )
-    return splits, damaged, ignored
+    return splits, damaged
 
 
 def _write(

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jcls.data.sources.layout import TRAIN, VALIDATION, File
 from jcls.data.sources.source import stratified_split
 from jcls.tools.prepare.encode import estimate
 from jcls.tools.prepare.inspect import ImageInfo
-from jcls.tools.prepare.listing import TRAIN, VALIDATION, File
 
 SEED = 0
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from jcls.tools.prepare.inspect import ORIENTATION, READABLE, ImageInfo, pillow_formats
+from jcls.data.formats import flat as flattened
+from jcls.data.formats import pillow_formats
+from jcls.tools.prepare.inspect import ORIENTATION, READABLE, ImageInfo
 
 LOSSY = ('WEBP', 'AVIF', 'JPEG2000')  # formats of photos, which are converted to JPEG
 MAX_EXIF = 65_533  # bytes, at most, in a JPEG
@@ -57,7 +58,7 @@ def encode(content: bytes, info: ImageInfo, *, max_side: int, quality: int) -> b
         exif = image.info.get('exif', b'')
         profile = image.info.get('icc_profile')
         compression = image.info.get('compression', '')
-        flat = _flat(image)
+        flat = flattened(image)
         keep_profile = profile and (image.mode, flat.mode) in (('RGB', 'RGB'), ('L', 'L'))
     if what == 'shrunk':
         factor = max_side / min(flat.size)
@@ -87,17 +88,3 @@ def _exif(exif: bytes, orientation: int) -> bytes:
     short = Image.Exif()
     short[ORIENTATION] = orientation
     return short.tobytes()
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """The image as training sees it: grey or colour, 8 bits a channel, no transparency."""
-    if image.mode in ('L', 'RGB'):
-        return image.copy()
-    if image.mode in ('1', 'LA'):
-        return image.convert('L')
-    if image.mode.startswith('I'):
-        # 16-bit grey: take the upper byte, as TensorFlow does; Pillow would cut off at 255.
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == 'F':
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
-    return image.convert('RGB')

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from jcls.tools.prepare import archive, listing
-from jcls.tools.prepare.listing import TRAIN, VALIDATION, Listing
+from jcls.data.sources.layout import TRAIN, VALIDATION, File, Layout, arrange, with_validation
+from jcls.data.sources.tree import visible, walk
+from jcls.tools.prepare import archive
 
 
-def find_files(source: Path, validation: Path | None, work: Path) -> Listing:
-    """List `source` and `validation`, which must have the same classes; `work` is for copies."""
-    own = _list(source, work)
-    if validation is None:
-        return own
-    if VALIDATION in own.files:
-        raise ValueError(f'--val={validation}, but {source} has val/ already: which one is it?')
-    other = _list(validation, work)
-    if VALIDATION in other.files:
-        raise ValueError(f'--val={validation} has train/ and val/: give one of them')
-    classes = listing.same_classes((str(source), own.classes), (str(validation), other.classes))
-    prefix = f'{validation.resolve().name}:'
-    files = [file._replace(shown=prefix + file.shown) for file in other.files[TRAIN]]
-    ignored = [(prefix + path, reason) for path, reason in other.ignored]
-    both = {TRAIN: own.files[TRAIN], VALIDATION: files}
-    return Listing(classes, both, own.ignored + ignored)
+def find_files(
+    source: Path, validation: Path | None, work: Path, *, val_incomplete: bool = False
+) -> Layout:
+    """The images of `source` and `validation`; `work` is for copies."""
+    layout = _layout(source, work, val_incomplete=val_incomplete)
+    if validation is not None:
+        if VALIDATION in layout.files:
+            raise ValueError(f'--val={validation}, but {source} has one already: which is it?')
+        other = _layout(validation, work)
+        if VALIDATION in other.files:
+            raise ValueError(f'--val={validation} has two sets itself: give one of them')
+        prefix = f'{validation.resolve().name}:'
+        files = [file._replace(path=prefix + file.path) for file in other.files[TRAIN]]
+        left_out = [(prefix + path, reason) for path, reason in other.left_out]
+        other = Layout(other.classes, {TRAIN: files}, left_out)
+        layout = with_validation(layout, other, str(validation), val_incomplete=val_incomplete)
+    _check_names(layout.classes, str(source))
+    return layout
+
+
+def read(file: File) -> bytes:
+    """The content of a file; an OSError if it cannot be read."""
+    if file.problem:
+        raise OSError(file.problem)
+    with open(file.where, 'rb') as opened:  # noqa: PTH123  (a Path costs as much as the open)
+        opened.seek(file.offset)
+        return opened.read(file.size)
 
 
 def name_dataset(source: Path, name: str | None) -> str:
@@ -43,10 +57,34 @@ def name_dataset(source: Path, name: str | None) -> str:
     return name
 
 
-def _list(source: Path, work: Path) -> Listing:
+def _layout(source: Path, work: Path, *, val_incomplete: bool = False) -> Layout:
     if source.is_dir():
-        return listing.arrange(listing.walk(source), str(source), packed=False)
+        layout = arrange(walk(source), str(source), val_incomplete=val_incomplete)
+        files = {kind: [_measured(file) for file in part] for kind, part in layout.files.items()}
+        return layout._replace(files=files)
     if not source.is_file():
         raise ValueError(f'{source}: no such folder or tar')
-    entries = archive.entries(archive.plain(source, work), str(source))
-    return listing.arrange(entries, str(source), packed=True)
+    entries = visible(archive.entries(archive.plain(source, work), str(source)))
+    return arrange(entries, str(source), val_incomplete=val_incomplete)
+
+
+def _measured(file: File) -> File:
+    """A file on disk with its size and time of modification."""
+    if file.problem:
+        return file
+    status = os.stat(file.where)  # noqa: PTH116
+    return file._replace(size=status.st_size, stamp=status.st_mtime_ns)
+
+
+def _check_names(classes: Sequence[str], source: str) -> None:
+    """Check that class names survive label.labels.txt, which has one on each line, in UTF-8."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f'{source}: the class name {name!r} is not UTF-8: rename it') from None
+        if name != name.strip() or len(name.splitlines()) > 1:
+            raise ValueError(
+                f'{source}: the class name {name!r} begins or ends with white space or has a line '
+                'break, which TFDS would change: rename it'
+            )

@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from jcls.data import decode
+from jcls.data import decode, formats
+from jcls.data.sources.layout import File
 from jcls.host import tensorflow
 from jcls.host.tensorflow import tf
-from jcls.tools.prepare.listing import File
+from jcls.tools.prepare.find import read
 
-READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # by training; an MPO begins with a JPEG
-FORMATS = (*READABLE, 'WEBP', 'TIFF', 'JPEG2000', 'AVIF', 'PPM')
+READABLE = ('JPEG', 'MPO', 'PNG', 'BMP', 'GIF')  # by TensorFlow; an MPO begins with a JPEG
 MOVING = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')  # formats that may have frames or pages
 ORIENTATION = 0x0112  # the tag in EXIF
 MAX_BYTES = 1 << 29  # of a file, at most
@@ -78,7 +78,7 @@ def examine(content: bytes) -> ImageInfo:
         return info._replace(damage=f'too large: {error}')
     except Exception as error:  # a damaged file may make Pillow raise anything
         return info._replace(damage=_damage(content, f'{type(error).__name__}: {error}'))
-    return info._replace(damage=_undecodable(content, info.format))
+    return info._replace(damage=_undecodable(content))
 
 
 def digest(content: bytes) -> str:
@@ -86,14 +86,8 @@ def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def pillow_formats() -> tuple[str, ...]:
-    """The `FORMATS` that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def _header(content: bytes, info: ImageInfo) -> ImageInfo:
-    with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
+    with Image.open(io.BytesIO(content), formats=formats.pillow_formats()) as image:
         kind, mode = str(image.format), image.mode
         info = info._replace(format=kind, width=image.width, height=image.height)
         bits = 16 if mode[0] in 'IF' else 8
@@ -122,15 +116,8 @@ def _frames(image: Image.Image) -> int:
         return 2
 
 
-def _undecodable(content: bytes, kind: str) -> str:
+def _undecodable(content: bytes) -> str:
     """Why the pixels cannot be decoded, or ''."""
-    if kind not in READABLE:
-        try:
-            with Image.open(io.BytesIO(content), formats=(kind,)) as image:
-                image.load()
-        except Exception as error:  # a damaged file may raise anything
-            return _damage(content, f'{type(error).__name__}: {error}')
-        return ''
     try:
         decode.pixels(tf.constant(content))
     except tf.errors.OpError as error:
@@ -195,7 +182,7 @@ def _examine_file(file: File) -> ImageInfo:
     if file.size > MAX_BYTES:
         return ImageInfo('', damage=f'not an image: {file.size:,} bytes are too many')
     try:
-        content = file.read()
+        content = read(file)
     except OSError as error:
         reason = file.problem or f'unreadable: {error.strerror}'
         return ImageInfo('', damage=reason)

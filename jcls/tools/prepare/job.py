@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from jcls.data.sources.layout import File, Layout
 from jcls.tools.prepare.inspect import ImageInfo
-from jcls.tools.prepare.listing import File, Listing
 
 VERSION = '1.0.0'
 REPORT = 'report.json'
@@ -100,19 +100,19 @@ class Job:
         """The properties of this file from an earlier run that was killed, or None."""
         if self._journal is None:
             self._open_journal()
-        return self._infos.get((file.shown, file.size, file.stamp))
+        return self._infos.get((file.path, file.size, file.stamp))
 
     def info(self, file: File) -> ImageInfo:
         """The properties of a file that is recorded or known."""
-        return self._infos[file.shown, file.size, file.stamp]
+        return self._infos[file.path, file.size, file.stamp]
 
     def record(self, infos: Sequence[tuple[File, ImageInfo]]) -> None:
         """Record the properties of some files, on disk at once."""
         journal = self._journal or self._open_journal()
         for file, info in infos:
-            self._infos[file.shown, file.size, file.stamp] = info
+            self._infos[file.path, file.size, file.stamp] = info
             if info.digest:  # a file without a digest may be readable the next time
-                journal.write(json.dumps([file.shown, file.size, file.stamp, *info]) + '\n')
+                journal.write(json.dumps([file.path, file.size, file.stamp, *info]) + '\n')
         journal.flush()
 
     def finish(self) -> None:
@@ -141,12 +141,12 @@ class Job:
         return self._journal
 
 
-def identify(listing: Listing, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def identify(layout: Layout, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a job: its arguments and the names, sizes and times of its files."""
     names = hashlib.blake2b(digest_size=16)
-    files = [(split, file) for split, part in listing.files.items() for file in part]
+    files = [(split, file) for split, part in layout.files.items() for file in part]
     for split, file in files:
-        names.update(os.fsencode(f'{split} {file.shown} {file.size} {file.stamp}\n'))
+        names.update(os.fsencode(f'{split} {file.path} {file.size} {file.stamp}\n'))
     return {
         **arguments,
         'source.files': len(files),

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jcls.data.sources.layout import Layout
 from jcls.tools.prepare.divide import Inspected, copies
 from jcls.tools.prepare.encode import change
 from jcls.tools.prepare.inspect import ImageInfo
-from jcls.tools.prepare.listing import Listing, is_image_name
 
 GREY = ('1', 'L', 'LA', 'I', 'I;16', 'I;16B', 'I;16L', 'F')
 TINY = 8  # pixels; an image with both sides below is tiny
@@ -74,59 +74,54 @@ def _named_right(image: Inspected) -> bool:
 
 
 def sort_out(
-    listing: Listing, infos: Mapping[str, Sequence[ImageInfo]]
-) -> tuple[dict[str, list[Inspected]], list[Inspected], list[tuple[str, str]]]:
-    """Separate the images of each split from damaged files and from files that are no images."""
-    good: dict[str, list[Inspected]] = {split: [] for split in listing.files}
-    damaged, ignored = [], list(listing.ignored)
-    for split, files in listing.files.items():
+    layout: Layout, infos: Mapping[str, Sequence[ImageInfo]]
+) -> tuple[dict[str, list[Inspected]], list[Inspected]]:
+    """Separate the images of each split from damaged files."""
+    good: dict[str, list[Inspected]] = {split: [] for split in layout.files}
+    damaged: list[Inspected] = []
+    for split, files in layout.files.items():
         for file, info in zip(files, infos[split], strict=True):
-            no_image = not info.format and info.damage.startswith(('not an image', 'zero bytes'))
-            if no_image and not is_image_name(file.name):
-                ignored.append((file.shown, info.damage))
-            elif info.damage:
-                damaged.append(Inspected(file, info))
-            else:
-                good[split].append(Inspected(file, info))
-    return good, damaged, ignored
+            image = Inspected(file, info)
+            (damaged if info.damage else good[split]).append(image)
+    return good, damaged
 
 
 def compose(
     splits: Mapping[str, Sequence[Inspected]],
-    classes: tuple[str, ...],
+    layout: Layout,
     damaged: Sequence[Inspected],
-    ignored: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     """The report as a JSON object; files are named by their path below the source."""
     images = [image for part in splits.values() for image in part]
     by_finding: dict[str, list[str]] = {name: [] for name in FINDINGS}
     for image in images:
         for name in findings(image):
-            by_finding[name].append(image.file.shown)
+            by_finding[name].append(image.file.path)
     sides = np.array([sorted(image.info[2:4]) for image in images] or [[0, 0]])
+    classes, left_out = layout.classes, layout.left_out
     same = Counter(name.casefold() for name in classes)
     return {
         'images': len(images),
         'classes': len(classes),
         'damaged': {
             'count': len(damaged),
-            'files': [{'file': i.file.shown, 'reason': i.info.damage} for i in damaged],
+            'files': [{'file': i.file.path, 'reason': i.info.damage} for i in damaged],
         },
         'ignored': {
-            'count': len(ignored),
-            'files': [{'file': file, 'reason': reason} for file, reason in ignored],
+            'count': len(left_out),
+            'files': [{'file': file, 'reason': reason} for file, reason in left_out],
         },
         **{name: {'count': len(files), 'files': files} for name, files in by_finding.items()},
         'suspicious': {
             'count': len(by_finding['suspicious']),
             'files': [
-                {'file': i.file.shown, 'reason': i.info.complaint}
+                {'file': i.file.path, 'reason': i.info.complaint}
                 for i in images
                 if i.info.complaint
             ],
         },
         **{
-            name: {'count': len(groups), 'groups': [[i.file.shown for i in g] for g in groups]}
+            name: {'count': len(groups), 'groups': [[i.file.path for i in g] for g in groups]}
             for name, groups in copies(splits).items()
         },
         'balance': {split: _balance(part, classes) for split, part in splits.items()},

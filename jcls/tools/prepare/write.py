@@ -20,6 +20,7 @@ from jcls.host import tensorflow
 from jcls.host.tensorflow import tf
 from jcls.tools.prepare.divide import Inspected, Shard
 from jcls.tools.prepare.encode import encode
+from jcls.tools.prepare.find import read
 from jcls.tools.prepare.inspect import digest
 from jcls.tools.prepare.job import VERSION
 
@@ -115,17 +116,17 @@ def content_of(image: Inspected, *, max_side: int, quality: int) -> bytes:
     """The bytes to write for an image; a ValueError if it has changed since it was inspected."""
     file = image.file
     try:
-        content = file.read()
+        content = read(file)
     except OSError as error:
-        raise ValueError(f'{file.shown} cannot be read any more: {error}') from None
+        raise ValueError(f'{file.path} cannot be read any more: {error}') from None
     if digest(content) != image.info.digest:
         raise ValueError(
-            f'{file.shown} changed since it was inspected; leave the source alone and start again'
+            f'{file.path} changed since it was inspected; leave the source alone and start again'
         )
     try:
         return encode(content, image.info, max_side=max_side, quality=quality)
     except Exception as error:
-        raise ValueError(f'{file.shown} cannot be encoded anew: {error}') from error
+        raise ValueError(f'{file.path} cannot be encoded anew: {error}') from error
 
 
 def in_order(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
+from helpers.folders import paint
 from jcls.data import decode, sources
 from jcls.data.sources import SOURCES, Source
 from jcls.data.sources.exif import orientation, upright
@@ -49,14 +50,6 @@ def stored(folder: Path, **arrays: Any) -> str:
     path = folder / 'my.npz'
     np.savez(path, **{key: value for key, value in good.items() if arrays.get(key, 0) is not None})
     return str(path)
-
-
-def paint(*paths: Path) -> None:
-    """An image file, one colour and unlike the others, at each path."""
-    for i, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = {'.jpg': 'JPEG', '.jpeg': 'JPEG'}.get(path.suffix.lower())
-        Image.new('RGB', (3, 2), (i, 0, 0)).save(path, kind)
 
 
 def classes_of(root: Path, **counts: int) -> Path:
@@ -283,9 +276,9 @@ def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
         'file': r"config\.data\.dir='.*file': no such folder",
         'empty': r'empty has no class folders; expected .*empty/<class>/<image>\.jpg',
         'flat': r'flat has no class folders; expected .*flat/<class>/<image>\.jpg',
-        'hole': r'hole/b has no images \(\.jpg.*\); add some or remove the folder',
+        'hole': r'hole.* 1 class folder\(s\) without an image: b; every class needs one: add some',
         'only val': r'only val has val/ but no train/; give both',
-        'differ': r"differ: .*only in train/: \['a'\], only in val/: \['c'\]",
+        'differ': 'differ: .*only in validation: c; only in training: a',
         'few': r'config\.data\.val_fraction=0\.1.* 24 .* 8 classes',
         'single': r"class 'a' has 1 image",
     }

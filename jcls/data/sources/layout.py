@@ -1,0 +1,275 @@
+"""Training and validation images and their classes, by the names of folders alone.
+
+    <class>/...                          one set, of which a part will be set aside
+    train/<class>/..., val/<class>/...   two sets
+
+A single folder around all of this is passed through. The two sets may have any of their usual
+names. What looks like sets and is not understood is an error, so that no set becomes a class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from jcls.data.sources.classes import composed, listed, ordered
+from jcls.data.sources.tree import Entry, images
+
+TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'  # TFDS's names of the sets
+# Usual names of the sets, in any case. Where there is no validation set, the test set is taken.
+NAMES = {TRAIN: 'train(ing)?', VALIDATION: 'val(id(ation)?)?', TEST: 'test(ing)?'}
+FURTHER = '([ _-]?(set|data|images|split))?'
+# Names of sets and never of classes, if there are folders inside: seg_train, test2017, fold_3.
+SET_LIKE = r'(?<![a-z])(train(ing)?|val(id(ation)?)?|test(ing)?)(?![a-z])|(fold|split)[ _-]?\d+$'
+GIVE_BOTH = (
+    'name them train/ and val/, or give each by itself (config.data.dir and config.data.val_dir; '
+    'SRC and --val of jcls prepare)'
+)
+
+
+class File(NamedTuple):
+    """An image file, or what may be one, in a folder or a tar; see `Entry`.
+
+    Attributes:
+      path: path below the source.
+      name: '<class>/<path below it>', with composed accents: the same wherever the images are.
+      label: index of the class; -1 in a validation set for a class that training does not have.
+    """
+
+    path: str
+    name: str
+    label: int
+    size: int
+    stamp: int
+    where: str
+    offset: int
+    problem: str
+
+
+class Layout(NamedTuple):
+    """The images of a source.
+
+    Attributes:
+      classes: names of the classes, in the order of `ordered`.
+      files: files of each set, sorted by the names of their classes and their paths.
+      left_out: (path, reason) of everything else, sorted.
+    """
+
+    classes: tuple[str, ...]
+    files: dict[str, list[File]]
+    left_out: list[tuple[str, str]]
+
+
+def arrange(entries: Iterable[Entry], source: str, *, val_incomplete: bool = False) -> Layout:
+    """The layout of a source.
+
+    Args:
+      entries: all entries of the source.
+      source: name of the source in messages.
+      val_incomplete: whether the validation set may lack classes.
+
+    Raises:
+      ValueError: if it cannot be told which folders are classes, a training class has no image, or
+        the two sets have different classes.
+    """
+    left_out: list[tuple[str, str]] = []
+    folders: set[str] = set()
+    files: dict[str, Entry] = {}
+
+    def noted() -> Iterator[Entry]:
+        for entry in entries:
+            if entry.kind == 'folder':
+                folders.add(entry.path)
+            yield entry
+
+    for entry in images(noted(), left_out):
+        if entry.path in files:
+            left_out.append((entry.path, 'replaced by a later file of the same name'))
+        files[entry.path] = entry
+        folders.update(_parents(entry.path))
+    holding = {path.rpartition('/')[0] for path in files}  # folders with images right inside
+    around = _unwrapped('', folders, holding)
+    sets = _sets(around, folders, source)
+    bases: dict[str, str] = {}
+    labels: dict[str, int] = {}
+    for kind, base in sets.items():
+        bases[kind] = base if base == around else _unwrapped(base, folders, holding, labels)
+        names = _class_folders(bases[kind], folders, source)
+        labels = labels or {name: label for label, name in enumerate(ordered(names))}
+    grouped: dict[str, list[File]] = {kind: [] for kind in bases}
+    for path, entry in files.items():
+        kind = next((kind for kind, base in bases.items() if path.startswith(base)), '')
+        name = composed(path[len(bases.get(kind, '')) :])
+        if kind and '/' in name:
+            label = labels.get(class_of(name), -1)
+            grouped[kind].append(File(path, name, label, *entry[2:]))
+        else:
+            left_out.append((path, 'outside the class folders'))
+    left_out.sort()
+    for some in grouped.values():
+        some.sort(key=lambda file: (class_of(file.name), file.name))
+    filled = {file.label for file in grouped[TRAIN]}
+    empty = [name for name, label in labels.items() if label not in filled]
+    if empty:
+        where = f'{source}/{bases[TRAIN]}'
+        raise ValueError(_without_images(where, bases[TRAIN], empty, left_out))
+    layout = Layout(tuple(labels), grouped, left_out)
+    if VALIDATION in grouped:
+        check_validation(layout, source, val_incomplete=val_incomplete)
+    return layout
+
+
+def count_left_out(layout: Layout) -> dict[str, dict[str, int]]:
+    """How many were left out for each reason, by folder (of the first two levels)."""
+    counts: dict[str, dict[str, int]] = {}
+    for path, reason in layout.left_out:
+        folder = '/'.join(path.split('/')[:-1][:2])
+        by_folder = counts.setdefault(reason, {})
+        by_folder[folder] = by_folder.get(folder, 0) + 1
+    return counts
+
+
+def class_of(name: str) -> str:
+    """The class of a `File` by its name."""
+    return name[: name.index('/')]
+
+
+def with_validation(
+    layout: Layout, validation: Layout, source: str, *, val_incomplete: bool
+) -> Layout:
+    """The layout with the only set of another source as its validation set.
+
+    Raises:
+      ValueError: as `arrange` does.
+    """
+    labels = {name: label for label, name in enumerate(layout.classes)}
+    files = [
+        file._replace(label=labels.get(class_of(file.name), -1)) for file in validation.files[TRAIN]
+    ]
+    both = layout._replace(
+        files={TRAIN: layout.files[TRAIN], VALIDATION: files},
+        left_out=layout.left_out + validation.left_out,
+    )
+    check_validation(both, source, val_incomplete=val_incomplete)
+    return both
+
+
+def check_validation(layout: Layout, source: str, *, val_incomplete: bool) -> None:
+    """Check that the validation set has the classes of training; it may be allowed to lack some."""
+    classes = ordered(class_of(file.name) for file in layout.files[VALIDATION])
+    more = [name for name in classes if name not in layout.classes]
+    less = [name for name in layout.classes if name not in classes]
+    if more:
+        raise ValueError(
+            f'{source}: training and validation have different classes: only in validation: '
+            f'{listed(more)}; only in training: {listed(less) or "none"}'
+        )
+    if less and not val_incomplete:
+        raise ValueError(
+            f'{source}: the validation set has no image of {len(less)} class(es): {listed(less)}; '
+            'add some, or allow it with --config.data.val_incomplete=true (--val_incomplete of '
+            'jcls prepare)'
+        )
+
+
+def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
+    """The folder of each set, as a path with a slash at its end: `around` if there is only one."""
+    names = _names(around, folders)
+    kinds = {name: _kind(name) for name in names}
+    by_kind = {kind: [name for name in names if kinds[name] == kind] for kind in NAMES}
+    beside = [name for name in names if kinds[name] is None]
+    place = f'{source}/{around}'.rstrip('/')
+    for kind, same in by_kind.items():
+        if len(same) > 1:
+            raise ValueError(f'{place} has {listed(same)}: which one is for {kind}? {GIVE_BOTH}')
+    held_out = by_kind[VALIDATION] or by_kind[TEST]
+    if held_out and not by_kind[TRAIN]:
+        raise ValueError(
+            f'{place} has {held_out[0]}/ but no train/; give both, or class folders only'
+        )
+    if by_kind[TRAIN] and beside and not held_out:
+        raise ValueError(
+            f'{place} has {by_kind[TRAIN][0]}/ beside {listed(beside)}: is it a class or the '
+            f'training set? {GIVE_BOTH}'
+        )
+    if by_kind[TRAIN]:
+        found = {TRAIN: by_kind[TRAIN], VALIDATION: held_out}
+        return {kind: f'{around}{same[0]}/' for kind, same in found.items() if same}
+    like = [n for n in names if re.search(SET_LIKE, n.lower()) and _names(f'{around}{n}/', folders)]
+    if len(like) > 1:
+        raise ValueError(
+            f'{place} has {listed(like)} with folders inside, which look like sets and not like '
+            f'classes: {GIVE_BOTH}'
+        )
+    return {TRAIN: around}
+
+
+def _kind(name: str) -> str | None:
+    """Which set a folder of this name is."""
+    return next((k for k, n in NAMES.items() if re.fullmatch(n + FURTHER, name.lower())), None)
+
+
+def _names(base: str, folders: Iterable[str]) -> list[str]:
+    """The folders right below `base` ('' or a path with a slash), sorted."""
+    inside = (folder[len(base) :] for folder in folders if folder.startswith(base))
+    return sorted(name for name in inside if '/' not in name)
+
+
+def _class_folders(base: str, folders: Collection[str], source: str) -> list[str]:
+    """The names of the class folders right below `base`, with composed accents."""
+    names = _names(base, folders)
+    if not names:
+        where = f'{source}/{base}'.rstrip('/')
+        raise ValueError(f'{where} has no class folders; expected {where}/<class>/<image>.jpg')
+    classes = [composed(name) for name in names]
+    for name in {name for name in classes if classes.count(name) > 1}:
+        raise ValueError(
+            f'{source}/{base} has several folders that are all shown as {name!r}, with accents '
+            'composed or not: make one folder of them'
+        )
+    return classes
+
+
+def _without_images(
+    where: str, base: str, empty: list[str], left_out: list[tuple[str, str]]
+) -> str:
+    """The message about training classes without an image."""
+    inside = Counter(reason for path, reason in left_out if path.startswith(f'{base}{empty[0]}/'))
+    found = ', '.join(f'{count:,} {reason}' for reason, count in inside.most_common(3))
+    return (
+        f'{where} has {len(empty)} class folder(s) without an image: {listed(empty)}'
+        f'{f" (in {empty[0]}: {found})" if found else ""}; every class needs one: add some, or '
+        'keep what is no class elsewhere'
+    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders above a path: 'a/b/c' -> 'a', 'a/b'."""
+    at = path.find('/')
+    while at >= 0:
+        yield path[:at]
+        at = path.find('/', at + 1)
+
+
+def _unwrapped(
+    base: str, folders: Collection[str], holding: Collection[str], classes: Collection[str] = ()
+) -> str:
+    """The folder around all class folders or sets below `base`, as a path with a slash, or ''.
+
+    Args:
+      base: where to begin: '' or a path with a slash.
+      folders: all folders.
+      holding: those with images right inside, which makes them classes.
+      classes: names that are classes in any case.
+    """
+    while True:
+        names = _names(base, folders)
+        deeper = f'{base}{names[0]}/' if len(names) == 1 else ''
+        a_set = bool(deeper and not base and _kind(names[0]))
+        if not deeper or a_set or names[0] in classes or deeper[:-1] in holding:
+            return base
+        if not _names(deeper, folders):
+            return base
+        base = deeper
