@@ -20,6 +20,7 @@ from jcls.config.schema import Section, complete, fields, plain
 from jcls.data import mix, pipeline, sources
 from jcls.data.augment import OPERATIONS, compose, compose_by_step
 from jcls.data.sources.from_python import checksum_of
+from jcls.data.sources.known import Known
 from jcls.distributed import compiler
 from jcls.distributed.mesh import create_mesh, make_deterministic
 from jcls.models.batch_norm import batch_norm, group_count
@@ -39,6 +40,7 @@ def assemble(
     sections: Mapping[str, Any],
     devices: Sequence[jax.Device] | None = None,
     given: Any = None,
+    known: Known | None = None,
     *,
     recipe: str = '',
     batch_size: int = 256,
@@ -56,6 +58,7 @@ def assemble(
       sections: the complete sections by name.
       devices: devices to run on; None for all.
       given: images from Python, see `build`.
+      known: what a run that goes on knows of its data, see `build`.
       recipe: name of this config, which is copied into model.json.
       batch_size: number of examples in a step, over all devices.
       accumulate: number of micro-batches that a step's gradient is summed over, to save memory.
@@ -76,7 +79,7 @@ def assemble(
         make_deterministic()
     mesh = create_mesh(platform, batch_size, devices)
     _check_accumulate(accumulate, batch_size, mesh.size)
-    data = sources.create(given, **sections['data'])
+    data = sources.create(given, known, **sections['data'])
     horizon = create_horizon(duration, batch_size, len(data.train))
     init_from = InitSettings(**sections['init'])
     model, frozen = _model(sections, data, init_from)
@@ -251,6 +254,7 @@ def build(
     devices: Sequence[jax.Device] | None = None,
     *,
     data: Any = None,
+    known: Known | None = None,
 ) -> Experiment:
     """Make an `Experiment` from a config, complete or not.
 
@@ -262,6 +266,7 @@ def build(
       data: images and labels in memory instead of config.data's, see
         `jcls.data.sources.from_python`: ``{'image': images, 'label': labels}``, a list of
         ``{'image': ..., 'label': ...}``, or ``{'train': ..., 'val': ...}`` of either.
+      known: what a run that goes on knows of its data, so that no image changes its side.
 
     Raises:
       ValueError: for any mistake in the config; the error names its place and the cure.
@@ -271,7 +276,7 @@ def build(
         changes = {'data.name': 'from_python', 'data.checksum': checksum_of(data)}
     tree = complete(config, changes, sections=SECTIONS)
     top = {key: tree[key] for key in fields(SECTIONS[''])}
-    experiment = dataclasses.replace(assemble(tree, devices, data, **top), config=tree)
+    experiment = dataclasses.replace(assemble(tree, devices, data, known, **top), config=tree)
     experiment.state_shapes()  # so that mistakes about model, groups and image sizes show now
     pipeline.output_size(experiment.data.val, experiment.eval_operation)
     return experiment

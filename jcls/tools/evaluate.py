@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 from jcls.assembly import SECTIONS, build, load_config
 from jcls.config.schema import complete, plain
+from jcls.data.sources.known import Known, differences
 from jcls.training.experiment import Experiment
+from jcls.training.same_data import known_data
 from jcls.weights import fetch
 from jcls.weights.load import choose_variables, find, is_run, read, usable
 from jcls.workdir.files import read_config
 from jcls.workdir.log import format_metrics
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -52,10 +57,22 @@ def evaluate(
     path, number, checkpoints = find(workdir, step)
     with closing(checkpoints):
         tree = complete(read_config(path), overrides, sections=SECTIONS)
-        experiment = build(tree, data=data)
+        known = known_data(path)
+        experiment = build(tree, data=data, known=known)
+        _say_changes(known, experiment)
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
     return {**_results(experiment, variables), 'step': number, 'ema': averaged}
+
+
+def _say_changes(known: Known | None, experiment: Experiment) -> None:
+    """Say in numbers how the images differ from those that the run began with."""
+    if known is None:
+        return
+    changes = differences(known, experiment.data.train, experiment.data.val)
+    for what, lines in zip(('training', 'held-out'), changes, strict=True):
+        if lines:
+            logger.warning('%s images since the run began: %s', what, '; '.join(lines))
 
 
 def _elsewhere(

@@ -18,6 +18,7 @@ from jcls.host import tensorflow
 from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
+from jcls.training.same_data import known_data
 
 ELSEWHERE = ('init.source', 'init.step', 'init.ema', 'init.prefix', 'init.head', 'distill.')
 
@@ -37,7 +38,7 @@ def train(
       data: images and labels in memory instead of config.data's, see `jcls.build`.
       summary: print at the end what was reached, where the files are and what to do next.
     """
-    experiment = build(config, data=data)
+    experiment = build(config, data=data, known=known_data(workdir))
     # The import takes seconds, in which JAX traces and compiles.
     threading.Thread(target=tensorflow.load).start()
     return loop.train(experiment, workdir, summary=summary)

@@ -17,13 +17,13 @@ import jax
 from jcls.config import common_fields
 from jcls.config.parts import own_sources
 from jcls.distributed import agree
-from jcls.training import freezing, report, traps
+from jcls.training import freezing, report, same_data, traps
 from jcls.training.experiment import Experiment
 from jcls.training.interrupt import Interrupt
 from jcls.training.report import Result
 from jcls.training.state import State
 from jcls.workdir import files
-from jcls.workdir.checkpoint import FOLDER, Checkpoints
+from jcls.workdir.checkpoint import Checkpoints, has_checkpoint
 from jcls.workdir.log import Log, flat
 
 CHECK_EVERY = 100  # steps after which a loss that is not finite is found at the latest
@@ -44,17 +44,19 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     began = time.perf_counter()
     agree.agree(_compared(experiment), experiment.data.checksums, path)
     with ExitStack() as stack:
-        known = files.read_metadata(path) if (path / files.CONFIG).exists() else {}
-        experiment = experiment.with_teacher(known.get('teacher_step'))
-        experiment.check_sources(start=not _has_checkpoint(path))
-        files.prepare(
-            path,
-            experiment.config,
-            experiment.sections,
-            horizon,
-            experiment.metadata(),
-            write=primary,
-        )
+        resumes = has_checkpoint(path)  # without one, the workdir begins anew
+        before = files.read_metadata(path) if resumes else {}
+        experiment = experiment.with_teacher(before.get('teacher_step'))
+        experiment.check_sources(start=not resumes)
+        metadata = experiment.metadata()
+        known = same_data.known_data(path)
+        if resumes:
+            files.check(path, experiment.config, experiment.sections, horizon)
+        changed = same_data.check(path, known, metadata, experiment.data)
+        if primary:
+            files.prepare(path, experiment.config, metadata, anew=not resumes)
+            if known is None or known.train is None:
+                same_data.note(path, experiment.data)
         checkpoints = stack.enter_context(
             closing(
                 Checkpoints(
@@ -84,7 +86,12 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             closing(Log(path, experiment.log, horizon, start, keep, active=primary))
         )
         log.say(report.describe(experiment))
-        for warning in (*traps.warnings(experiment), *_changed_parts(experiment, known)):
+        for warning in (
+            *traps.warnings(experiment),
+            *_changed_parts(experiment, before),
+            *changed,
+            *(_copied(experiment) if primary else ()),
+        ):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
         with Interrupt() as interrupt:
@@ -179,9 +186,8 @@ def _changed_parts(experiment: Experiment, known: dict[str, Any]) -> list[str]:
     ]
 
 
-def _has_checkpoint(workdir: Path) -> bool:
-    saved = workdir / FOLDER
-    return saved.is_dir() and any(entry.name.isdigit() for entry in saved.iterdir())
+def _copied(experiment: Experiment) -> list[str]:
+    return same_data.copied(experiment.data, experiment.config['data'].get('copies', 'ignore'))
 
 
 def _frozen_checksum(

@@ -219,6 +219,12 @@ class Checkpoints:
             self._manager.close()
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved anything in this workdir yet."""
+    saved = workdir / FOLDER
+    return saved.is_dir() and any(entry.name.isdigit() for entry in saved.iterdir())
+
+
 def read_tree(folder: Path) -> dict[str, Any]:
     """Those of 'params', 'batch_stats' and 'ema' that Orbax saved in `folder`, as NumPy arrays.
 

@@ -18,32 +18,16 @@ CONFIG, METADATA = 'config.json', 'model.json'
 NEEDED = ('data', 'model', 'checkpoint')  # sections that every config has
 
 
-def prepare(
-    workdir: Path,
-    config: dict[str, Any],
-    sections: Sections,
-    horizon: Horizon,
-    metadata: dict[str, Any],
-    *,
-    write: bool = True,
-) -> None:
-    """Make the folder, or check that a run with `config` may go on in it, and write both files.
-
-    Every process of a run checks, so that all of them stop together; one of them writes.
+def prepare(workdir: Path, config: dict[str, Any], metadata: dict[str, Any], *, anew: bool) -> None:
+    """Make the folder and write both files; `anew` forgets the model.json of before.
 
     Raises:
-      ValueError: if it was made by a config with other mathematics (with the differences), by other
-        data, or trained for longer than `horizon`.
       OSError: if it cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / CONFIG).exists():
-            check(workdir, config, sections, horizon)
-            check_data(workdir, metadata)
-        if write:
-            write_json(workdir / CONFIG, config)
-            update_metadata(workdir, metadata)
+        write_json(workdir / CONFIG, config)
+        write_json(workdir / METADATA, {**({} if anew else read_metadata(workdir)), **metadata})
     except OSError as error:
         raise OSError(
             f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '
@@ -54,7 +38,8 @@ def prepare(
 def check(workdir: Path, config: dict[str, Any], sections: Sections, horizon: Horizon) -> None:
     """Refuse a `config` with other mathematics than the one that made the workdir.
 
-    Fields that jcls has got since then have their defaults in the old config.
+    Every process of a run checks, so that all of them stop together. Fields that jcls has got since
+    then have their defaults in the old config.
     """
     different = diff(complete(read_config(workdir), sections=sections), config)
     refused = {key: pair for key, pair in different.items() if not is_free(sections, key)}
@@ -68,22 +53,6 @@ def check(workdir: Path, config: dict[str, Any], sections: Sections, horizon: Ho
             f'{workdir} was made by another config:\n{listed}\nUse another --workdir, or the '
             'config of this one (a longer duration is fine).'
         )
-
-
-def check_data(workdir: Path, metadata: dict[str, Any]) -> None:
-    """Refuse other data: a folder may have changed, and another folder may hold other images."""
-    old, new = read_metadata(workdir), json.loads(json.dumps(metadata))
-    for key, what in (('classes', 'classes'), ('train_examples', 'number of training images')):
-        if key in old and old[key] != new[key]:
-            raise ValueError(
-                f'{workdir} was trained on other data: its {what}: {_short(old[key])}; now: '
-                f'{_short(new[key])}. Bring the data back, or use another --workdir.'
-            )
-
-
-def _short(value: Any) -> str:
-    text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) < 200 else f'{text[:200]}, ...'
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jcls.data.sources.file_list import listing
 from jcls.data.sources.folder import folder
 from jcls.data.sources.from_python import from_python
 from jcls.data.sources.in_memory import arrays, digits, synthetic
+from jcls.data.sources.known import Known, in_order_of
 from jcls.data.sources.records import records
 from jcls.data.sources.source import Source
 from jcls.data.sources.tfds import tfds
@@ -55,6 +56,7 @@ class Data(NamedTuple):
 
 def create(
     given: Any = None,
+    known: Known | None = None,
     *,
     name: str = 'folder',
     mean: tuple[float, ...] = (0.485, 0.456, 0.406),
@@ -74,6 +76,7 @@ def create(
 
     Args:
       given: images from Python, for 'from_python'.
+      known: what a run that goes on knows of its data.
       name: one of `SOURCES`.
       mean: mean of each channel, as a fraction of 255; the device subtracts it.
       std: standard deviation of each channel, as a fraction of 255; the device divides by it.
@@ -93,7 +96,12 @@ def create(
       **fields: the fields of the chosen source.
     """
     source = part(SOURCES, name, 'data source')
-    train, val = source(given, **fields) if source is from_python else source(**fields)
+    by_row = known is not None and known.train is None  # as runs that noted no names did
+    pinned = known if by_row or not folds else None  # folds are made of all training images anew
+    context = {from_python: (given,), folder: (pinned,), listing: (pinned,)}
+    train, val = source(*context.get(source, ()), **fields)
+    if known is not None:
+        train, val = (in_order_of(part, known.classes) for part in (train, val))
     for where, values in (('mean', mean), ('std', std)):
         if len(values) != train.channels:
             raise ValueError(
@@ -112,7 +120,9 @@ def create(
         raise ValueError(f'config.data.repeats={repeats}: at least 1')
     if exif:
         train, val = upright(train), upright(val)
-    train, val = splits.apply(train, val, folds=folds, fold=fold, subset=subset, seed=subset_seed)
+    train, val = splits.apply(
+        train, val, folds=folds, fold=fold, subset=subset, seed=subset_seed, by_row=by_row
+    )
     if balanced:
         splits.labels_for(train, 'balanced')
     train, val = cached((train, val), cache)

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jcls.data.sources.classes import class_names, composed, ordered, text_of
-from jcls.data.sources.source import Source, from_files, stratified_split
+from jcls.data.sources.hold_out import held_out
+from jcls.data.sources.known import Known
+from jcls.data.sources.source import Source, from_files
 
 NUMBER = r'[+-]?\d+'
 MORE = 100_000  # most classes without images that a list of numbered labels may have
@@ -27,6 +29,7 @@ class Listed(NamedTuple):
 
 
 def listing(
+    known: Known | None = None,
     *,
     train_list: str,
     val_list: str | None = None,
@@ -34,6 +37,7 @@ def listing(
     classes: str | None = None,
     val_fraction: float = 0.1,
     split_seed: int = 0,
+    copies: str = 'warn',
 ) -> tuple[Source, Source]:
     """Images listed in text files: a path, a tab or spaces, and a label on each line.
 
@@ -43,6 +47,7 @@ def listing(
     with spaces need the tab. Blank lines do not count.
 
     Args:
+      known: what a run that goes on knows of its data.
       train_list: list of the training images.
       val_list: list of the validation images; without it, a stratified `val_fraction` of the
         training list is set aside.
@@ -50,6 +55,8 @@ def listing(
       classes: text file with a class name on each line.
       val_fraction: fraction of each class to set aside if there is no val_list.
       split_seed: seed that decides which examples are set aside.
+      copies: what to do about exact copies in both sets: 'warn', keep them 'together' in one of
+        them, or 'ignore' them.
     """
     lists = [read_list(train_list, 'train_list')]
     if val_list is not None:
@@ -72,13 +79,11 @@ def listing(
     for listed in lists:
         labels = _numbered(listed, names, numbers or classes is not None)
         paths = _present(listed, [str(Path(dir).expanduser() / path) for path in listed.paths])
-        sets.append((np.array(list(map(os.fsencode, paths))), labels))
+        files, keys = (np.array(list(map(os.fsencode, some))) for some in (paths, listed.paths))
+        sets.append(from_files(files, labels, names, keys))
     if val_list is None:
-        files, labels = sets[0]
-        rows = stratified_split(labels, names, val_fraction, split_seed)
-        sets = [(files[part], labels[part]) for part in rows]
-    train, val = (from_files(files, labels, names) for files, labels in sets)
-    return train, val
+        return held_out(sets[0], val_fraction, split_seed, copies, known)
+    return sets[0], sets[1]
 
 
 def read_list(file: str, field: str) -> Listed:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jcls.data.sources.hold_out import held_out
+from jcls.data.sources.known import Known
 from jcls.data.sources.layout import (
     TRAIN,
     VALIDATION,
@@ -18,17 +20,19 @@ from jcls.data.sources.layout import (
     count_left_out,
     with_validation,
 )
-from jcls.data.sources.source import Source, from_files, stratified_split
+from jcls.data.sources.source import Source, from_files
 from jcls.data.sources.tree import walk
 
 
 def folder(
+    known: Known | None = None,
     *,
     dir: str,
     val_dir: str | None = None,
     val_incomplete: bool = False,
     val_fraction: float = 0.1,
     split_seed: int = 0,
+    copies: str = 'warn',
 ) -> tuple[Source, Source]:
     """A folder with a sub-folder of images for each class.
 
@@ -39,11 +43,14 @@ def folder(
     servers and systems put there do not.
 
     Args:
+      known: what a run that goes on knows of its data.
       dir: the folder.
       val_dir: another such folder, with the validation images.
       val_incomplete: whether the validation set may lack classes.
       val_fraction: fraction of each class to set aside if there are no validation images.
       split_seed: seed that decides which examples are set aside.
+      copies: what to do about exact copies in both sets: 'warn', keep them 'together' in one of
+        them, or 'ignore' them.
     """
     layout = listed(dir, 'dir', val_incomplete=val_incomplete)
     if val_dir is not None:
@@ -62,11 +69,8 @@ def folder(
     if VALIDATION in layout.files:
         train, val = (_source(layout, layout.files[kind]) for kind in (TRAIN, VALIDATION))
         return train, val
-    whole = layout.files[TRAIN]
-    labels = np.array([file.label for file in whole], np.int32)
-    rows = stratified_split(labels, layout.classes, val_fraction, split_seed)
-    train, val = (_source(layout, [whole[row] for row in part]) for part in rows)
-    return train, val
+    whole = _source(layout, layout.files[TRAIN])
+    return held_out(whole, val_fraction, split_seed, copies, known)
 
 
 def listed(dir: str, field: str, *, val_incomplete: bool = False) -> Layout:
@@ -80,5 +84,6 @@ def listed(dir: str, field: str, *, val_incomplete: bool = False) -> Layout:
 def _source(layout: Layout, files: Sequence[File]) -> Source:
     paths = np.array([os.fsencode(file.where) for file in files])
     labels = np.array([file.label for file in files], np.int32)
-    source = from_files(paths, labels, layout.classes)
+    names = np.array([os.fsencode(file.name) for file in files])
+    source = from_files(paths, labels, layout.classes, names)
     return dataclasses.replace(source, left_out=count_left_out(layout))

@@ -35,6 +35,8 @@ class Source:
       channels: number of channels of a decoded image.
       image_size: (height, width) if all images share it, else None.
       in_memory: whether the images are in memory already.
+      names: names of the examples that stay the same wherever the images are, bytes [N]; None if
+        there are none.
       left_out: what was found beside the images, {reason: {folder: number}}.
     """
 
@@ -46,6 +48,7 @@ class Source:
     channels: int = 3
     image_size: tuple[int, int] | None = None
     in_memory: bool = False
+    names: np.ndarray | None = None
     left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -88,6 +91,23 @@ class Source:
             examples=len(rows),
             find_labels=None if find is None else lambda: self.labels[rows],
             name=lambda i: self.name(int(rows[i])),
+            names=None if self.names is None else self.names[rows],
+        )
+
+    def relabelled(self, classes: tuple[str, ...]) -> Source:
+        """The source with its labels in the order of `classes`, which are the same names."""
+        find, numbers = self.find_labels, np.array([classes.index(name) for name in self.classes])
+        table = constant(numbers.astype(np.int32))
+
+        def read(index: Any) -> tuple[Any, Any]:
+            image, label = self.read(index)
+            return image, tf.gather(table(), label)
+
+        return dataclasses.replace(
+            self,
+            read=read,
+            classes=classes,
+            find_labels=None if find is None else lambda: numbers[find()],
         )
 
 
@@ -128,14 +148,21 @@ def from_memory(
     )
 
 
-def from_files(files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Source:
+def from_files(
+    files: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    names: np.ndarray | None = None,
+) -> Source:
     """A source of image files, read when needed; `files` are paths as bytes, [N]."""
     paths, targets = constant(files), constant(labels.astype(np.int32))
 
     def read(index: Any) -> tuple[Any, Any]:
         return tf.io.read_file(tf.gather(paths(), index)), tf.gather(targets(), index)
 
-    return Source(read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]))
+    return Source(
+        read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]), names=names
+    )
 
 
 def stratified_split(

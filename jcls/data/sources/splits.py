@@ -10,18 +10,27 @@ import logging
 import numpy as np
 
 from jcls.data.sampler import STREAMS, epoch_order
+from jcls.data.sources.hold_out import hashes_of
 from jcls.data.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
 
 def apply(
-    train: Source, val: Source, *, folds: int, fold: int, subset: float, seed: int
+    train: Source,
+    val: Source,
+    *,
+    folds: int,
+    fold: int,
+    subset: float,
+    seed: int,
+    by_row: bool = False,
 ) -> tuple[Source, Source]:
     """The two sources after `folds` and `subset`; see `jcls.data.sources.create`.
 
     With folds, fold number `fold` of the training set replaces the validation set, and the others
-    train. Of the examples that train, the fraction `subset` stays.
+    train. Of the examples that train, the fraction `subset` stays. Names decide the folds, where a
+    source has names; with `by_row` the places of the examples do.
 
     Raises:
       ValueError: for impossible values, or a source that refuses to give its labels.
@@ -29,7 +38,9 @@ def apply(
     if not 0 <= seed < 2**32:
         raise ValueError(f'config.data.subset_seed={seed}: must be in 0..{2**32 - 1}')
     if folds:
-        rest, part = fold_rows(labels_for(train, f'folds={folds}'), train, folds, fold, seed)
+        rest, part = fold_rows(
+            labels_for(train, f'folds={folds}'), train, folds, fold, seed, by_row=by_row
+        )
         unused = len(val)
         train, val = train.select(rest), train.select(part)
         logger.warning(
@@ -55,7 +66,7 @@ def labels_for(source: Source, field: str) -> np.ndarray:
 
 
 def fold_rows(
-    labels: np.ndarray, source: Source, folds: int, fold: int, seed: int
+    labels: np.ndarray, source: Source, folds: int, fold: int, seed: int, *, by_row: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of all folds but `fold`, and of `fold`, sorted, by a shuffled stratified K-fold."""
     from sklearn.model_selection import StratifiedKFold
@@ -71,6 +82,12 @@ def fold_rows(
             f'config.data.folds={folds}: class {source.classes[rarest]!r} has only '
             f'{counts[rarest]} image(s), too few for one in every fold; use fewer folds'
         )
+    if source.names is not None and not by_row:
+        order = np.lexsort((hashes_of(source.names, seed), labels))
+        place = np.empty(len(labels), np.int64)
+        # Classes follow each other without a gap, so that the folds are equally large in all.
+        place[order] = np.arange(len(labels)) % folds
+        return np.flatnonzero(place != fold), np.flatnonzero(place == fold)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     rest, part = list(splitter.split(labels, labels))[fold]
     return np.sort(rest), np.sort(part)

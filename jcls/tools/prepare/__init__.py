@@ -113,9 +113,8 @@ def prepare(
             split_rows(layout.files[TRAIN], layout.classes, fraction)
         began = time.perf_counter()
         splits, damaged = _inspect(layout, job, Inspector(pool, workers), drop, val_incomplete)
-        moved = 0
         if fraction:
-            splits, moved = set_aside(splits[TRAIN], layout.classes, fraction)
+            splits = set_aside(splits[TRAIN], layout.classes, fraction)
         report = compose(splits, layout, damaged)
         inspected = time.perf_counter()
         parts = shards(splits, shard_bytes, max_side)
@@ -125,7 +124,6 @@ def prepare(
         changes = [change(image.info, max_side) for part in splits.values() for image in part]
         report |= {
             'dataset': str(job.final),
-            'moved_to_training': moved,
             'dropped': report['damaged']['count'],
             'shrunk': changes.count('shrunk'),
             'converted': changes.count('converted'),

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jcls.data.sources.hold_out import deal
 from jcls.data.sources.layout import TRAIN, VALIDATION, File
-from jcls.data.sources.source import stratified_split
 from jcls.tools.prepare.encode import estimate
 from jcls.tools.prepare.inspect import ImageInfo
 
@@ -42,39 +42,32 @@ class Shard(NamedTuple):
 
 
 def split_rows(
-    files: Sequence[File], classes: tuple[str, ...], fraction: float
+    files: Sequence[File],
+    classes: tuple[str, ...],
+    fraction: float,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of training and validation, sorted; a ValueError if a class is too small."""
     labels = np.array([file.label for file in files], np.int32)
+    names = np.array([os.fsencode(file.name) for file in files])
     try:
-        return stratified_split(labels, classes, fraction, SEED)
+        return deal(names, labels, classes, fraction, SEED, groups=groups)
     except ValueError as error:  # its message names a field of the config
         raise ValueError(str(error).replace('config.data.', '--')) from None
 
 
 def set_aside(
     images: Sequence[Inspected], classes: tuple[str, ...], fraction: float
-) -> tuple[dict[str, list[Inspected]], int]:
-    """Set a stratified fraction aside, the same files as ``data.name='folder'``.
+) -> dict[str, list[Inspected]]:
+    """Set a stratified fraction aside, as ``data.name='folder'`` with ``copies='together'`` does.
 
-    But no image is in both parts: one that has an exact copy in training goes there, too.
-
-    Returns:
-      The images of each split, and the number of those moved to training.
+    So no image is in both parts.
     """
-    rows = split_rows([image.file for image in images], classes, fraction)
-    train = {images[row].info.digest for row in rows[0]}
-    leaks = {row for row in rows[1] if images[row].info.digest in train}
-    held_out = [row for row in rows[1] if row not in leaks]
-    missing = set(range(len(classes))) - {images[row].file.label for row in held_out}
-    if missing:
-        raise ValueError(
-            f'every image of class {classes[min(missing)]!r} that --val_fraction={fraction} sets '
-            'aside has an exact copy in the training set; remove the copies or give the '
-            'validation images with --val'
-        )
-    parts = {TRAIN: sorted([*rows[0], *leaks]), VALIDATION: held_out}
-    return {split: [images[row] for row in part] for split, part in parts.items()}, len(leaks)
+    digests = np.array([image.info.digest for image in images])
+    groups = np.unique(digests, return_inverse=True)[1]
+    rows = split_rows([image.file for image in images], classes, fraction, groups)
+    parts = zip((TRAIN, VALIDATION), rows, strict=True)
+    return {split: [images[row] for row in part] for split, part in parts}
 
 
 def shards(

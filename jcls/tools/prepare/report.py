@@ -28,7 +28,6 @@ PROBLEMS = {
 }
 DONE = {
     'dropped': 'damaged images left out',
-    'moved_to_training': 'of those set aside, as copies of training images',
     'shrunk': 'to the shorter side asked for, as JPEG',
     'converted': 'to JPEG or PNG',
 }

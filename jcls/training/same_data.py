@@ -1,0 +1,79 @@
+"""Whether a run's images are those that it began with, and whether any image is on both sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jcls.data.sources import Data, copies
+from jcls.data.sources.known import Known, differences
+from jcls.workdir import checkpoint, files, images
+
+
+def known_data(workdir: str | Path) -> Known | None:
+    """What the run in a workdir knows of its data; None if it has not saved anything yet.
+
+    Raises:
+      ValueError: if a file of the workdir is damaged.
+    """
+    path = Path(workdir).expanduser()
+    if not checkpoint.has_checkpoint(path):
+        return None
+    metadata, names = files.read_metadata(path), images.read_names(path) or {}
+    return Known(tuple(metadata.get('classes', ())), names.get('train'), names.get('val'))
+
+
+def check(workdir: Path, known: Known | None, metadata: Mapping[str, Any], data: Data) -> list[str]:
+    """Refuse to go on with other training images; return a warning about other held-out ones."""
+    if known is None:
+        return []
+    cure = (
+        'Bring the images back; or begin another run from these weights: another --workdir, and '
+        f'--config.init.source={workdir}'
+    )
+    old, new = files.read_metadata(workdir), json.loads(json.dumps(metadata))
+    train, val = differences(known, data.train, data.val)
+    if train:
+        raise ValueError(
+            f'{workdir} was trained on other images than there are now: {"; ".join(train)}. {cure}'
+        )
+    for key, what in (('classes', 'classes'), ('train_examples', 'number of training images')):
+        if key in old and old[key] != new[key]:
+            raise ValueError(
+                f'{workdir} was trained on other data: its {what}: {_short(old[key])}; now: '
+                f'{_short(new[key])}. {cure}'
+            )
+    if val:
+        return [f'the held-out images are not those of before: {"; ".join(val)}']
+    return []
+
+
+def _short(value: Any) -> str:
+    text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) < 200 else f'{text[:200]}, ...'
+
+
+def note(workdir: Path, data: Data) -> None:
+    """Note the names of the run's images in its workdir, if they have names."""
+    if data.train.names is not None and data.val.names is not None:
+        images.write_names(workdir, {'train': data.train.names, 'val': data.val.names})
+
+
+def copied(data: Data, copies_are: str) -> list[str]:
+    """A warning if held-out images are exact copies of images that train.
+
+    `copies_are` is ``config.data.copies``; without files to compare there is none.
+    """
+    if copies_are == 'ignore' or data.train.names is None or data.val.names is None:
+        return []
+    pairs = copies.across(data.train, data.val)
+    if not pairs:
+        return []
+    image, copy = pairs[0]
+    return [
+        f'{len(pairs):,} of the {len(data.val):,} held-out images are exact copies of images that '
+        f'train ({data.val.name(image)} is {data.train.name(copy)}), so evaluations are too good. '
+        'A new run with --config.data.copies=together keeps copies on one side'
+    ]

@@ -1,0 +1,145 @@
+"""A run goes on with the images it began with, or says in numbers what has changed."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jcls
+from helpers.runs import TINY
+from jcls.workdir.images import IMAGES, read_names, write_names
+
+
+def pictures(root: Path, *names: str) -> None:
+    """Different images of noise."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng([*name.encode()]).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(root / name)
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder and a workdir of a run of twelve steps on it."""
+    base = tmp_path_factory.mktemp('begun')
+    pictures(base / 'images', *(f'{c}/{i:02}.png' for c in 'ab' for i in range(20)))
+    jcls.train(config(base / 'images'), base / 'run')
+    return base / 'images', base / 'run'
+
+
+@pytest.fixture
+def run(begun: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of both, to change."""
+    for path in begun:
+        shutil.copytree(path, tmp_path / path.name)
+    return tmp_path / 'images', tmp_path / 'run'
+
+
+def config(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The tiny run on a folder."""
+    crop = ({'name': 'center_crop', 'size': 8},)
+    evaluate = TINY['evaluate'] | {'preprocess': crop}
+    data = {'name': 'folder', 'dir': str(folder)}
+    return TINY | {'data': data, 'evaluate': evaluate} | changes
+
+
+def test_the_names_are_noted(begun: tuple[Path, Path]) -> None:
+    """Those of both sides, whatever is in a name."""
+    folder, workdir = begun
+    names = read_names(workdir)
+    assert names is not None
+    assert {part: len(some) for part, some in names.items()} == {'train': 36, 'val': 4}
+    everything = sorted(str(p.relative_to(folder)).encode() for p in folder.glob('*/*'))
+    assert sorted([*names['train'], *names['val']]) == everything
+
+
+def test_any_name_can_be_noted(tmp_path: Path) -> None:
+    """Line breaks, tabs, quotes and bytes that are not UTF-8 come back as they were."""
+    names = np.array([b'a/\xff\n.jpg', b'a/\t".jpg', 'ä/☃.jpg'.encode(), b'a/\xe2\x80\xa8'])
+    write_names(tmp_path, {'train': names, 'val': names[:1]})
+    found = read_names(tmp_path)
+    assert found is not None
+    assert [found[part].tolist() for part in ('train', 'val')] == [
+        names.tolist(),
+        names[:1].tolist(),
+    ]
+    (tmp_path / IMAGES).write_bytes(gzip.compress(b'nonsense'))
+    with pytest.raises(ValueError, match=r'images\.txt\.gz is damaged'):
+        read_names(tmp_path)
+
+
+def test_a_renamed_image_stops_a_resume(run: tuple[Path, Path]) -> None:
+    """The message counts and names what is gone and what is new, and costs nothing."""
+    folder, workdir = run
+    trained = read_names(workdir)['train'][0].decode()
+    (folder / trained).rename(folder / 'a' / 'zzz.png')
+    longer = config(folder, duration='16 steps')
+    match = rf'other images than there are now: 1 gone \({trained}\); 1 new \(a/zzz\.png\)\. Bring'
+    with pytest.raises(ValueError, match=match) as error:
+        jcls.train(longer, workdir)
+    assert f'--config.init.source={workdir}' in str(error.value)
+    (folder / 'a' / 'zzz.png').rename(folder / trained)
+    assert jcls.train(longer, workdir).step == 16
+
+
+def test_other_held_out_images_are_said(run: tuple[Path, Path], capsys: Any) -> None:
+    """A held-out image that is gone does not stop a run."""
+    folder, workdir = run
+    held_out = read_names(workdir)['val'][0].decode()
+    (folder / held_out).unlink()
+    assert jcls.train(config(folder, duration='16 steps'), workdir).step == 16
+    said = capsys.readouterr().out
+    assert f'warning: the held-out images are not those of before: 1 gone ({held_out})' in said
+
+
+def test_an_evaluation_sees_no_image_that_trained(run: tuple[Path, Path], caplog: Any) -> None:
+    """New images are divided, known ones keep their side, and the changes are said."""
+    folder, workdir = run
+    names = read_names(workdir)
+    (folder / names['train'][0].decode()).unlink()
+    pictures(folder, *(f'{c}/new{i:02}.png' for c in 'ab' for i in range(20)))
+    with caplog.at_level(logging.WARNING):
+        results = jcls.evaluate(workdir, overrides={'data.dir': str(folder)})
+    assert results['examples'] == 8
+    assert 'training images since the run began: 1 gone (' in caplog.text
+    assert 'held-out images since the run began: 4 new (' in caplog.text
+
+
+def test_a_folder_may_move(run: tuple[Path, Path], tmp_path: Path) -> None:
+    """Names are relative to the folder."""
+    folder, workdir = run
+    folder.rename(tmp_path / 'elsewhere')
+    assert jcls.train(config(tmp_path / 'elsewhere', duration='16 steps'), workdir).step == 16
+
+
+def test_a_workdir_without_a_checkpoint_begins_anew(run: tuple[Path, Path]) -> None:
+    """Nothing was learned from the images of before, so others are as good."""
+    folder, workdir = run
+    shutil.rmtree(workdir / 'checkpoints')
+    for image in sorted(folder.glob('a/*'))[:3]:
+        image.unlink()
+    assert jcls.train(config(folder), workdir).step == 12
+    assert len(read_names(workdir)['train']) == 33
+
+
+def test_copies_across_are_warned_of(run: tuple[Path, Path], capsys: Any) -> None:
+    """The warning counts them and names the cure, which works."""
+    folder, workdir = run
+    for image in sorted(folder.glob('*/*.png')):
+        shutil.copy(image, image.with_name(f'{image.stem}_copy.png'))
+    other = workdir.with_name('other')
+    jcls.train(config(folder), other)
+    said = capsys.readouterr().out
+    assert 'of the 8 held-out images are exact copies of images that train (' in said
+    assert '--config.data.copies=together' in said
+    for kind in ('together', 'ignore'):
+        data = {'name': 'folder', 'dir': str(folder), 'copies': kind}
+        jcls.train(config(folder, data=data), workdir.with_name(kind))
+        assert 'exact copies' not in capsys.readouterr().out
