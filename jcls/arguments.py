@@ -93,7 +93,12 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('workdir', help='folder of a run; with --config, any weights')
+    text = 'folder of a run; with IMAGES or --config, any weights'
+    parser.add_argument('workdir', help=text)
+    text = (
+        "labelled folder or list, of which all images are taken, instead of the run's held-out ones"
+    )
+    parser.add_argument('images', nargs='?', metavar='IMAGES', help=text)
     text = "config on whose data to evaluate, instead of the run's own"
     parser.add_argument('--config', metavar='FILE.py[:arg]', help=text)
     _weights_arguments(parser)

@@ -8,14 +8,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from jcls.assembly import SECTIONS, build, load_config
 from jcls.config.schema import complete, plain
 from jcls.data.sources.known import Known, differences
+from jcls.data.sources.labelled import labelled
+from jcls.data.sources.source import Source
 from jcls.training.experiment import Experiment
 from jcls.training.same_data import known_data
 from jcls.weights import fetch
+from jcls.weights.classes import require_same
 from jcls.weights.load import choose_variables, find, is_run, read, usable
-from jcls.workdir.files import read_config
+from jcls.workdir.files import read_config, read_metadata
 from jcls.workdir.log import format_metrics
 
 logger = logging.getLogger(__name__)
@@ -29,11 +35,14 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     config: str | None = None,
     data: Any = None,
+    images: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint exactly: {top1, top5, loss, examples, damaged, step, ema}.
 
+    Classes are matched by their names; data with other classes are an error.
+
     Args:
-      workdir: a workdir; with a `config`, anything that `jcls.load` takes.
+      workdir: a workdir; with `images` or a `config`, anything that `jcls.load` takes.
       step: checkpoint of a workdir: 'last', 'best' or a number.
       ema: 'auto' evaluates averaged weights if there are any, 'yes' insists, 'no' the raw ones.
       overrides: changes to the config, such as {'data.dir': ..., 'evaluate.batch_size': 500}. The
@@ -43,6 +52,11 @@ def evaluate(
         the preprocessing remain those of the weights.
       data: images and labels in memory to evaluate on, see `jcls.build`: the part of them that is
         held out, or the 'val' of ``{'train': ..., 'val': ...}``.
+      images: labelled folder, or list of paths and labels, of which all images are evaluated on,
+        prepared as the weights' model.json says.
+
+    Raises:
+      ValueError: for weights or data that cannot be used.
     """
     for key in overrides or {}:
         section, _, field = key.removeprefix('config.').partition('.')
@@ -50,6 +64,10 @@ def evaluate(
             raise ValueError(
                 f'{key}: belongs to the weights of {workdir}; evaluate cannot change it'
             )
+    if images is not None:
+        if config is not None or data is not None:
+            raise ValueError('evaluate: give images, or a config or data, not both')
+        return _on_images(workdir, step, ema, dict(overrides or {}), images)
     if config is not None:
         return _elsewhere(workdir, step, ema, dict(overrides or {}), config)
     if not is_run(workdir) and (fetch.is_remote(str(workdir)) or Path(workdir).exists()):
@@ -59,7 +77,19 @@ def evaluate(
         tree = complete(read_config(path), overrides, sections=SECTIONS)
         known = known_data(path)
         experiment = build(tree, data=data, known=known)
+        ours = experiment.data.train.classes
+        theirs = read_metadata(path).get('classes', ours)
+        if tuple(theirs) != tuple(ours):
+            require_same(theirs, ours, str(workdir), 'the data')
         _say_changes(known, experiment)
+        if any(key.removeprefix('config.').startswith('data.') for key in overrides or {}):
+            held_out, rest = len(experiment.data.val), len(experiment.data.train)
+            logger.warning(
+                'these are the %s held-out images of %s; jcls evaluate %s FOLDER takes all',
+                f'{held_out:,}',
+                f'{held_out + rest:,}',
+                workdir,
+            )
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
     return {**_results(experiment, variables), 'step': number, 'ema': averaged}
@@ -90,16 +120,77 @@ def _elsewhere(
     tree = plain(load_config(config, {**own, **overrides}))
     tree['model'] = {**metadata['architecture'], 'dtype': tree['model']['dtype']}
     tree['norm'], tree['init'] = metadata['norm'], {}
-    experiment = build(tree)
-    classes = list(experiment.data.train.classes)
-    if metadata['classes'] != classes and 'classes' not in metadata.get('assumed', ()):
-        raise ValueError(
-            f'{path} knows the classes {", ".join(metadata["classes"][:3])}, ..., the data of '
-            f'{config} have {", ".join(classes[:3])}, ...: they must be the same, in the same order'
-        )
+    experiment = build(tree, known=Known(tuple(metadata['classes'])))
+    ours = experiment.data.train.classes
+    try:
+        require_same(metadata['classes'], ours, str(path), f'the data of {config}')
+    except ValueError as error:
+        if 'classes' in metadata.get('assumed', ()):
+            raise ValueError(
+                f'{error}. The names of the weights are assumed: give them with jcls import '
+                '--classes'
+            ) from None
+        raise
+    _say_trained_on(path, experiment.data.val)
     # Neither is known for weights of another system.
     origin = {'step': metadata.get('step'), 'ema': metadata.get('averaged')}
     return {**_results(experiment, variables), **origin}
+
+
+def _on_images(
+    path: str | Path, step: int | str, ema: str, overrides: dict[str, Any], images: str | Path
+) -> dict[str, Any]:
+    """Evaluate weights on all images of a labelled folder or list."""
+    metadata, variables = read(path, step, ema=ema)
+    usable(metadata, variables, path)
+    of_list = {
+        key: overrides.pop(f'data.{key}')
+        for key in ('dir', 'classes')
+        if f'data.{key}' in overrides
+    }
+    source = labelled(images, metadata['classes'], **of_list)
+    _say_trained_on(path, source)
+    run = read_config(find(path, step)[0]) if is_run(path) else {}
+    batch = 64 * jax.device_count()
+    tree = {
+        'duration': '1 steps',
+        'batch_size': batch,
+        'augment': tuple(metadata['preprocess']),
+        'model': {
+            **metadata['architecture'],
+            'dtype': run.get('model', {}).get('dtype', 'float32'),
+        },
+        'norm': {**metadata['norm'], 'batch_size': 0},
+        'data': {
+            'name': 'from_python',
+            'mean': tuple(metadata['mean']),
+            'std': tuple(metadata['std']),
+            'exif': metadata.get('exif', False),
+            'max_damaged': run.get('data', {}).get('max_damaged', 0),
+        },
+        'evaluate': {
+            'preprocess': tuple(metadata['preprocess']),
+            'metrics': tuple(run.get('evaluate', {}).get('metrics', ('top1', 'top5', 'loss'))),
+        },
+    }
+    experiment = build(complete(tree, overrides, sections=SECTIONS), data=source)
+    origin = {'step': metadata.get('step'), 'ema': metadata.get('averaged')}
+    return {**_results(experiment, variables), **origin}
+
+
+def _say_trained_on(path: str | Path, source: Source) -> None:
+    """Warn about images to evaluate on whose names are those of images that the run trained on."""
+    known = known_data(find(path)[0]) if is_run(path) else None
+    if known is None or known.train is None or source.names is None:
+        return
+    count = np.count_nonzero(np.isin(source.names, known.train))
+    if count:
+        logger.warning(
+            'warning: %s of the %s images have the names of images that %s trained on',
+            f'{count:,}',
+            f'{len(source):,}',
+            path,
+        )
 
 
 def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Experiment:
             epsilon=self.config['norm']['epsilon'],
             mean=self.data.mean,
             std=self.data.std,
+            classes=self.data.train.classes,
         )
 
     def check_sources(self, *, start: bool) -> None:

@@ -21,8 +21,10 @@ def known_data(workdir: str | Path) -> Known | None:
     path = Path(workdir).expanduser()
     if not checkpoint.has_checkpoint(path):
         return None
-    metadata, names = files.read_metadata(path), images.read_names(path) or {}
-    return Known(tuple(metadata.get('classes', ())), names.get('train'), names.get('val'))
+    classes, names = files.read_metadata(path).get('classes', ()), images.read_names(path)
+    if names is None:
+        return Known(tuple(classes), by_row=True)
+    return Known(tuple(classes), names.get('train'), names.get('val'))
 
 
 def check(workdir: Path, known: Known | None, metadata: Mapping[str, Any], data: Data) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jcls.distributed.mesh import batch_split, replicated
 from jcls.training.distill import Distillation
 from jcls.training.step import normalise
+from jcls.weights.classes import require_same
 from jcls.weights.load import find, is_run, read, usable
 
 
@@ -33,7 +35,8 @@ def create(
     """The function from images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
 
     Raises:
-      ValueError: if the teacher knows other classes than `classes`, or other channels.
+      ValueError: if the teacher knows other classes than `classes`, in whatever order, or other
+        channels.
     """
     where = f'config.distill.teacher={distillation.teacher}'
     try:
@@ -41,23 +44,17 @@ def create(
         model, variables = usable(metadata, saved, distillation.teacher)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
-    if list(metadata['classes']) != list(classes):
-        raise ValueError(
-            f'{where} knows {len(metadata["classes"])} classes '
-            f'({", ".join(metadata["classes"][:3])}, ...), the data have {len(classes)} '
-            f'({", ".join(classes[:3])}, ...): they must be the same'
-        )
+    order = np.array(require_same(metadata['classes'], classes, where, 'the data'))
+    in_order = bool((order == np.arange(len(order))).all())
     if len(metadata['mean']) != channels:
         raise ValueError(
             f'{where} takes images of {len(metadata["mean"])} channel(s), the data have {channels}'
         )
 
     def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        return model.apply(
-            variables,
-            normalise(images, tuple(metadata['mean']), tuple(metadata['std'])),
-            train=False,
-        )
+        values = normalise(images, tuple(metadata['mean']), tuple(metadata['std']))
+        theirs = model.apply(variables, values, train=False)
+        return theirs if in_order else theirs[:, order]
 
     everywhere, split = replicated(mesh), batch_split(mesh)
     compiled = jax.jit(logits, in_shardings=(everywhere, split), out_shardings=split)

@@ -17,6 +17,7 @@ from jcls import models
 from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import load
+from jcls.weights.classes import match, require_same
 from jcls.weights.foreign.convert import adapt_channels, shown
 from jcls.weights.imported import EMA_CHOICES
 from jcls.weights.metadata import epsilon as read_epsilon
@@ -81,6 +82,7 @@ def source_variables(
     epsilon: float,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    classes: tuple[str, ...],
 ) -> dict[str, Any]:
     """The variables to start from, read from ``config.init.source``.
 
@@ -91,9 +93,11 @@ def source_variables(
       epsilon: epsilon of the model's normalisation layers.
       mean: mean of the run's images, as fractions of 255.
       std: standard deviation of the run's images, as fractions of 255.
+      classes: names of the run's classes. A head that is kept is put in their order.
 
     Raises:
-      ValueError: if the source cannot be read, or does not fit the model.
+      ValueError: if the source cannot be read, does not fit the model, or its head is for other
+        classes.
     """
     try:
         metadata, variables = load.read(
@@ -108,7 +112,44 @@ def source_variables(
         check_architecture(model_of(metadata), model, settings)
         check_epsilon(metadata, epsilon)
     check_moments(metadata, mean, std)
+    if settings.head == 'keep' and metadata.get('classes'):
+        variables = in_order_of(variables, metadata, classes, settings)
     return merge(initial, variables, settings)
+
+
+def in_order_of(
+    variables: dict[str, Any],
+    metadata: dict[str, Any],
+    classes: tuple[str, ...],
+    settings: InitSettings,
+) -> dict[str, Any]:
+    """The variables with the head's classes in the order of the run's.
+
+    Raises:
+      ValueError: if the source is known to have other classes.
+    """
+    theirs = metadata['classes']
+    order = match(theirs, classes)
+    if order == [*range(len(theirs))] or len(theirs) != len(classes):  # the latter fails later
+        return variables
+    if order is None and 'classes' in metadata.get('assumed', ()):
+        logger.warning(
+            'warning: the names of the classes of %s are not known: its head is taken in their '
+            'order',
+            settings.source,
+        )
+        return variables
+    if order is None:
+        try:
+            require_same(theirs, classes, f'config.init.source={settings.source}', 'the data')
+        except ValueError as error:
+            raise ValueError(f"{error}; set config.init.head='new' for other classes") from None
+    logger.info('the classes of %s are in another order: its head is put in ours', settings.source)
+    flat = flatten_dict(variables, sep='/')
+    for path, leaf in flat.items():
+        if path.startswith('params/head/'):
+            flat[path] = np.asarray(leaf)[..., order]
+    return unflatten_dict(flat, sep='/')
 
 
 def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:

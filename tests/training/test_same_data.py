@@ -10,26 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import jcls
+from helpers.folders import noise
 from helpers.runs import TINY
 from jcls.workdir.images import IMAGES, read_names, write_names
-
-
-def pictures(root: Path, *names: str) -> None:
-    """Different images of noise."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng([*name.encode()]).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(root / name)
 
 
 @pytest.fixture(scope='module')
 def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder and a workdir of a run of twelve steps on it."""
     base = tmp_path_factory.mktemp('begun')
-    pictures(base / 'images', *(f'{c}/{i:02}.png' for c in 'ab' for i in range(20)))
+    noise(base / 'images', *(f'{c}/{i:02}.png' for c in 'ab' for i in range(20)))
     jcls.train(config(base / 'images'), base / 'run')
     return base / 'images', base / 'run'
 
@@ -104,7 +96,7 @@ def test_an_evaluation_sees_no_image_that_trained(run: tuple[Path, Path], caplog
     folder, workdir = run
     names = read_names(workdir)
     (folder / names['train'][0].decode()).unlink()
-    pictures(folder, *(f'{c}/new{i:02}.png' for c in 'ab' for i in range(20)))
+    noise(folder, *(f'{c}/new{i:02}.png' for c in 'ab' for i in range(20)))
     with caplog.at_level(logging.WARNING):
         results = jcls.evaluate(workdir, overrides={'data.dir': str(folder)})
     assert results['examples'] == 8

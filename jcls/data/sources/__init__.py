@@ -96,7 +96,7 @@ def create(
       **fields: the fields of the chosen source.
     """
     source = part(SOURCES, name, 'data source')
-    by_row = known is not None and known.train is None  # as runs that noted no names did
+    by_row = known is not None and known.by_row
     pinned = known if by_row or not folds else None  # folds are made of all training images anew
     context = {from_python: (given,), folder: (pinned,), listing: (pinned,)}
     train, val = source(*context.get(source, ()), **fields)

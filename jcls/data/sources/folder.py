@@ -54,7 +54,7 @@ def folder(
     """
     layout = listed(dir, 'dir', val_incomplete=val_incomplete)
     if val_dir is not None:
-        other = listed(val_dir, 'val_dir')
+        other = listed(val_dir, 'val_dir', empty=True)
         if Path(dir).expanduser().samefile(Path(val_dir).expanduser()):
             raise ValueError(
                 f'config.data.val_dir={val_dir!r} is config.data.dir: the training images'
@@ -73,12 +73,20 @@ def folder(
     return held_out(whole, val_fraction, split_seed, copies, known)
 
 
-def listed(dir: str, field: str, *, val_incomplete: bool = False) -> Layout:
+def one_set(root: Path) -> Source:
+    """All images of a folder of class folders, some of which may be empty."""
+    layout = arrange(walk(root), str(root), empty=True)
+    if VALIDATION in layout.files:
+        raise ValueError(f'{root} has a training and a validation set: name the folder of one')
+    return _source(layout, layout.files[TRAIN])
+
+
+def listed(dir: str, field: str, *, val_incomplete: bool = False, empty: bool = False) -> Layout:
     """The layout of a folder that the config names."""
     root = Path(dir).expanduser()
     if not root.is_dir():
         raise ValueError(f'config.data.{field}={dir!r}: no such folder')
-    return arrange(walk(root), str(root), val_incomplete=val_incomplete)
+    return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
 
 
 def _source(layout: Layout, files: Sequence[File]) -> Source:

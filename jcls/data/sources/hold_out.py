@@ -32,13 +32,13 @@ def held_out(
       fraction: fraction of each class to hold out.
       seed: seed that decides which.
       copied: one of `COPIES`.
-      known: what a run that goes on knows. If it noted no names, they were dealt by their rows.
+      known: what a run that goes on knows. A run that noted no names dealt by rows.
 
     Raises:
       ValueError: as `deal` does.
     """
     choose(dict.fromkeys(COPIES), copied, 'config.data.copies')
-    if known is not None and known.train is None:
+    if known is not None and known.by_row:
         rows = stratified_split(source.labels, source.classes, fraction, seed)
     else:
         names = typing.cast(np.ndarray, source.names)

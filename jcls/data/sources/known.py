@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jcls.data.sources.classes import composed
 from jcls.data.sources.source import Source
 
 
@@ -14,20 +15,24 @@ class Known(NamedTuple):
 
     Attributes:
       classes: names of the classes, in the order of the labels.
-      train: names of the training images, bytes [N]; None if the run did not note them.
-      val: names of the held-out images, bytes [M]; None with `train`.
+      train: names of the training images, bytes [N]; None if they are not known.
+      val: names of the held-out images, bytes [M]; None if they are not known.
+      by_row: whether images were held out by their rows, as runs did that noted no names.
     """
 
     classes: tuple[str, ...]
     train: np.ndarray | None = None
     val: np.ndarray | None = None
+    by_row: bool = False
 
 
 def in_order_of(source: Source, classes: tuple[str, ...]) -> Source:
     """The source with its labels in the order of `classes`, if these are the same names."""
-    if source.classes == classes or sorted(source.classes) != sorted(classes):
+    places = {composed(name): place for place, name in enumerate(classes)}
+    labels = [places.get(composed(name), -1) for name in source.classes]
+    if source.classes == classes or sorted(labels) != [*range(len(classes))]:
         return source
-    return source.relabelled(classes)
+    return source.relabelled(classes, labels)
 
 
 def differences(known: Known, train: Source, val: Source) -> tuple[list[str], list[str]]:

@@ -62,13 +62,16 @@ class Layout(NamedTuple):
     left_out: list[tuple[str, str]]
 
 
-def arrange(entries: Iterable[Entry], source: str, *, val_incomplete: bool = False) -> Layout:
+def arrange(
+    entries: Iterable[Entry], source: str, *, val_incomplete: bool = False, empty: bool = False
+) -> Layout:
     """The layout of a source.
 
     Args:
       entries: all entries of the source.
       source: name of the source in messages.
       val_incomplete: whether the validation set may lack classes.
+      empty: whether a training class may have no image.
 
     Raises:
       ValueError: if it cannot be told which folders are classes, a training class has no image, or
@@ -111,10 +114,10 @@ def arrange(entries: Iterable[Entry], source: str, *, val_incomplete: bool = Fal
     for some in grouped.values():
         some.sort(key=lambda file: (class_of(file.name), file.name))
     filled = {file.label for file in grouped[TRAIN]}
-    empty = [name for name, label in labels.items() if label not in filled]
-    if empty:
+    hollow = [name for name, label in labels.items() if label not in filled]
+    if hollow and (not empty or not filled):
         where = f'{source}/{bases[TRAIN]}'
-        raise ValueError(_without_images(where, bases[TRAIN], empty, left_out))
+        raise ValueError(_without_images(where, bases[TRAIN], hollow, left_out))
     layout = Layout(tuple(labels), grouped, left_out)
     if VALIDATION in grouped:
         check_validation(layout, source, val_incomplete=val_incomplete)
@@ -187,7 +190,8 @@ def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
     held_out = by_kind[VALIDATION] or by_kind[TEST]
     if held_out and not by_kind[TRAIN]:
         raise ValueError(
-            f'{place} has {held_out[0]}/ but no train/; give both, or class folders only'
+            f'{place} has {held_out[0]}/ but no train/; give both, or class folders only '
+            f'(jcls evaluate RUN {place}/{held_out[0]} evaluates on it)'
         )
     if by_kind[TRAIN] and beside and not held_out:
         raise ValueError(

@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,10 +94,10 @@ class Source:
             names=None if self.names is None else self.names[rows],
         )
 
-    def relabelled(self, classes: tuple[str, ...]) -> Source:
-        """The source with its labels in the order of `classes`, which are the same names."""
-        find, numbers = self.find_labels, np.array([classes.index(name) for name in self.classes])
-        table = constant(numbers.astype(np.int32))
+    def relabelled(self, classes: tuple[str, ...], labels: Sequence[int]) -> Source:
+        """The source with other `classes`, and the label in them of each class of before."""
+        find, numbers = self.find_labels, np.array(labels, np.int32)
+        table = constant(numbers)
 
         def read(index: Any) -> tuple[Any, Any]:
             image, label = self.read(index)

@@ -120,7 +120,7 @@ def test_without_a_note_few_move(tmp_path: Path) -> None:
 def test_a_run_that_noted_no_names_keeps_its_division(tmp_path: Path) -> None:
     """jcls 0.1 divided by row at first: its runs go on with what they held out."""
     root = fill(tmp_path, a=40, b=20)
-    train, val = folder(Known(('a', 'b')), dir=str(root))
+    train, val = folder(Known(('a', 'b'), by_row=True), dir=str(root))
     whole = sorted(f'{p.parent.name}/{p.name}'.encode() for p in root.glob('*/*.png'))
     labels = np.array([name[:1] == b'b' for name in whole], np.int32)
     rows = stratified_split(labels, ('a', 'b'), 0.1, 0)
@@ -131,7 +131,7 @@ def test_a_run_keeps_the_order_of_its_classes(tmp_path: Path) -> None:
     """jcls 0.1 sorted numbers as text at first: its runs go on with their labels and rows."""
     root = fill(tmp_path, **{str(i): 10 for i in range(12)})
     old = tuple(sorted(map(str, range(12))))
-    data = sources.create(None, Known(old), name='folder', dir=str(root))
+    data = sources.create(None, Known(old, by_row=True), name='folder', dir=str(root))
     assert data.train.classes == data.val.classes == old
     for part in (data.train, data.val):
         for i in range(len(part)):
@@ -148,7 +148,7 @@ def test_folds_by_name(tmp_path: Path, by_row: bool) -> None:
     root = fill(tmp_path, **{'train/a': 20, 'train/b': 10, 'val/a': 1, 'val/b': 1})
 
     def fold(i: int) -> Source:
-        note = Known(('a', 'b')) if by_row else None
+        note = Known(('a', 'b'), by_row=True) if by_row else None
         return sources.create(None, note, name='folder', dir=str(root), folds=5, fold=i).val
 
     parts = [fold(i) for i in range(5)]

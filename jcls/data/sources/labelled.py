@@ -1,0 +1,46 @@
+"""All images of a labelled folder or list as one set, with the labels of given classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jcls.data.sources.classes import composed, listed
+from jcls.data.sources.file_list import listing
+from jcls.data.sources.folder import one_set
+from jcls.data.sources.source import Source
+
+
+def labelled(
+    place: str | Path, known: Sequence[str], *, dir: str = '', classes: str | None = None
+) -> Source:
+    """The source of a folder of class folders, or of a list of paths and labels.
+
+    Args:
+      place: a folder, or a text file as for ``data.name='list'``.
+      known: names of the classes that the labels count in. `place` may lack some of them.
+      dir: folder that the paths of a list are relative to; '' is the current one.
+      classes: text file with the names of the classes that a list's numbers mean.
+
+    Raises:
+      ValueError: if there is no such folder or list, or it has other classes.
+    """
+    path = Path(place).expanduser()
+    if path.is_dir():
+        found = one_set(path)
+    elif path.is_file():
+        found, _ = listing(train_list=str(path), val_list=str(path), dir=dir, classes=classes)
+    else:
+        raise ValueError(f'{path}: no such folder or list')
+    labels = {composed(name): label for label, name in enumerate(known)}
+    present = [found.classes[label] for label in np.unique(found.labels)]
+    unknown = [name for name in present if composed(name) not in labels]
+    if unknown:
+        raise ValueError(
+            f'{path} has {len(unknown)} class(es) that the weights do not know: {listed(unknown)}; '
+            f'they know {listed([*known])}'
+        )
+    numbers = [labels.get(composed(name), -1) for name in found.classes]
+    return found.relabelled(tuple(known), numbers)
