@@ -121,7 +121,7 @@ def test_when_a_process_fails_the_other_ends_too(tmp_path: Path, culprit: int, e
 def test_every_process_refuses_a_workdir_of_another_config(tmp_path: Path) -> None:
     """A refused config ends all processes with the message, none waits for the others."""
     workdir = tmp_path / 'run'
-    workdir.mkdir()
+    (workdir / 'checkpoints' / '4').mkdir(parents=True)
     made_by: dict[str, Any] = json.loads(json.dumps(jcls.build(TINY).config))
     (workdir / 'config.json').write_text(json.dumps({**made_by, 'seed': 7}))
     processes = start(workdir, 2)
