@@ -277,10 +277,10 @@ def test_weights_from_elsewhere_are_evaluated_on_a_configs_data(run, file, workd
         assert f'{path}, checkpoint 3: top-1' in out
     code, _, err = run('evaluate', tmp_path / 'out')
     assert (code, 'is no workdir of jcls; name a config with the data' in err) == (1, True)
-    renamed = {**metadata, 'classes': metadata['classes'][::-1]}
+    renamed = {**metadata, 'classes': [f'digit {name}' for name in metadata['classes']]}
     (tmp_path / 'out' / 'model.json').write_text(json.dumps(renamed))
     code, _, err = run('evaluate', tmp_path / 'out', '--config', file)
-    assert (code, 'they must be the same, in the same order' in err) == (1, True)
+    assert (code, 'they must be the same names' in err) == (1, True)
 
 
 @pytest.mark.parametrize('where', ['model.width=8', 'norm.epsilon=0.1', 'init.source=x'])

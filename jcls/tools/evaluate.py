@@ -80,7 +80,7 @@ def evaluate(
         ours = experiment.data.train.classes
         theirs = read_metadata(path).get('classes', ours)
         if tuple(theirs) != tuple(ours):
-            require_same(theirs, ours, str(workdir), 'the data')
+            require_same(theirs, ours, str(workdir))
         _say_changes(known, experiment)
         if any(key.removeprefix('config.').startswith('data.') for key in overrides or {}):
             held_out, rest = len(experiment.data.val), len(experiment.data.train)

@@ -44,7 +44,7 @@ def create(
         model, variables = usable(metadata, saved, distillation.teacher)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
-    order = np.array(require_same(metadata['classes'], classes, where, 'the data'))
+    order = np.array(require_same(metadata['classes'], classes, where))
     in_order = bool((order == np.arange(len(order))).all())
     if len(metadata['mean']) != channels:
         raise ValueError(

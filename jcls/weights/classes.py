@@ -15,12 +15,14 @@ def match(theirs: Sequence[str], ours: Sequence[str]) -> list[int] | None:
     return order if sorted(order) == list(range(len(theirs))) else None
 
 
-def require_same(theirs: Sequence[str], ours: Sequence[str], who: str, data: str) -> list[int]:
+def require_same(
+    theirs: Sequence[str], ours: Sequence[str], who: str, data: str = 'the data'
+) -> list[int]:
     """As `match`, but a ValueError with both lists if they are not the same names."""
     order = match(theirs, ours)
     if order is None:
         raise ValueError(
-            f'{who} knows {len(theirs)} classes ({_first(theirs)}), {data} has {len(ours)} '
+            f'{who} knows {len(theirs)} classes ({_first(theirs)}), {data} have {len(ours)} '
             f'({_first(ours)}): they must be the same names'
         )
     return order

@@ -141,7 +141,7 @@ def in_order_of(
         return variables
     if order is None:
         try:
-            require_same(theirs, classes, f'config.init.source={settings.source}', 'the data')
+            require_same(theirs, classes, f'config.init.source={settings.source}')
         except ValueError as error:
             raise ValueError(f"{error}; set config.init.head='new' for other classes") from None
     logger.info('the classes of %s are in another order: its head is put in ours', settings.source)
