@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jcls.data.sources.classes import ordered
-from jcls.data.sources.source import Source, constant, from_files, from_memory, stratified_split
+from jcls.data.sources.hold_out import stratified_split
+from jcls.data.sources.source import Source, constant, from_files, from_memory
 from jcls.host.tensorflow import tf
 
 MOST = 1 << 16  # examples in a batch

@@ -8,6 +8,7 @@ and then nothing moves any more.
 from __future__ import annotations
 
 import hashlib
+import math
 import typing
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from jcls.config.parts import choose
 from jcls.data.sources import copies
 from jcls.data.sources.known import Known
-from jcls.data.sources.source import Source, stratified_split
+from jcls.data.sources.source import Source
 
 COPIES = ('warn', 'together', 'ignore')
 
@@ -79,15 +80,7 @@ def deal(
     Raises:
       ValueError: if the fraction is impossible, or a class cannot be divided.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
-    counts = np.bincount(labels, minlength=len(classes))
-    if (counts == 1).any():
-        alone = classes[int((counts == 1).argmax())]
-        raise ValueError(
-            f'class {alone!r} has 1 image, too few to set one aside for evaluation; add some, or '
-            'give the validation images yourself'
-        )
+    counts = _counts(labels, classes, fraction)
     side = _known_sides(names, known)
     if groups is None:  # a list may have a name twice
         groups = np.unique(names, return_inverse=True)[1]
@@ -158,3 +151,45 @@ def _whole(groups: np.ndarray, count: int, of: int) -> int:
     if before == 0:
         return after if after < of else before
     return before if count - before <= after - count or after >= of else after
+
+
+def stratified_split(
+    labels: np.ndarray, classes: tuple[str, ...], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of both parts of a stratified split by the places of the examples, sorted."""
+    from sklearn.model_selection import train_test_split
+
+    counts = _counts(labels, classes, fraction)
+    aside = math.ceil(fraction * len(labels))
+    present = np.count_nonzero(counts)
+    if not present <= aside <= len(labels) - present:
+        raise ValueError(
+            f'config.data.val_fraction={fraction} of {len(labels)} images sets {aside} aside, '
+            f'but both parts need at least one of each of the {present} classes'
+        )
+    rows = train_test_split(
+        np.arange(len(labels)), test_size=aside, random_state=seed, stratify=labels
+    )
+    for part, name in zip(rows, ('training', 'held-out'), strict=True):
+        missing = np.setdiff1d(labels, labels[part])
+        if len(missing):
+            raise ValueError(
+                f'config.data.val_fraction={fraction} leaves no {name} image of class '
+                f'{classes[missing[0]]!r}, which has {counts[missing[0]]}; use another fraction, '
+                'or give the validation images yourself'
+            )
+    return np.sort(rows[0]), np.sort(rows[1])
+
+
+def _counts(labels: np.ndarray, classes: tuple[str, ...], fraction: float) -> np.ndarray:
+    """The number of examples of each class; a ValueError if `fraction` of them cannot be taken."""
+    if not 0 < fraction < 1:
+        raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
+    counts = np.bincount(labels, minlength=len(classes))
+    if (counts == 1).any():
+        alone = classes[int((counts == 1).argmax())]
+        raise ValueError(
+            f'class {alone!r} has 1 image, too few to set one aside for evaluation; add some, or '
+            'give the validation images yourself'
+        )
+    return counts

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jcls.data.sources.source import Source, from_memory, stratified_split
+from jcls.data.sources.hold_out import stratified_split
+from jcls.data.sources.source import Source, from_memory
 
 # np.load raises these for a file that is no .npz or is damaged.
 UNREADABLE = (ValueError, OSError, EOFError, AttributeError, RuntimeError, NotImplementedError,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -163,39 +162,3 @@ def from_files(
     return Source(
         read, len(files), classes, lambda: labels, lambda i: os.fsdecode(files[i]), names=names
     )
-
-
-def stratified_split(
-    labels: np.ndarray, classes: tuple[str, ...], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of both parts of a stratified split, sorted."""
-    from sklearn.model_selection import train_test_split
-
-    if not 0 < fraction < 1:
-        raise ValueError(f'config.data.val_fraction={fraction}: must lie between 0 and 1')
-    counts = np.bincount(labels, minlength=len(classes))
-    if (counts == 1).any():
-        alone = classes[int((counts == 1).argmax())]
-        raise ValueError(
-            f'class {alone!r} has 1 image, too few to set one aside for evaluation; add some, or '
-            'give the validation images yourself'
-        )
-    held_out = math.ceil(fraction * len(labels))
-    present = np.count_nonzero(counts)
-    if not present <= held_out <= len(labels) - present:
-        raise ValueError(
-            f'config.data.val_fraction={fraction} of {len(labels)} images sets {held_out} aside, '
-            f'but both parts need at least one of each of the {present} classes'
-        )
-    rows = train_test_split(
-        np.arange(len(labels)), test_size=held_out, random_state=seed, stratify=labels
-    )
-    for part, name in zip(rows, ('training', 'held-out'), strict=True):
-        missing = np.setdiff1d(labels, labels[part])
-        if len(missing):
-            raise ValueError(
-                f'config.data.val_fraction={fraction} leaves no {name} image of class '
-                f'{classes[missing[0]]!r}, which has {counts[missing[0]]}; use another fraction, '
-                'or give the validation images yourself'
-            )
-    return np.sort(rows[0]), np.sort(rows[1])

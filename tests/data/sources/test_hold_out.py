@@ -16,9 +16,9 @@ from jcls.data import sources
 from jcls.data.sources import copies
 from jcls.data.sources.file_list import listing
 from jcls.data.sources.folder import folder
-from jcls.data.sources.hold_out import deal
+from jcls.data.sources.hold_out import deal, stratified_split
 from jcls.data.sources.known import Known
-from jcls.data.sources.source import Source, stratified_split
+from jcls.data.sources.source import Source
 
 
 def named(source: Source) -> set[bytes]:
