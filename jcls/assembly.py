@@ -141,6 +141,7 @@ def assemble(
             rows_kept_together=_rows_kept_together(
                 batch_size // accumulate, sections['norm']['batch_size'], mixing
             ),
+            damage_tolerated=data.max_damaged > 0 and isinstance(model, models.ResNet),
             ema=average,
             distillation=distillation,
             **common,

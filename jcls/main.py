@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _leave(EXIT_ERROR)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
     return EXIT_INTERRUPTED if verb == 'train' and result.get('interrupted') else 0
 
 

@@ -53,8 +53,11 @@ class BatchNorm(nn.Module):
     <- momentum * r + (1 - momentum) * s, where s is the average over groups of each group's mean
     and *unbiased* variance (torch's convention, with momentum = 1 - torch's).
 
-    Statistics are computed and kept in parameter precision whatever the compute dtype. [N, H, W, C]
-    or a `DeferredConv1x1` -> [N, H, W, C] in the compute dtype.
+    Examples whose `mask` [N] is 0 count in no statistic. Statistics are computed and kept in
+    parameter precision whatever the compute dtype. [N, H, W, C] or a `DeferredConv1x1` -> [N, H, W,
+    C] in the compute dtype.
+
+    Raises ValueError in training if a group has one value for each channel, whose variance is 0.
     """
 
     batch_size: int = 0
@@ -64,7 +67,9 @@ class BatchNorm(nn.Module):
     frozen_stats: frozenset[str] = frozenset()  # paths of layers that keep their statistics
 
     @nn.compact
-    def __call__(self, x: jax.Array | DeferredConv1x1, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array | DeferredConv1x1, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
         features = x.kernel.shape[-1] if isinstance(x, DeferredConv1x1) else x.shape[-1]
         channels, dtype = (features,), param_dtype()
         scale_init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
@@ -80,20 +85,48 @@ class BatchNorm(nn.Module):
         shape = x.rows.shape if isinstance(x, DeferredConv1x1) else x.shape  # [N, H, W, ...]
         groups = group_count(shape[0], self.batch_size)
         count = shape[0] * shape[1] * shape[2] // groups  # rows of a group
-        if (
-            isinstance(x, DeferredConv1x1) and count >= features
-        ):  # with fewer rows, normalising directly is faster
-            rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
-            y, mean, var = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
-        else:
+        if count == 1 and not self.is_initializing():
+            raise ValueError(
+                f'{"/".join(self.path)}: {shape[0] // groups} example of {shape[1]} x {shape[2]} '
+                'in a group is one value for each channel, which has no variance; use a larger '
+                'config.batch_size, config.norm.batch_size or image'
+            )
+        keep: Any = self.momentum
+        if mask is not None:
             x = x.compute() if isinstance(x, DeferredConv1x1) else x
-            y, mean, var = self._normalised(x.reshape(groups, -1, *x.shape[1:]), scale, bias)
+            rows = mask.reshape(groups, -1, 1, 1, 1).astype(dtype)
+            grouped = x.reshape(groups, -1, *x.shape[1:])
+            y, means, variances, counts = self._masked(grouped, rows, scale, bias)
+            present = (counts > 0).astype(dtype)
+            share = present / jnp.maximum(present.sum(), 1)  # of each group, [G]
+            mean = share @ means
+            unbiased = share @ (variances * (counts / jnp.maximum(counts - 1, 1))[:, None])
+            keep = jnp.where(present.any(), keep, 1)
+        else:
+            # With fewer rows, normalising directly is faster.
+            if isinstance(x, DeferredConv1x1) and count >= features:
+                rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
+                y, means, variances = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
+            else:
+                x = x.compute() if isinstance(x, DeferredConv1x1) else x
+                grouped = x.reshape(groups, -1, *x.shape[1:])
+                y, means, variances = self._normalised(grouped, scale, bias)
+            mean, unbiased = means.mean(0), variances.mean(0) * (count / max(count - 1, 1))
         if not self.is_initializing():
-            unbiased = var.mean(0) * (count / max(count - 1, 1))
-            keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         return y.reshape(*shape[:3], features)
+
+    def _masked(self, x: jax.Array, mask: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
+        """As `_normalised`, by the examples with mask 1; also the number of their values [G]."""
+        wide, axes = x.astype(param_dtype()), (1, 2, 3)
+        counts = mask.sum(axes, keepdims=True) * (x.shape[2] * x.shape[3])
+        divisor = jnp.maximum(counts, 1)
+        mean = (wide * mask).sum(axes, keepdims=True) / divisor
+        # Around the mean, so that nothing is lost where the fast path's formula would lose digits.
+        var = (jnp.square(wide - mean) * mask).sum(axes, keepdims=True) / divisor
+        y = (wide - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(x.dtype), mean.squeeze(axes), var.squeeze(axes), counts.reshape(-1)
 
     def _normalised(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
         """Normalised [G, N / G, H, W, C], and the mean and biased variance [G, C] of each group."""

@@ -38,7 +38,7 @@ class Stem(nn.Module):
     norm: Norm
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         half = self.features // 2
         convs = {
             'imagenet': [(self.features, 7, 2)],
@@ -47,7 +47,7 @@ class Stem(nn.Module):
         }[self.kind]
         for i, (features, kernel, stride) in enumerate(convs, 1):
             x = Conv(features, kernel, stride, name=f'conv{i}')(x)
-            x = nn.relu(self.norm(name=f'norm{i}')(x, train))
+            x = nn.relu(self.norm(name=f'norm{i}')(x, train, mask))
         if self.kind == 'cifar':
             return x
         return max_pool(x)
@@ -72,7 +72,7 @@ class Block(nn.Module):
     materialise_gradient: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         if self.kind == 'basic':
             out = self.features
             convs = [(out, 3, self.stride, 1), (out, 3, 1, 1)]
@@ -92,12 +92,15 @@ class Block(nn.Module):
                 materialise_gradient=self.materialise_gradient,
                 name=f'conv{i}',
             )(y)
-            y = self.norm(zero_scale=last and self.zero_gamma, name=f'norm{i}')(y, train)
+            zero_scale = last and self.zero_gamma
+            y = self.norm(zero_scale=zero_scale, name=f'norm{i}')(y, train, mask)
             y = y if last else nn.relu(y)
         y = DropPath(self.drop_path)(y, train)
-        return relu(self._shortcut(x, out, train) + y)
+        return relu(self._shortcut(x, out, train, mask) + y)
 
-    def _shortcut(self, x: jax.Array, features: int, train: bool) -> jax.Array:
+    def _shortcut(
+        self, x: jax.Array, features: int, train: bool, mask: jax.Array | None
+    ) -> jax.Array:
         """Give x [N, H, W, C] the branch's shape."""
         stride = self.stride
         if stride == 1 and x.shape[-1] == features and not self.project:
@@ -111,7 +114,7 @@ class Block(nn.Module):
             x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
             stride = 1
         x = Conv(features, 1, stride, defer=True, name='shortcut_conv')(x)
-        return self.norm(name='shortcut_norm')(x, train)
+        return self.norm(name='shortcut_norm')(x, train, mask)
 
 
 EXPANSION = {'basic': 1, 'bottleneck': 4}
@@ -132,7 +135,8 @@ ARCHITECTURE = (
 class ResNet(nn.Module):
     """Images [N, H, W, C], normalised -> logits [N, num_classes] in parameter precision.
 
-    Collections: 'params', and 'batch_stats' (mutable when ``train``). Training with drop path or
+    Images whose `mask` [N] is 0 do not influence the others. Collections: 'params', and
+    'batch_stats' (mutable when ``train``). Training with drop path or
     dropout draws from the rng 'dropout'.
     """
 
@@ -154,8 +158,11 @@ class ResNet(nn.Module):
     materialise_gradient: bool = False  # changes no value; `jcls.distributed.compiler` says why
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        x = Stem(self.stem, self.width, self.norm, name='stem')(images.astype(self.dtype), train)
+    def __call__(
+        self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        stem = Stem(self.stem, self.width, self.norm, name='stem')
+        x = stem(images.astype(self.dtype), train, mask)
         total, index = sum(self.blocks), 0
         block_of = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, count in enumerate(self.blocks, 1):
@@ -174,7 +181,7 @@ class ResNet(nn.Module):
                     norm=self.norm,
                     materialise_gradient=self.materialise_gradient,
                     name=f'stage{stage}_block{block}',
-                )(x, train)
+                )(x, train, mask)
                 index += 1
         x = x.astype(param_dtype()).mean((1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

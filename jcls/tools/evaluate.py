@@ -21,6 +21,7 @@ from jcls.training.same_data import known_data
 from jcls.weights import fetch
 from jcls.weights.classes import require_same
 from jcls.weights.load import choose_variables, find, is_run, read, usable
+from jcls.weights.sound import require_sound
 from jcls.workdir.files import read_config, read_metadata
 from jcls.workdir.log import format_metrics
 
@@ -92,6 +93,7 @@ def evaluate(
             )
         saved = checkpoints.variables(number)
     variables, averaged = choose_variables(saved, ema, path)
+    require_sound(variables, workdir)
     return {**_results(experiment, variables), 'step': number, 'ema': averaged}
 
 

@@ -81,6 +81,10 @@ def evaluate(
 
     A vector becomes a list of numbers. The devices sum each batch, and the host adds up the
     batches, in their order, in float64.
+
+    Raises:
+      ValueError: if there is no example.
+      FloatingPointError: for a metric that is not finite.
     """
     sums: dict[str, list[jax.Array]] = {}
     for batch in batches:
@@ -93,6 +97,12 @@ def evaluate(
     count = float(totals.pop('examples', 0.0))
     if not count:
         raise ValueError('there is no readable example to evaluate on')
+    for name, total in totals.items():
+        if not np.isfinite(total).all():
+            raise FloatingPointError(
+                f'the evaluation gives {name} = {total / count}: the weights or the images hold '
+                'numbers that are none, or activations overflow'
+            )
     return {name: (total / count).tolist() for name, total in totals.items()} | {
         'examples': int(count)
     }

@@ -36,7 +36,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
 
     Raises:
       ValueError: for a workdir of another config, or more damaged images than allowed.
-      FloatingPointError: if a loss or a gradient is not finite.
+      FloatingPointError: if a loss, a gradient or an evaluation is not finite.
       OSError: if the workdir cannot be written.
     """
     path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon

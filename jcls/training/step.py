@@ -8,12 +8,14 @@ The loop, the benchmarks and the planner all run the steps that are made here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -51,6 +53,7 @@ def create_train_step(
     seed: int,
     accumulate: int = 1,
     rows_kept_together: int = 1,
+    damage_tolerated: bool = False,
     ema: Ema | None = None,
     distillation: Distillation | None = None,
     compiler_options: dict[str, Any] | None = None,
@@ -58,7 +61,8 @@ def create_train_step(
     """``train_step(state, batch) -> (state, metrics)``; the state that goes in is donated.
 
     The batch is the global one, split over the mesh; the state is replicated. An example with mask
-    0 adds nothing to loss, gradient or metrics. Metrics are scalars: loss, top1, top5 (fractions of
+    0 adds nothing to loss, gradient or metrics. With `damage_tolerated` it also counts in no
+    statistic of BatchNorm, see `TolerantStep`. Metrics are scalars: loss, top1, top5 (fractions of
     the batch), gradient_norm (the global norm of the loss's gradient, for trained parameters) and
     learning_rate (as applied).
 
@@ -68,7 +72,9 @@ def create_train_step(
     BatchNorm statistics, and a step moves the running ones A times.
     """
 
-    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(
+        state: State, batch: Batch, *, masked: bool = False
+    ) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(key(seed), state.step)
         trained = optimizer.groups(state.params).trained
         count = jnp.maximum(jnp.sum(batch['mask']), 1)
@@ -82,6 +88,7 @@ def create_train_step(
                 train=True,
                 mutable=['batch_stats'],
                 rngs={'dropout': rng},
+                **({'mask': part['mask']} if masked else {}),
             )
             target = targets(part, logits)
             losses = loss(logits, target)
@@ -144,13 +151,37 @@ def create_train_step(
         return new, measured
 
     everywhere, split = replicated(mesh), batch_split(mesh)
-    return jax.jit(
-        train_step,
+    compiled = functools.partial(
+        jax.jit,
         in_shardings=(everywhere, split),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
         compiler_options=compiler_options,
     )
+    if not damage_tolerated:
+        return compiled(train_step)
+    return TolerantStep(compiled(train_step), compiled(functools.partial(train_step, masked=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TolerantStep:
+    """A train step for batches that may lack examples: one of two programs, as a batch needs it.
+
+    A batch that lacks none runs the program of every other run, so it gives the same bits; the
+    other program is compiled when it is first needed. Several processes cannot know each other's
+    batches without waiting for each other, and always run the second one.
+    """
+
+    whole: Any
+    holed: Any
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        lacks = jax.process_count() > 1 or not np.all(np.asarray(batch['mask']))
+        return (self.holed if lacks else self.whole)(state, batch)
+
+    def lower(self, *arguments: Any) -> Any:
+        """The lowered program for whole batches, as `jax.jit` has it."""
+        return self.whole.lower(*arguments)
 
 
 def _micro_batches(rows: jax.Array, count: int, together: int, mesh: Mesh) -> jax.Array:

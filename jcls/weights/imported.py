@@ -14,7 +14,7 @@ from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact
 from jcls.weights.fetch import fetch, local, wrong_hash
 from jcls.weights.foreign import files
-from jcls.weights.foreign.convert import Report, Row, convert
+from jcls.weights.foreign.convert import Converted, Report, Row, convert
 from jcls.weights.metadata import (
     epsilon,
     model_of,
@@ -23,6 +23,7 @@ from jcls.weights.metadata import (
     revised,
     torchvision_metadata,
 )
+from jcls.weights.sound import require_sound, require_sound_tensors
 from jcls.workdir.files import METADATA
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def read(
         if ema == 'yes':
             raise ValueError(f"ema='yes', but {source} holds one set of weights")
         variables = below(variables, prefix, source)
+        require_sound(variables, source)
         rows = [
             Row(name, name, leaf.shape) for name, leaf in flatten_dict(variables, sep='/').items()
         ]
@@ -80,6 +82,7 @@ def read(
         converted = convert(weights.tensors)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from None
+    _require_sound(converted, source)
     if (path / METADATA).is_file():  # written by `jcls export`
         exported = read_model_json(path / METADATA)
         _check_same(exported, converted.section, path)
@@ -93,6 +96,17 @@ def read(
         channels = converted.variables['params']['stem']['conv1']['kernel'].shape[2]
         description = of_source(converted.section, known, str(source), channels=channels)
     return Weights(description, converted.variables, converted.report)
+
+
+def _require_sound(converted: Converted, source: str | Path) -> None:
+    """As `require_sound`, by the source's own names."""
+    leaves = flatten_dict(converted.variables, sep='/')
+    named = {
+        str(row.name): (leaves[row.own], row.own.endswith('/var'))
+        for row in converted.report.loaded
+        if row.own is not None
+    }
+    require_sound_tensors(named, source)
 
 
 def _published(path: Path) -> dict[str, Any]:

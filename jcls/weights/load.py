@@ -14,6 +14,7 @@ from jcls.config.parts import choose
 from jcls.weights import imported
 from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_model_json
+from jcls.weights.sound import require_sound
 from jcls.workdir.checkpoint import FOLDER, Checkpoints, read_tree
 from jcls.workdir.files import METADATA, read_config, read_metadata
 
@@ -65,6 +66,7 @@ def read(
             metadata = read_model_json(workdir / METADATA) if (workdir / METADATA).exists() else {}
             tree, metrics = checkpoints.variables(number), checkpoints.metrics(number)
         variables, averaged = choose_variables(tree, ema, path)
+        require_sound(variables, path)
         if metadata:
             metadata |= {'step': number, 'averaged': averaged, 'metrics': metrics}
         return metadata, imported.below(variables, prefix, path)
@@ -72,6 +74,7 @@ def read(
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
     if here.is_dir() and not imported.is_folder(here):
         variables = choose_variables(read_tree(here), ema, path)[0]
+        require_sound(variables, path)
         return {}, imported.below(variables, prefix, path)
     weights = imported.read(path, prefix=prefix, ema=ema)
     return weights.metadata, weights.variables

@@ -78,7 +78,7 @@ def update_metadata(workdir: Path, changes: dict[str, Any]) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically: it is the old or the new one, never half of one."""
     temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n')
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
     temporary.replace(path)
 
 

@@ -144,7 +144,9 @@ class Log:
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._active:
             return
-        line = json.dumps({'step': step, 'epoch': self._horizon.epoch(step), **metrics})
+        line = json.dumps(
+            {'step': step, 'epoch': self._horizon.epoch(step), **metrics}, allow_nan=False
+        )
         try:
             with self._path.open('a') as file:
                 file.write(line + '\n')
