@@ -102,6 +102,12 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
+def wait() -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        gather(0)
+
+
 def gather(value: Any) -> list[Any]:
     """The `value` of every process, in the order of the processes."""
     text = np.frombuffer(json.dumps(value, default=list).encode(), np.uint8)

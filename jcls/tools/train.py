@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
 from jcls.training.same_data import known_data
+from jcls.weights.fetch import is_remote, local
+from jcls.workdir import checkpoint, files
+
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = ('init.source', 'init.step', 'init.ema', 'init.prefix', 'init.head', 'distill.')
 
@@ -126,9 +131,32 @@ def run(
     if dry_run:
         return _dry_run(config, overrides)
     with watch.watching():
-        result = train(load_config(config, overrides), workdir)
+        result = train(_config(config, overrides, Path(workdir).expanduser()), workdir)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}
+
+
+def _config(path: str, overrides: Mapping[str, Any], workdir: Path) -> ConfigDict:
+    """The config; where the weights that a run began with are gone, with the run's own model.
+
+    A config file may take its model from ``init.source``, which a run needs only at its start.
+    """
+    config = load_config(path, overrides)
+    source = config.init.source
+    if source is None or is_remote(source) or local(source).exists():
+        return config
+    if not checkpoint.has_checkpoint(workdir):
+        return config
+    begun = files.read_config(workdir)
+    if begun.get('init', {}).get('source') != source:
+        return config
+    logger.info('%s is gone: the model is that of %s, which needs it no longer', source, workdir)
+    model = {
+        f'{name}.{field}': value
+        for name in ('model', 'norm')
+        for field, value in begun.get(name, {}).items()
+    }
+    return load_config(path, {**model, **overrides})
 
 
 def _dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

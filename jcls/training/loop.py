@@ -24,6 +24,7 @@ from jcls.training.report import Result
 from jcls.training.state import State
 from jcls.workdir import files
 from jcls.workdir.checkpoint import Checkpoints, has_checkpoint
+from jcls.workdir.lock import Lock
 from jcls.workdir.log import Log, flat
 
 CHECK_EVERY = 100  # steps after which a loss that is not finite is found at the latest
@@ -35,7 +36,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     With `summary`, print at the end what was reached, where the files are and what to do next.
 
     Raises:
-      ValueError: for a workdir of another config, or more damaged images than allowed.
+      ValueError: for a workdir of another config or in use, or more damaged images than allowed.
       FloatingPointError: if a loss, a gradient or an evaluation is not finite.
       OSError: if the workdir cannot be written.
     """
@@ -44,6 +45,10 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     began = time.perf_counter()
     agree.agree(_compared(experiment), experiment.data.checksums, path)
     with ExitStack() as stack:
+        if not has_checkpoint(path):
+            files.check_apart(path, experiment.config['data'])
+        lock = stack.enter_context(closing(Lock(path))) if primary else None
+        agree.wait()  # the others look at the workdir once nobody else changes it
         resumes = has_checkpoint(path)  # without one, the workdir begins anew
         before = files.read_metadata(path) if resumes else {}
         experiment = experiment.with_teacher(before.get('teacher_step'))
@@ -98,7 +103,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             state = experiment.init() if state is None else state
             mark = _frozen_checksum(experiment, state, path, log, write=primary)
             stopped_by, state = _run(
-                experiment, state, start, evaluated, checkpoints, log, interrupt
+                experiment, state, start, evaluated, checkpoints, log, interrupt, lock
             )
         checkpoints.wait()
         step = int(state.step)
@@ -122,6 +127,7 @@ def _run(
     checkpoints: Checkpoints,
     log: Log,
     interrupt: Interrupt,
+    lock: Lock | None,
 ) -> tuple[str | None, State]:
     """Run the steps from `start` on; returns the signal that stopped them, or None, and the state.
 
@@ -154,6 +160,8 @@ def _run(
         if logging or evaluating or saving or len(unchecked) == CHECK_EVERY:
             _check_finite(unchecked)
             unchecked.clear()
+            if lock is not None:
+                lock.check()
         if logging:
             log.train(step, _to_floats(metrics))
         if evaluating or saving:

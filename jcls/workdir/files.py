@@ -7,6 +7,7 @@ model.json    what someone needs to use the weights: architecture, classes, prep
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,48 @@ NEEDED = ('data', 'model', 'checkpoint')  # sections that every config has
 
 
 def prepare(workdir: Path, config: dict[str, Any], metadata: dict[str, Any], *, anew: bool) -> None:
-    """Make the folder and write both files; `anew` forgets the model.json of before.
+    """Write both files; `anew` forgets the model.json of before.
 
     Raises:
       OSError: if it cannot be written.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / CONFIG, config)
         write_json(workdir / METADATA, {**({} if anew else read_metadata(workdir)), **metadata})
     except OSError as error:
-        raise OSError(
-            f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '
-            '--workdir, or make this one writable and with room to spare'
-        ) from error
+        raise unwritable(workdir, error) from error
+
+
+def unwritable(workdir: Path, error: OSError) -> OSError:
+    """The error for a workdir that cannot be written."""
+    return OSError(
+        f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '
+        '--workdir, or make this one writable and with room to spare'
+    )
+
+
+def check_apart(workdir: Path, data: Mapping[str, Any]) -> None:
+    """Refuse a workdir inside the folder of the images, whose files would be images, or around it.
+
+    Args:
+      workdir: the folder of a run that begins.
+      data: the ``data`` section.
+    """
+    ours = workdir.expanduser().resolve()
+    for field in ('dir', 'val_dir'):
+        if not data.get(field):
+            continue
+        theirs = Path(data[field]).expanduser().resolve()
+        if data['name'] == 'folder' and ours.is_relative_to(theirs):
+            raise ValueError(
+                f'--workdir {workdir} lies inside config.data.{field}={data[field]!r}, so the '
+                'files of the run would be taken for images; choose a --workdir beside it'
+            )
+        if theirs.is_relative_to(ours):
+            raise ValueError(
+                f'config.data.{field}={data[field]!r} lies inside --workdir {workdir}, so whoever '
+                'tidies up the run would lose the images; choose a --workdir beside them'
+            )
 
 
 def check(workdir: Path, config: dict[str, Any], sections: Sections, horizon: Horizon) -> None:

@@ -209,6 +209,24 @@ def test_a_resumed_run_needs_its_source_no_more(source, tmp_path, capsys):
     assert 'checkpoint 8' in capsys.readouterr().out
 
 
+def test_a_config_that_took_its_model_from_a_source_resumes_without_it(source, tmp_path, capsys):
+    """configs/finetune.py reads the architecture there; a longer run has it from its workdir."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(source, copy)
+    words = ['--workdir', str(tmp_path / 'run'), '--config.data.name=digits', '--config.augment=()']
+    words += ['--config.evaluate.preprocess=()', '--config.log.tensorboard=False']
+    words += ['--config.optimizer.lr=0.01', '--config', f'configs/finetune.py:source={copy}']
+    assert main([*words, '--config.duration=2 steps']) == 0
+    shutil.rmtree(copy)
+    assert main([*words, '--config.duration=3 steps']) == 0
+    assert jcls.evaluate(tmp_path / 'run')['step'] == 3
+    assert main([*words, '--config.duration=4 steps', '--config.model.width=8']) == 1
+    assert '+ model.width = 8' in capsys.readouterr().err
+    other = [*words[:1], str(tmp_path / 'other'), *words[2:]]
+    assert main([*other, '--config.duration=4 steps']) == 1  # a start needs it
+    assert f'{copy}: no such file or folder' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_hosts_start_from_the_same_weights_and_teacher(
     source: Path, tmp_path: Path, run_python: Callable[..., list[str]]

@@ -12,6 +12,7 @@ import pytest
 import jcls
 from jcls.training import loop
 from jcls.training.experiment import Experiment
+from jcls.workdir.files import check_apart
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_difference(
@@ -70,3 +71,29 @@ def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match=r'cannot write to the workdir .*choose another --workdir'):
         loop.train(experiment, tmp_path / 'file' / 'run')
+
+
+@pytest.mark.parametrize(
+    ('data', 'workdir', 'message'),
+    [
+        ({'name': 'folder', 'dir': 'images'}, 'images/runs', 'lies inside config.data.dir='),
+        ({'name': 'folder', 'dir': 'images'}, 'images', 'lies inside config.data.dir='),
+        ({'name': 'folder', 'dir': 'a', 'val_dir': 'b'}, 'b/run', 'inside config.data.val_dir='),
+        ({'name': 'folder', 'dir': 'link'}, 'images/runs', 'lies inside config.data.dir='),
+        ({'name': 'folder', 'dir': 'runs/images'}, 'runs', 'lies inside --workdir'),
+        ({'name': 'records', 'dir': 'runs/records'}, 'runs', 'lies inside --workdir'),
+        ({'name': 'folder', 'dir': 'images'}, 'images-runs', ''),
+        ({'name': 'folder', 'dir': 'images', 'val_dir': None}, 'runs', ''),
+        ({'name': 'records', 'dir': 'records'}, 'records/runs', ''),
+        ({'name': 'digits'}, 'runs', ''),
+    ],
+)
+def test_workdir_and_images_lie_apart(data, workdir, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'link').symlink_to('images')
+    if not message:
+        return check_apart(Path(workdir), data)
+    with pytest.raises(ValueError, match=message) as refused:
+        check_apart(Path(workdir), data)
+    assert 'choose a --workdir beside' in str(refused.value)
