@@ -92,28 +92,28 @@ class BatchNorm(nn.Module):
                 'config.batch_size, config.norm.batch_size or image'
             )
         keep: Any = self.momentum
+        bessel = count / max(count - 1, 1)  # makes variances unbiased
         if mask is not None:
             x = x.compute() if isinstance(x, DeferredConv1x1) else x
             rows = mask.reshape(groups, -1, 1, 1, 1).astype(dtype)
             grouped = x.reshape(groups, -1, *x.shape[1:])
             y, means, variances, counts = self._masked(grouped, rows, scale, bias)
             present = (counts > 0).astype(dtype)
-            share = present / jnp.maximum(present.sum(), 1)  # of each group, [G]
-            mean = share @ means
-            unbiased = share @ (variances * (counts / jnp.maximum(counts - 1, 1))[:, None])
-            keep = jnp.where(present.any(), keep, 1)
+            share = (groups * present / jnp.maximum(present.sum(), 1))[:, None]
+            means = share * means
+            variances = share * variances * (counts / jnp.maximum(counts - 1, 1))[:, None]
+            keep, bessel = jnp.where(present.any(), keep, 1), 1
+        # With fewer rows, normalising directly is faster.
+        elif isinstance(x, DeferredConv1x1) and count >= features:
+            rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
+            y, means, variances = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
         else:
-            # With fewer rows, normalising directly is faster.
-            if isinstance(x, DeferredConv1x1) and count >= features:
-                rows = x.rows.reshape(groups, -1, *x.rows.shape[1:])
-                y, means, variances = normalised_product(self.epsilon, rows, x.kernel, scale, bias)
-            else:
-                x = x.compute() if isinstance(x, DeferredConv1x1) else x
-                grouped = x.reshape(groups, -1, *x.shape[1:])
-                y, means, variances = self._normalised(grouped, scale, bias)
-            mean, unbiased = means.mean(0), variances.mean(0) * (count / max(count - 1, 1))
+            x = x.compute() if isinstance(x, DeferredConv1x1) else x
+            grouped = x.reshape(groups, -1, *x.shape[1:])
+            y, means, variances = self._normalised(grouped, scale, bias)
         if not self.is_initializing():
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            unbiased = variances.mean(0) * bessel
+            running_mean.value = keep * running_mean.value + (1 - keep) * means.mean(0)
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         return y.reshape(*shape[:3], features)
 
