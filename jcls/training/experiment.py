@@ -263,6 +263,7 @@ class Experiment:
             image_shape=self.eval_image_shape,
             train_examples=len(self.data.train),
         )
+        content |= {'averaged': self.ema is not None}
         if self.data.train.left_out:
             content |= {'left_out': self.data.train.left_out}
         if self.best_is_highest is not None:

@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
     with ExitStack() as stack:
         if not has_checkpoint(path):
             files.check_apart(path, experiment.config['data'])
-        lock = stack.enter_context(closing(Lock(path))) if primary else None
+        lock = stack.enter_context(closing(_lock(path))) if primary else None
         agree.wait()  # the others look at the workdir once nobody else changes it
         resumes = has_checkpoint(path)  # without one, the workdir begins anew
         before = files.read_metadata(path) if resumes else {}
@@ -175,6 +175,13 @@ def _run(
         if signal is not None and step < total:
             return signal, state
     return None, state
+
+
+def _lock(workdir: Path) -> Lock:
+    try:
+        return Lock(workdir)
+    except OSError as error:
+        raise files.unwritable(workdir, error) from error
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:

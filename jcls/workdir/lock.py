@@ -1,4 +1,4 @@
-"""The lock of a workdir: one run at a time trains in it.
+"""The lock of a folder: one run at a time trains in a workdir.
 
 The file ``lock.json`` names its owner: host, process, since when. A process of this machine is gone
 when the system no longer has it. One of another machine is gone when its lock no longer beats: the
@@ -20,7 +20,6 @@ import uuid
 from pathlib import Path
 
 from jcls.host.terminal import status
-from jcls.workdir.files import unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +64,20 @@ class Owner:
 
 
 class Lock:
-    """The lock of a workdir, held from the constructor to `close`."""
+    """The lock of a folder, held from the constructor to `close`."""
 
-    def __init__(self, workdir: Path) -> None:
-        """Take the lock, also that of an owner who is gone.
+    def __init__(self, folder: Path, otherwise: str = 'use another --workdir') -> None:
+        """Take the lock, also that of an owner who is gone; the folder is made.
+
+        Args:
+          folder: the folder to hold.
+          otherwise: what to do, but for waiting, if it is in use.
 
         Raises:
-          ValueError: if another process trains in the workdir.
-          OSError: if the workdir cannot be written.
+          ValueError: if it is in use.
+          OSError: if it cannot be written.
         """
-        self._workdir, self._path = workdir, workdir / FILE
+        self._folder, self._path, self._otherwise = folder, folder / FILE, otherwise
         self._owner = Owner(
             token=uuid.uuid4().hex,
             host=socket.gethostname(),
@@ -84,22 +87,19 @@ class Lock:
             since=time.strftime('%Y-%m-%d %H:%M:%S'),
         )
         self._count, self._successor = 0, ''
-        self._made = not workdir.exists()
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            while not self._create():
-                self._take_over()
-        except OSError as error:
-            raise unwritable(workdir, error) from error
+        self._made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        while not self._create():
+            self._take_over()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise ValueError if another process has taken the workdir over."""
+        """Raise ValueError if another process has taken the folder over."""
         if self._successor:
             raise ValueError(
-                f'{self._workdir} was taken over by {self._successor}, which saw no sign of life '
+                f'{self._folder} was taken over by {self._successor}, which saw no sign of life '
                 f'of this process for {PATIENCE:g} s; this one ends without saving'
             )
 
@@ -111,7 +111,7 @@ class Lock:
             if self._is_ours():
                 self._path.unlink()
             if self._made:
-                self._workdir.rmdir()  # fails if anything was saved
+                self._folder.rmdir()  # fails if anything was saved
 
     def _create(self) -> bool:
         """Make the file; whether the lock is ours, which it is not if there was a file."""
@@ -135,10 +135,10 @@ class Lock:
         here = owner is not None and owner.machine == self._owner.machine
         if owner.runs() if owner and here else self._beats(content, name):
             raise ValueError(
-                f'{self._workdir} is in use by {name}. Wait for its end, or use another --workdir'
+                f'{self._folder} is in use by {name}. Wait for its end, or {self._otherwise}'
             )
         if _read(self._path) == content:
-            logger.info('%s was in use by %s, which is gone', self._workdir, name)
+            logger.info('%s was in use by %s, which is gone', self._folder, name)
             self._write()
             time.sleep(SETTLE)
 
@@ -146,7 +146,7 @@ class Lock:
         """Whether the file, now `content`, is written again while we watch it."""
         logger.info(
             '%s is in use by %s: watching for up to %g s whether that one still runs',
-            self._workdir,
+            self._folder,
             name,
             PATIENCE,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import fcntl
 import hashlib
 import io
 import itertools
@@ -15,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from jcls.data.sources.folder import folder
 from jcls.data.sources.layout import File
 from jcls.host.tensorflow import tf
 from jcls.tools.prepare import divide, encode, inspect, job, prepare, write
+from jcls.workdir.lock import Lock
 
 RANDOM = np.random.default_rng(0)
 
@@ -283,7 +284,6 @@ def test_damaged_files_stop_it_before_anything_is_written(
     left = tmp_path / 'zoo' / 'incomplete.1.0.0'
     assert sorted(path.name for path in left.iterdir()) == [
         'inspected.jsonl',
-        'lock',
         'report.json',
     ]
     assert json.loads((left / 'report.json').read_text())['damaged']['count'] == 9
@@ -640,6 +640,7 @@ def test_refused_tars(tmp_path: Path, kind: str, message: str) -> None:
 
 KILLED = """
 import os, signal, sys
+from contextlib import closing
 from pathlib import Path
 from jcls.tools.prepare import inspect, write
 from jcls.tools.prepare import prepare
@@ -815,10 +816,11 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     source = store(tmp_path / 's', photos({'a': 2}))
     work = tmp_path / 'data' / 's' / 'incomplete.1.0.0'
     work.mkdir(parents=True)
-    with (work / 'lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match='in use by another'):
-            prepare(source, tmp_path / 'data', val_fraction=0)
+    with (
+        closing(Lock(work)),
+        pytest.raises(ValueError, match='in use by process .* another --name'),
+    ):
+        prepare(source, tmp_path / 'data', val_fraction=0)
     assert len(contents(prepare(source, tmp_path / 'data', val_fraction=0))) == 2
 
 

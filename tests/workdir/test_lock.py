@@ -155,4 +155,4 @@ def test_a_workdir_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / 'file').write_text('')
     for path in (tmp_path / 'file', tmp_path / 'file' / 'below', Path('/proc/jcls')):
         with pytest.raises(OSError, match='cannot write to the workdir'):
-            Lock(path)
+            train(TINY, path)

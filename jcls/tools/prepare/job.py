@@ -1,7 +1,7 @@
 """The folder of an unfinished dataset, from which a killed preparation goes on.
 
 OUT/NAME/incomplete.1.0.0/   (no version to TFDS)
-    lock                     held by the running process
+    lock.json                names the running process
     inspected.jsonl          properties of every file looked at so far
     job.json                 arguments and source, once writing has begun
     dataset/                 finished shards; in the end renamed to ...
@@ -10,7 +10,6 @@ OUT/NAME/1.0.0/              ... this, so what is here is complete
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any, TextIO
 
 from jcls.data.sources.layout import File, Layout
 from jcls.tools.prepare.inspect import ImageInfo
+from jcls.workdir.lock import Lock
 
 VERSION = '1.0.0'
 REPORT = 'report.json'
@@ -42,22 +42,16 @@ class Job:
     def locked(self) -> Iterator[None]:
         """Make the folder for this process alone; it is removed if it stays empty."""
         new_folders = [path for path in (self.work, *self.work.parents) if not path.exists()]
-        self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / 'lock').open('w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f'{self.work} is in use by another `jcls prepare`') from None
-            try:
-                yield
-            finally:
-                if self._journal is not None:
-                    self._journal.close()
-                if self.work.exists() and os.listdir(self.work) == ['lock']:  # noqa: PTH208
-                    self.clean()
-                    with suppress(OSError):  # it is not empty, so it stays
-                        for path in new_folders[1:]:
-                            path.rmdir()
+        lock = Lock(self.work, 'choose another --name or output folder')
+        try:
+            yield
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+            lock.close()
+            for path in dict.fromkeys((self.work, *new_folders)):
+                with suppress(OSError):  # it is not empty, so it stays
+                    path.rmdir()
 
     def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """The report of the finished dataset, if there is one from the same job.
@@ -75,7 +69,7 @@ class Job:
                 f'{self.final} exists and was not made by `jcls prepare`; choose another --name or '
                 'output folder'
             ) from None
-        anew = 'delete that folder to make it anew'
+        anew = 'choose another --name or output folder'
         _compare(before, identity, f'{self.final} was made', anew)
         if report['written_bytes'] != self.size(self.final):
             raise ValueError(f'{self.final} was complete, but its shards are not now: {anew}')
@@ -90,7 +84,7 @@ class Job:
         """Record arguments and source; a ValueError if writing began with others."""
         path = self.work / 'job.json'
         if path.exists():
-            cure = 'finish it with the same ones, or delete that folder to begin anew'
+            cure = 'finish it with the same ones, or choose another output folder'
             _compare(json.loads(path.read_text()), identity, f'{self.work} was begun', cure)
         else:
             dump(path, identity)
