@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jcls.assembly import SECTIONS, build, load_config
 from jcls.config.schema import complete, plain
@@ -17,7 +16,7 @@ from jcls.data.sources.known import Known, differences
 from jcls.data.sources.labelled import labelled
 from jcls.data.sources.source import Source
 from jcls.training.experiment import Experiment
-from jcls.training.same_data import known_data
+from jcls.training.same_data import known_data, trained_on
 from jcls.weights import fetch
 from jcls.weights.classes import require_same
 from jcls.weights.load import choose_variables, find, is_run, read, usable
@@ -181,18 +180,8 @@ def _on_images(
 
 
 def _say_trained_on(path: str | Path, source: Source) -> None:
-    """Warn about images to evaluate on whose names are those of images that the run trained on."""
-    known = known_data(find(path)[0]) if is_run(path) else None
-    if known is None or known.train is None or source.names is None:
-        return
-    count = np.count_nonzero(np.isin(source.names, known.train))
-    if count:
-        logger.warning(
-            'warning: %s of the %s images have the names of images that %s trained on',
-            f'{count:,}',
-            f'{len(source):,}',
-            path,
-        )
+    for warning in trained_on(path, source):
+        logger.warning('warning: %s', warning)
 
 
 def _results(experiment: Experiment, variables: dict[str, Any]) -> dict[str, Any]:

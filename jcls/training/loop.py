@@ -96,6 +96,7 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             *_changed_parts(experiment, before),
             *changed,
             *(_copied(experiment) if primary else ()),
+            *(() if resumes else _seen(experiment)),
         ):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
@@ -203,6 +204,11 @@ def _changed_parts(experiment: Experiment, known: dict[str, Any]) -> list[str]:
 
 def _copied(experiment: Experiment) -> list[str]:
     return same_data.copied(experiment.data, experiment.config['data'].get('copies', 'ignore'))
+
+
+def _seen(experiment: Experiment) -> list[str]:
+    source = experiment.init_from.source
+    return [] if source is None else same_data.trained_on(source, experiment.data.val)
 
 
 def _frozen_checksum(

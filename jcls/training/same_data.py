@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jcls.data.sources import Data, copies
 from jcls.data.sources.known import Known, differences
+from jcls.data.sources.source import Source
+from jcls.weights.load import find, is_run
 from jcls.workdir import checkpoint, files, images
 
 
@@ -78,4 +82,21 @@ def copied(data: Data, copies_are: str) -> list[str]:
         f'{len(pairs):,} of the {len(data.val):,} held-out images are exact copies of images that '
         f'train ({data.val.name(image)} is {data.train.name(copy)}), so evaluations are too good. '
         'A new run with --config.data.copies=together keeps copies on one side'
+    ]
+
+
+def trained_on(weights: str | Path, held_out: Source) -> list[str]:
+    """A warning about images to evaluate on whose names are of images that `weights` trained on.
+
+    There is none for `weights` that are not a run, or without names to compare.
+    """
+    known = known_data(find(weights)[0]) if is_run(weights) else None
+    if known is None or known.train is None or held_out.names is None:
+        return []
+    count = np.count_nonzero(np.isin(held_out.names, known.train))
+    if not count:
+        return []
+    return [
+        f'{count:,} of the {len(held_out):,} images to evaluate on have the names of images that '
+        f'{weights} trained on'
     ]

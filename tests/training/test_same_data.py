@@ -135,3 +135,16 @@ def test_copies_across_are_warned_of(run: tuple[Path, Path], capsys: Any) -> Non
         data = {'name': 'folder', 'dir': str(folder), 'copies': kind}
         jcls.train(config(folder, data=data), workdir.with_name(kind))
         assert 'exact copies' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('seed', 'seen'), [(0, False), (1, True)])
+def test_a_start_from_weights_says_which_held_out_images_they_know(
+    begun: tuple[Path, Path], tmp_path: Path, capsys: Any, seed: int, seen: bool
+) -> None:
+    """The same images divided in the same way are fine; divided anew, they are not."""
+    folder, source = begun
+    changed = config(folder, init={'source': str(source)}, duration='1 steps')
+    changed['data'] |= {'split_seed': seed}
+    jcls.train(changed, tmp_path / 'run')
+    warning = f'of the 4 images to evaluate on have the names of images that {source} trained on'
+    assert (warning in capsys.readouterr().out) == seen
