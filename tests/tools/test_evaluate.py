@@ -62,7 +62,7 @@ def test_all_of_a_folder(run: tuple[Path, Path], tmp_path: Path, caplog: Any) ->
     assert 'trained on' not in caplog.text
     with caplog.at_level(logging.WARNING):
         assert jcls.evaluate(workdir, images=folder)['examples'] == 60
-    assert '54 of the 60 images have the names of images that' in caplog.text
+    assert '54 of the 60 images to evaluate on have the names of images that' in caplog.text
 
 
 def test_a_folder_with_some_of_the_classes(run: tuple[Path, Path], tmp_path: Path) -> None:
