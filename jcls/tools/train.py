@@ -29,6 +29,7 @@ def train(
     *,
     data: Any = None,
     summary: bool = True,
+    own_process: bool = False,
 ) -> Result:
     """Train `config` in `workdir`, or resume the run that is there; see `jcls.training.loop`.
 
@@ -37,11 +38,13 @@ def train(
       workdir: folder of the run.
       data: images and labels in memory instead of config.data's, see `jcls.build`.
       summary: print at the end what was reached, where the files are and what to do next.
+      own_process: this process ends with the run: once everything is saved, it ignores signals
+        until it is gone, instead of restoring the handlers that were there.
     """
     experiment = build(config, data=data, known=known_data(workdir))
     # The import takes seconds, in which JAX traces and compiles.
     threading.Thread(target=tensorflow.load).start()
-    return loop.train(experiment, workdir, summary=summary)
+    return loop.train(experiment, workdir, summary=summary, own_process=own_process)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def run(
     if dry_run:
         return _dry_run(config, overrides)
     with watch.watching():
-        result = train(load_config(config, overrides), workdir)
+        result = train(load_config(config, overrides), workdir, own_process=True)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}
 
