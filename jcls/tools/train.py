@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jcls.assembly import build, load_config
 from jcls.config.horizon import is_length
 from jcls.distributed import launch, watch
-from jcls.host import tensorflow
+from jcls.host import output, tensorflow
 from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
@@ -41,10 +41,11 @@ def train(
       own_process: this process ends with the run: once everything is saved, it ignores signals
         until it is gone, instead of restoring the handlers that were there.
     """
-    experiment = build(config, data=data, known=known_data(workdir))
-    # The import takes seconds, in which JAX traces and compiles.
-    threading.Thread(target=tensorflow.load).start()
-    return loop.train(experiment, workdir, summary=summary, own_process=own_process)
+    with output.lasting():
+        experiment = build(config, data=data, known=known_data(workdir))
+        # The import takes seconds, in which JAX traces and compiles.
+        threading.Thread(target=tensorflow.load).start()
+        return loop.train(experiment, workdir, summary=summary, own_process=own_process)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
