@@ -33,8 +33,9 @@ Train ResNet image classifiers with JAX.
   jcls evaluate runs/quickstart
 
 Every field of a config can be set as --config.section.field=value. The same command in the same
-workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM or
-SIGINT with the state saved, 130 interrupted twice, in a dry run, or outside of training.
+workdir resumes. Exit codes: 0 done, 1 an error, 2 a wrong command line, 75 stopped by SIGTERM,
+SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 with the state saved, 130 interrupted twice, in a dry run, or
+outside of training.
 """
 FIELDS = '--config.section.field=value sets a field of the config.'
 

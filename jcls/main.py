@@ -26,6 +26,17 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later; the same co
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    from jcls.host import output
+
+    with output.lasting():
+        code = _main(argv)
+        if reason := output.lost():
+            print(f'error: cannot write to standard output: {reason}', file=sys.stderr)
+            code = code or EXIT_ERROR
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = arguments.parser()
     if not words or (words[0].startswith('-') and words[0] not in ('-h', '--help')):

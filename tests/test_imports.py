@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     'assembly': PARTS | {'weights', 'training'},
     'tools': TRAINER,
     'arguments': set(),
-    'main': {'arguments', 'distributed', 'tools'},
+    'main': {'arguments', 'distributed', 'host', 'tools'},
     'jcls': {'models', 'assembly', 'weights', 'tools'},  # for type checkers only; see below
 }
 SLOW = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'clu'}
@@ -189,6 +189,7 @@ CONSTRUCTORS = {
     'range',
     'Chip',
     'Layout',
+    'Launcher',
     '_indexed',
     '_older',
     '_paddle_stem',

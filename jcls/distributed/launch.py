@@ -19,10 +19,9 @@ from typing import NoReturn
 import jax
 
 from jcls.config.parts import choose
+from jcls.distributed import launchers
 from jcls.host.terminal import say
 
-# Variables with the number of processes that a launcher started.
-LAUNCHERS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
 MODES = ('auto', 'on', 'off')
 BY_HAND = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 SILENCE = 100  # seconds after which a process that does not answer is taken for dead
@@ -44,7 +43,7 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
     if mode == 'off' or (mode == 'auto' and not has_peers(os.environ)):
         return
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    address, count, index = (os.environ.get(name) for name in BY_HAND)
+    address, count, index = _whereabouts(os.environ, required=mode == 'auto')
     me = f'process {index} of {count}' if index else 'this process'
     where = f' at {address}' if address else ''
     say(f'{me}, on {socket.gethostname()}, joins the others{where} (up to {wait} s)')
@@ -77,17 +76,36 @@ def initialize(mode: str = 'auto', *, wait: int = 300) -> None:
 def has_peers(env: Mapping[str, str]) -> bool:
     """Whether the environment shows that this is one of several processes of a run.
 
-    srun, mpirun or a TPU launcher sets variables of its own. By hand one sets all of `BY_HAND`; to
-    set only some of them is a ValueError.
+    srun, mpirun or a TPU launcher sets variables of its own, see `jcls.distributed.launchers`. By
+    hand one sets all of `BY_HAND`; to set only some of them is a ValueError, unless a launcher has
+    set the others.
     """
     given = [name for name in BY_HAND if env.get(name)]
-    if given and len(given) < len(BY_HAND):
+    several = launchers.on_tpus(env) or launchers.place(env) is not None
+    if given and len(given) < len(BY_HAND) and not several:
         missing = ', '.join(name for name in BY_HAND if name not in given)
         raise ValueError(f'{", ".join(given)} is set, but {missing} is not: set all three or none')
-    if given:
+    if len(given) == len(BY_HAND):
         _check(*(env[name] for name in BY_HAND))
-    several = any(int(env.get(name) or 1) > 1 for name in LAUNCHERS)
-    return bool(given) or several or ',' in env.get('TPU_WORKER_HOSTNAMES', '')
+    return bool(given) or several
+
+
+def _whereabouts(env: Mapping[str, str], *, required: bool) -> tuple[str | None, ...]:
+    """The values of `BY_HAND`, which a launcher completes; JAX finds out those that are None.
+
+    Raises:
+      ValueError: if the address is `required`, but nothing tells it.
+    """
+    address, count, index = (env.get(name) for name in BY_HAND)
+    here = None if launchers.on_tpus(env) else launchers.place(env)
+    if here is None or (address and count and index):
+        return address, count, index
+    if address and (count or here.count):
+        count, index = count or str(here.count), index or str(here.index)
+        _check(address, count, index)
+    elif required and not launchers.is_found_by_jax(here, env):
+        raise ValueError(launchers.refusal(here, env))
+    return address, count, index
 
 
 def _check(address: str, count: str, index: str) -> None:
@@ -121,8 +139,13 @@ def _local_device_ids(env: Mapping[str, str]) -> list[int] | None:
 
     None leaves the choice to JAX, which gives every process of srun or mpirun one GPU.
     """
+    if env.get('JAX_LOCAL_DEVICE_IDS'):
+        return None
+    here = launchers.place(env)
+    if here is not None and here.launcher is not launchers.SRUN:
+        return launchers.local_devices(here, env)
     alone = any(re.fullmatch(form, env.get(name, '')) for name, form in ONE_EACH.items())
-    return [] if alone and not env.get('JAX_LOCAL_DEVICE_IDS') else None
+    return [] if alone else None
 
 
 def leave(code: int) -> NoReturn:

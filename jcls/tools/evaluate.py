@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from jcls.training.experiment import Experiment
 from jcls.training.same_data import known_data, trained_on
 from jcls.weights import fetch
 from jcls.weights.classes import require_same
-from jcls.weights.load import choose_variables, find, is_run, read, usable
+from jcls.weights.load import choose_variables, is_run, place, read, usable
 from jcls.weights.sound import require_sound
+from jcls.workdir import reading
 from jcls.workdir.files import read_config, read_metadata
 from jcls.workdir.log import format_metrics
 
@@ -72,28 +72,27 @@ def evaluate(
         return _elsewhere(workdir, step, ema, dict(overrides or {}), config)
     if not is_run(workdir) and (fetch.is_remote(str(workdir)) or Path(workdir).exists()):
         raise ValueError(f'{workdir} is no workdir of jcls; name a config with the data: --config')
-    path, number, checkpoints = find(workdir, step)
-    with closing(checkpoints):
-        tree = complete(read_config(path), overrides, sections=SECTIONS)
-        known = known_data(path)
-        experiment = build(tree, data=data, known=known)
-        ours = experiment.data.train.classes
-        theirs = read_metadata(path).get('classes', ours)
-        if tuple(theirs) != tuple(ours):
-            require_same(theirs, ours, str(workdir))
-        _say_changes(known, experiment)
-        if any(key.removeprefix('config.').startswith('data.') for key in overrides or {}):
-            held_out, rest = len(experiment.data.val), len(experiment.data.train)
-            logger.warning(
-                'these are the %s held-out images of %s; jcls evaluate %s FOLDER takes all',
-                f'{held_out:,}',
-                f'{held_out + rest:,}',
-                workdir,
-            )
-        saved = checkpoints.variables(number)
-    variables, averaged = choose_variables(saved, ema, path)
+    path, step = place(workdir, step)
+    saved = reading.read(path, step)  # now, since a run that trains here deletes it in a while
+    tree = complete(read_config(path), overrides, sections=SECTIONS)
+    known = known_data(path)
+    experiment = build(tree, data=data, known=known)
+    ours = experiment.data.train.classes
+    theirs = read_metadata(path).get('classes', ours)
+    if tuple(theirs) != tuple(ours):
+        require_same(theirs, ours, str(workdir))
+    _say_changes(known, experiment)
+    if any(key.removeprefix('config.').startswith('data.') for key in overrides or {}):
+        held_out, rest = len(experiment.data.val), len(experiment.data.train)
+        logger.warning(
+            'these are the %s held-out images of %s; jcls evaluate %s FOLDER takes all',
+            f'{held_out:,}',
+            f'{held_out + rest:,}',
+            workdir,
+        )
+    variables, averaged = choose_variables(saved.variables, ema, path)
     require_sound(variables, workdir)
-    return {**_results(experiment, variables), 'step': number, 'ema': averaged}
+    return {**_results(experiment, variables), 'step': saved.step, 'ema': averaged}
 
 
 def _say_changes(known: Known | None, experiment: Experiment) -> None:
@@ -151,7 +150,7 @@ def _on_images(
     }
     source = labelled(images, metadata['classes'], **of_list)
     _say_trained_on(path, source)
-    run = read_config(find(path, step)[0]) if is_run(path) else {}
+    run = read_config(place(path)[0]) if is_run(path) else {}
     batch = 64 * jax.device_count()
     tree = {
         'duration': '1 steps',

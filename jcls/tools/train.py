@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jcls.assembly import build, load_config
 from jcls.config.horizon import is_length
 from jcls.distributed import launch, watch
-from jcls.host import tensorflow
+from jcls.host import output, tensorflow
 from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
@@ -34,6 +34,7 @@ def train(
     *,
     data: Any = None,
     summary: bool = True,
+    own_process: bool = False,
 ) -> Result:
     """Train `config` in `workdir`, or resume the run that is there; see `jcls.training.loop`.
 
@@ -42,11 +43,14 @@ def train(
       workdir: folder of the run.
       data: images and labels in memory instead of config.data's, see `jcls.build`.
       summary: print at the end what was reached, where the files are and what to do next.
+      own_process: this process ends with the run: once everything is saved, it ignores signals
+        until it is gone, instead of restoring the handlers that were there.
     """
-    experiment = build(config, data=data, known=known_data(workdir))
-    # The import takes seconds, in which JAX traces and compiles.
-    threading.Thread(target=tensorflow.load).start()
-    return loop.train(experiment, workdir, summary=summary)
+    with output.lasting():
+        experiment = build(config, data=data, known=known_data(workdir))
+        # The import takes seconds, in which JAX traces and compiles.
+        threading.Thread(target=tensorflow.load).start()
+        return loop.train(experiment, workdir, summary=summary, own_process=own_process)
 
 
 def dry_run(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +135,8 @@ def run(
     if dry_run:
         return _dry_run(config, overrides)
     with watch.watching():
-        result = train(_config(config, overrides, Path(workdir).expanduser()), workdir)
+        prepared = _config(config, overrides, Path(workdir).expanduser())
+        result = train(prepared, workdir, own_process=True)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}
 

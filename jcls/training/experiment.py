@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -170,20 +170,19 @@ class Experiment:
         mix, shard = self.mix, process_shard(self.horizon.batch_size)
         stop = self.horizon.total if stop is None else stop
         mixing = {} if mix is None else {'mix': mix, 'groups': mix.within(shard.rows())}
-        sample, ask_teacher = self.train_sampler(shard), self._teacher
+        sample, asked = self.train_sampler(shard), self._teacher
         ends = [begin for begin, _ in self.augmentation_by_step[1:]] + [stop]
         for (begin, operation), end in zip(self.augmentation_by_step, ends, strict=True):
             first, last = max(start, begin), min(stop, end)
             if first >= last:
                 continue
             for batch in self._batches(self.data.train, operation, sample, first, last, **mixing):
-                if ask_teacher is not None:
-                    batch = {**batch, 'teacher': ask_teacher(batch['image'])}
+                if asked is not None:
+                    batch = {**batch, 'teacher': asked.logits(batch['image'])}
                 yield batch
 
     @functools.cached_property
-    def _teacher(self) -> Callable[[jax.Array], jax.Array] | None:
-        """The function from images uint8 [N, H, W, C] to the teacher's logits [N, K], or None."""
+    def _teacher(self) -> teacher.Teacher | None:
         if self.distillation is None:
             return None
         return teacher.create(
@@ -197,8 +196,7 @@ class Experiment:
         """
         if self.distillation is None:
             return self
-        if step is None:
-            step = teacher.checkpoint_step(self.distillation)
+        step = self.distillation.step if step is None else step
         return dataclasses.replace(self, distillation=self.distillation._replace(step=step))
 
     def train_sampler(self, shard: sampler.ProcessShard) -> sampler.Sampler:
@@ -268,8 +266,8 @@ class Experiment:
             content |= {'left_out': self.data.train.left_out}
         if self.best_is_highest is not None:
             content |= {'best_is_highest': self.best_is_highest}
-        if self.distillation is not None:
-            content |= {'teacher_step': self.distillation.step}
+        if self._teacher is not None:
+            content |= {'teacher_step': self._teacher.step}
         own = own_sources(self.config)
         return content | {'own_parts': own} if own else content
 

@@ -30,10 +30,17 @@ from jcls.workdir.log import Log, flat
 CHECK_EVERY = 100  # steps after which a loss that is not finite is found at the latest
 
 
-def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) -> Result:
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    summary: bool = True,
+    own_process: bool = False,
+) -> Result:
     """Train in `workdir`, or go on from its newest checkpoint, to the end of the horizon.
 
     With `summary`, print at the end what was reached, where the files are and what to do next.
+    `own_process` says that this process ends with the run, see `Interrupt`.
 
     Raises:
       ValueError: for a workdir of another config or in use, or more damaged images than allowed.
@@ -62,6 +69,8 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
             files.prepare(path, experiment.config, metadata, anew=not resumes)
             if known is None or known.train is None:
                 same_data.note(path, experiment.data)
+        # Signals are handled until everything is on disk, so this context is left last.
+        interrupt = stack.enter_context(Interrupt(own_process=own_process))
         checkpoints = stack.enter_context(
             closing(
                 Checkpoints(
@@ -100,12 +109,11 @@ def train(experiment: Experiment, workdir: str | Path, *, summary: bool = True) 
         ):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
-        with Interrupt() as interrupt:
-            state = experiment.init() if state is None else state
-            mark = _frozen_checksum(experiment, state, path, log, write=primary)
-            stopped_by, state = _run(
-                experiment, state, start, evaluated, checkpoints, log, interrupt, lock
-            )
+        state = experiment.init() if state is None else state
+        mark = _frozen_checksum(experiment, state, path, log, write=primary)
+        stopped_by, state = _run(
+            experiment, state, start, evaluated, checkpoints, log, interrupt, lock
+        )
         checkpoints.wait()
         step = int(state.step)
         if mark is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from jcls.data.sources import Data, copies
 from jcls.data.sources.known import Known, differences
 from jcls.data.sources.source import Source
-from jcls.weights.load import find, is_run
+from jcls.weights.load import is_run, place
 from jcls.workdir import checkpoint, files, images
 
 
@@ -90,7 +90,7 @@ def trained_on(weights: str | Path, held_out: Source) -> list[str]:
 
     There is none for `weights` that are not a run, or without names to compare.
     """
-    known = known_data(find(weights)[0]) if is_run(weights) else None
+    known = known_data(place(weights)[0]) if is_run(weights) else None
     if known is None or known.train is None or held_out.names is None:
         return []
     count = np.count_nonzero(np.isin(held_out.names, known.train))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,25 +14,25 @@ from jcls.distributed.mesh import batch_split, replicated
 from jcls.training.distill import Distillation
 from jcls.training.step import normalise
 from jcls.weights.classes import require_same
-from jcls.weights.load import find, is_run, read, usable
+from jcls.weights.load import read, usable
 
 
-def checkpoint_step(distillation: Distillation) -> int | str:
-    """The step of the teacher's checkpoint; 'last' if the teacher is a single set of weights."""
-    if not is_run(distillation.teacher):
-        return distillation.step
-    try:
-        _, step, checkpoints = find(distillation.teacher, distillation.step)
-    except ValueError as error:
-        raise ValueError(f'config.distill.teacher={distillation.teacher}: {error}') from None
-    checkpoints.close()
-    return step
+class Teacher(NamedTuple):
+    """A teacher at work.
+
+    Attributes:
+      logits: the function from images uint8 [N, H, W, C] to logits [N, K].
+      step: the step of its checkpoint; 'last' if it is a single set of weights.
+    """
+
+    logits: Callable[[jax.Array], jax.Array]
+    step: int | str
 
 
 def create(
     distillation: Distillation, classes: tuple[str, ...], channels: int, mesh: Mesh
-) -> Callable[[jax.Array], jax.Array]:
-    """The function from images uint8 [N, H, W, C] to the teacher's logits [N, K], over `mesh`.
+) -> Teacher:
+    """The teacher, which computes its logits over `mesh`.
 
     Raises:
       ValueError: if the teacher knows other classes than `classes`, in whatever order, or other
@@ -58,4 +58,5 @@ def create(
 
     everywhere, split = replicated(mesh), batch_split(mesh)
     compiled = jax.jit(logits, in_shardings=(everywhere, split), out_shardings=split)
-    return functools.partial(compiled, jax.device_put(jax.device_get(variables), everywhere))
+    placed = jax.device_put(jax.device_get(variables), everywhere)
+    return Teacher(functools.partial(compiled, placed), metadata.get('step', distillation.step))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from jcls.weights import imported
 from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
-from jcls.workdir.checkpoint import FOLDER, Checkpoints, read_tree
-from jcls.workdir.files import METADATA, read_config, read_metadata
+from jcls.workdir import reading
+from jcls.workdir.checkpoint import FOLDER, read_tree
+from jcls.workdir.files import METADATA
 
 
 def load(
@@ -61,14 +61,13 @@ def read(
     """
     here = local(path).resolve()
     if is_run(here):
-        workdir, number, checkpoints = find(here, step)
-        with closing(checkpoints):
-            metadata = read_model_json(workdir / METADATA) if (workdir / METADATA).exists() else {}
-            tree, metrics = checkpoints.variables(number), checkpoints.metrics(number)
-        variables, averaged = choose_variables(tree, ema, path)
+        workdir, step = place(here, step)
+        metadata = read_model_json(workdir / METADATA) if (workdir / METADATA).exists() else {}
+        saved = reading.read(workdir, step)
+        variables, averaged = choose_variables(saved.variables, ema, path)
         require_sound(variables, path)
         if metadata:
-            metadata |= {'step': number, 'averaged': averaged, 'metrics': metrics}
+            metadata |= {'step': saved.step, 'averaged': averaged, 'metrics': saved.metrics}
         return metadata, imported.below(variables, prefix, path)
     if step != 'last':
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
@@ -89,34 +88,14 @@ def is_run(path: str | Path) -> bool:
     )
 
 
-def find(path: str | Path, step: int | str = 'last') -> tuple[Path, int, Checkpoints]:
-    """The workdir and the step that `path` and `step` mean, and the workdir's open checkpoints."""
+def place(path: str | Path, step: int | str = 'last') -> tuple[Path, int | str]:
+    """The workdir and the step that `path`, a workdir or a checkpoint in one, and `step` mean."""
     workdir = local(path).resolve()
     if workdir.parent.name == FOLDER and workdir.name.isdigit():
         workdir, step = workdir.parent.parent, int(workdir.name)
     if not (workdir / FOLDER).is_dir():
         raise ValueError(f'{path} is not a workdir of jcls: it has no {FOLDER}/')
-    with ExitStack() as stack:
-        best = read_config(workdir)['checkpoint'].get('best')
-        # Older runs have no such key: they kept the lowest loss and the highest of other metrics.
-        highest = read_metadata(workdir).get('best_is_highest', not str(best).endswith('loss'))
-        checkpoints = stack.enter_context(
-            closing(Checkpoints(workdir, best=best, best_is_highest=highest, write=False))
-        )
-        known = checkpoints.steps()
-        if not known:
-            raise ValueError(f'{workdir / FOLDER} holds no finished checkpoint yet')
-        if step not in ('last', 'best') and not (str(step).isdigit() and int(step) in known):
-            raise ValueError(
-                f'step={step!r}: no such checkpoint in {workdir / FOLDER} (there are: '
-                f"{', '.join(map(str, known))}; or 'last', 'best')"
-            )
-        if step == 'best':
-            number = checkpoints.best()
-        else:
-            number = known[-1] if step == 'last' else int(step)
-        stack.pop_all()  # the caller closes them
-        return workdir, number, checkpoints
+    return workdir, step
 
 
 def choose_variables(

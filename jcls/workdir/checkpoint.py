@@ -71,6 +71,8 @@ class Checkpoints:
         policies: list[Any] = [policy.LatestN(n=keep)]
         if best is not None:
             policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
+        # A process that reads needs nothing of the others, and may have to read again.
+        alone = {} if write else _alone()
         try:
             with _quiet():
                 self._manager = ocp.CheckpointManager(
@@ -81,6 +83,7 @@ class Checkpoints:
                         create=write,
                         read_only=not write,
                         cleanup_tmp_directories=write,  # left by writes that a kill cut off
+                        **alone,
                     ),
                 )
         except OSError as error:
@@ -165,7 +168,7 @@ class Checkpoints:
                 )
             raise ValueError(
                 f'no checkpoint in {self.directory} can be read; the newest, {newest}: '
-                f'{_first_line(failed[newest])}. Remove the folder to start over.'
+                f'{first_line(failed[newest])}. Remove the folder to start over.'
             )
         return None
 
@@ -199,7 +202,7 @@ class Checkpoints:
         logger.warning(
             'checkpoint %d cannot be read (%s): moved to %s; going on from checkpoint %d',
             step,
-            _first_line(error),
+            first_line(error),
             target.parent,
             restored,
         )
@@ -219,10 +222,16 @@ class Checkpoints:
             self._manager.close()
 
 
+def steps_in(workdir: Path) -> list[int]:
+    """The steps of which a workdir has a checkpoint, in order; what is being written is none."""
+    saved = workdir / FOLDER
+    names = [entry.name for entry in saved.iterdir()] if saved.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved anything in this workdir yet."""
-    saved = workdir / FOLDER
-    return saved.is_dir() and any(entry.name.isdigit() for entry in saved.iterdir())
+    return bool(steps_in(workdir))
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
@@ -231,7 +240,8 @@ def read_tree(folder: Path) -> dict[str, Any]:
     Raises:
       ValueError: if this is no checkpoint of Orbax, or holds none of these.
     """
-    reader = ocp.PyTreeCheckpointer()
+    alone = _alone()
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
     items = [path for path in (folder, *sorted(folder.iterdir())) if (path / '_METADATA').exists()]
     if len(items) != 1:
         inside = ', '.join(path.name for path in items or sorted(folder.iterdir())[:12])
@@ -253,6 +263,15 @@ def read_tree(folder: Path) -> dict[str, Any]:
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
     with _quiet():
         return jax.device_get(reader.restore(folder, args=args))
+
+
+def _alone() -> dict[str, Any]:
+    """The option of Orbax by which this process waits for no other one."""
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'reader{me}'
+    )
+    return {'multiprocessing_options': options}
 
 
 def _digests(tree: Any) -> dict[str, int]:
@@ -279,7 +298,7 @@ def _quiet() -> Iterator[None]:
         absl.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error's message; a long one is cut in the middle: causes come last."""
     line = (str(error).strip() or type(error).__name__).split('\n')[0]
     return line if len(line) <= 200 else f'{line[:60]} ... {line[-130:]}'
@@ -287,6 +306,6 @@ def _first_line(error: Exception) -> str:
 
 def _unwritable(directory: Path, error: Exception) -> OSError:
     return OSError(
-        f'cannot write to {directory}: {_first_line(error)}. The last finished checkpoint is '
+        f'cannot write to {directory}: {first_line(error)}. The last finished checkpoint is '
         'intact; make room (or the folder writable) and run the same command to resume.'
     )

@@ -62,6 +62,7 @@ class Log:
         self.console = Console(quiet=not active, soft_wrap=True)
         if active:
             truncate(self._path, keep)
+            truncate_events(workdir, keep)
         if active and settings.tensorboard:
             tensorflow.load()  # before clu imports it: silent, and off the accelerators
             from clu.metric_writers import SummaryWriter
@@ -160,6 +161,7 @@ class Log:
                 name: value for name, value in metrics.items() if not isinstance(value, list)
             }
             self._writer.write_scalars(step, scalars)
+            self._writer.flush()  # a run that is killed leaves what metrics.jsonl has
 
 
 def flat(results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -197,6 +199,33 @@ def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         temporary = path.with_suffix('.tmp')
         temporary.write_text(''.join(kept))
         temporary.replace(path)
+
+
+def truncate_events(workdir: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Keep only those values of TensorBoard's files for which `keep` is true; each file atomically.
+
+    Values that are not a run's own, train/... and eval.../..., stay, and so do files that need no
+    change. What follows the last readable event of a file is the rest of one that a kill cut off.
+    """
+    for path in sorted(workdir.glob('events.out.tfevents.*')):
+        tf, kept, cut = tensorflow.load(), [], False
+        events = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        try:
+            for record in events:
+                event = tf.compat.v1.Event.FromString(record)
+                own = [v.tag for v in event.summary.value if v.tag.startswith(('train/', 'eval'))]
+                if own and not keep({'step': event.step, **dict.fromkeys(own)}):
+                    cut = True
+                else:
+                    kept.append(record)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+            cut = True
+        if cut:
+            temporary = workdir / 'events.tmp'  # a name that TensorBoard does not read
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for record in kept:
+                    writer.write(record)
+            temporary.replace(path)
 
 
 def duration(seconds: float) -> str:
