@@ -13,23 +13,22 @@ import itertools
 import logging
 import math
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+
+from jcls.workdir import damage
 
 State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
 policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
-VARIABLES = ('params', 'batch_stats', 'ema')  # the fields of a state that hold a model's variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,11 +82,26 @@ class Checkpoints:
                         create=write,
                         read_only=not write,
                         cleanup_tmp_directories=write,  # left by writes that a kill cut off
+                        lightweight_initialize=True,  # or one damaged evaluation would end it here
                         **alone,
                     ),
                 )
+                self._damaged = self._check()
+                if write and not self._damaged:
+                    self._manager.reload()  # reads the evaluations, for the best to be kept
         except OSError as error:
             raise _unwritable(self.directory, error) from error
+
+    def _check(self) -> dict[int, str]:
+        """{step: reason} of the checkpoints that are damaged, the values in them aside."""
+        damaged = {}
+        for step in steps_in(self.directory.parent):
+            folder = self.directory / str(step)
+            try:
+                damage.read_metrics(folder)
+            except Exception as error:  # damage makes the readers raise anything
+                damaged[step] = damage.reason(error, folder)
+        return damaged
 
     def _rank(self, metrics: dict[str, float] | None) -> float:
         """A number that is highest for the best checkpoint; one without the metric comes last."""
@@ -103,11 +117,20 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The evaluation that was saved with a checkpoint; empty if there was none."""
-        return self._manager.metrics(step) or {}
+        """The evaluation that was saved with a checkpoint; empty if there was none.
+
+        Raises:
+          ValueError: if it is damaged.
+        """
+        with self._named(step):
+            return damage.read_metrics(self.directory / str(step))
 
     def best(self) -> int:
-        """The step of the best checkpoint; the latest of equally good ones."""
+        """The step of the best checkpoint; the latest of equally good ones.
+
+        Raises:
+          ValueError: if there is none, or the evaluation of any of them is damaged.
+        """
         ranked = [(self._rank(self.metrics(step)), step) for step in self.steps()]
         if not ranked:
             raise ValueError(f'{self.directory} holds no checkpoint')
@@ -133,10 +156,9 @@ class Checkpoints:
             return
         self.check_room(state)
         try:
-            args = ocp.args.StandardSave(state)
-            self._manager.save(
-                step, args=args, metrics=metrics or {}, force=True, custom_metadata=_digests(state)
-            )
+            args, metrics = ocp.args.StandardSave(state), metrics or {}
+            sums = damage.checksums(state, metrics)
+            self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=sums)
         except Exception as error:
             raise _unwritable(self.directory, error) from error
 
@@ -144,52 +166,70 @@ class Checkpoints:
         """The newest readable checkpoint, placed as `like`; None if there is no checkpoint.
 
         `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Newer checkpoints that cannot be
-        read are reported and moved to ``damaged/`` in the workdir. If none can be read, nothing is
-        moved, and the error of the newest one is raised as a ValueError.
+        read, and older ones whose evaluation cannot, are reported and moved to ``damaged/`` in the
+        workdir. If none can be read, nothing is moved, and the error of the newest one is raised as
+        a ValueError.
         """
-        failed: dict[int, Exception] = {}
-        for step in reversed(self.steps()):
+        failed = dict(self._damaged)
+        restored: State | None = None
+        for step in sorted({*self.steps()} - failed.keys(), reverse=True):
+            folder = self.directory / str(step)
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-                self._verify(step, state)
+                damage.require_same(folder, state)
+                if int(state.step) != step:
+                    raise ValueError(f'it holds the state after {int(state.step)} updates')
             except Exception as error:  # damage makes the readers raise anything
-                failed[step] = error
-                continue
-            for damaged, reason in failed.items():
-                self._set_aside(damaged, step, reason)
-            return state
-        if failed:
+                failed[step] = damage.reason(error, folder)
+            else:
+                restored = state
+                break
+        if restored is not None:
+            for step, why in failed.items():
+                self._set_aside(step, int(restored.step), why)
+            if failed:
+                self._manager.reload()
+        elif failed:
             newest = max(failed)
-            if 'structure' in str(failed[newest]):
+            if 'structure' in failed[newest]:
                 raise ValueError(
                     f'checkpoint {newest} in {self.directory} has other parts than this run: it '
-                    'was saved by another version of jcls. Use that version to resume, or start '
-                    'another workdir from its weights with config.init.source'
+                    'was saved by another version of jcls, or is damaged. Use that version to '
+                    'resume, or start another workdir from its weights with config.init.source'
                 )
             raise ValueError(
                 f'no checkpoint in {self.directory} can be read; the newest, {newest}: '
-                f'{first_line(failed[newest])}. Remove the folder to start over.'
+                f'{failed[newest]}. Bring one back from a copy, or begin again in another --workdir'
             )
-        return None
+        return restored
 
     def variables(self, step: int) -> dict[str, Any]:
-        """The parameters, the statistics and, if there are any, their averages, as NumPy arrays."""
-        tree = read_tree(self.directory / str(step))
-        self._verify(step, tree)
-        return tree
+        """The parameters, the statistics and, if there are any, their averages, as NumPy arrays.
 
-    def _verify(self, step: int, part: Any) -> None:
-        """Raise ValueError if the values read are not those saved; Orbax would not notice."""
-        with _quiet():
-            saved = self._manager.metadata(step).custom_metadata or {}
-        wrong = [name for name, crc in _digests(part).items() if saved.get(name, crc) != crc]
-        if wrong:
+        Raises:
+          ValueError: if the checkpoint is damaged.
+        """
+        folder = self.directory / str(step)
+        with self._named(step):
+            damage.read_metrics(folder)
+            tree = read_tree(folder)
+            damage.require_same(folder, tree)
+            return tree
+
+    @contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        """Let an error say which checkpoint is damaged, and which others there are."""
+        try:
+            yield
+        except Exception as error:  # damage makes the readers raise anything
+            others = ', '.join(str(other) for other in self.steps() if other != step)
             raise ValueError(
-                f'checkpoint {step} in {self.directory} is damaged: the checksum of '
-                f'{wrong[0]} differs'
-            )
+                f'checkpoint {step} in {self.directory} is damaged: '
+                f'{damage.reason(error, self.directory / str(step))}. '
+                + (f'There are others: step {others}' if others else 'There is no other')
+            ) from error
 
-    def _set_aside(self, step: int, restored: int, error: Exception) -> None:
+    def _set_aside(self, step: int, restored: int, why: str) -> None:
         target = self.directory.parent / 'damaged' / str(step)
         if jax.process_index() == 0:
             target.parent.mkdir(exist_ok=True)
@@ -198,11 +238,10 @@ class Checkpoints:
             (self.directory / str(step)).rename(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('damaged checkpoint set aside')
-        self._manager.reload()
         logger.warning(
             'checkpoint %d cannot be read (%s): moved to %s; going on from checkpoint %d',
             step,
-            first_line(error),
+            why,
             target.parent,
             restored,
         )
@@ -251,10 +290,15 @@ def read_tree(folder: Path) -> dict[str, Any]:
         )
     folder = items[0]
     with _quiet():
-        tree = reader.metadata(folder).item_metadata.tree
-    saved = {name: tree[name] for name in VARIABLES if name in tree}
+        metadata = reader.metadata(folder).item_metadata
+    if metadata is None:
+        raise ValueError(f'{folder}: its files do not hold what its _METADATA says')
+    tree = metadata.tree
+    saved = {name: tree[name] for name in damage.VARIABLES if name in tree}
     if not saved:
-        raise ValueError(f'{folder} has none of {", ".join(VARIABLES)}, only {", ".join(tree)}')
+        raise ValueError(
+            f'{folder} has none of {", ".join(damage.VARIABLES)}, only {", ".join(tree)}'
+        )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
@@ -274,18 +318,6 @@ def _alone() -> dict[str, Any]:
     return {'multiprocessing_options': options}
 
 
-def _digests(tree: Any) -> dict[str, int]:
-    """The CRC-32 of each field of a state, or of a dict of its fields, over its leaves in order."""
-    fields = tree if isinstance(tree, dict) else vars(tree)
-    digests = {}
-    for name, field in fields.items():
-        crc = 0
-        for leaf in jax.device_get(jax.tree.leaves(field)):
-            crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-        digests[name] = crc
-    return digests
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the warnings by which Orbax comments on its own options, read-only folders and such."""
@@ -298,14 +330,9 @@ def _quiet() -> Iterator[None]:
         absl.setLevel(level)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message; a long one is cut in the middle: causes come last."""
-    line = (str(error).strip() or type(error).__name__).split('\n')[0]
-    return line if len(line) <= 200 else f'{line[:60]} ... {line[-130:]}'
-
-
 def _unwritable(directory: Path, error: Exception) -> OSError:
     return OSError(
-        f'cannot write to {directory}: {first_line(error)}. The last finished checkpoint is '
-        'intact; make room (or the folder writable) and run the same command to resume.'
+        f'cannot write to {directory}: {damage.reason(error, directory)}. The last finished '
+        'checkpoint is intact; make room (or the folder writable) and run the same command to '
+        'resume.'
     )

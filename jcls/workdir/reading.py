@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jcls.workdir.checkpoint import FOLDER, Checkpoints, first_line, steps_in
+from jcls.workdir import damage
+from jcls.workdir.checkpoint import FOLDER, Checkpoints, steps_in
 from jcls.workdir.files import read_config, read_metadata
 
 ATTEMPTS = 20
@@ -58,7 +59,8 @@ def read(workdir: Path, step: int | str = 'last') -> Saved:
             if isinstance(error, ValueError):
                 raise
             raise ValueError(
-                f'checkpoint {number} in {workdir / FOLDER} cannot be read: {first_line(error)}'
+                f'checkpoint {number} in {workdir / FOLDER} cannot be read: '
+                f'{damage.reason(error, _folder(workdir, number))}'
             ) from error
     raise ValueError(
         f'the run in {workdir} deleted {ATTEMPTS} checkpoints while they were read. Wait for its '

@@ -87,7 +87,8 @@ def test_an_owner_elsewhere_who_beats_is_respected(tmp_path):
 
     def beat():
         for count in range(1000):
-            (tmp_path / FILE).write_text(json.dumps(owner(beat=count)))
+            (tmp_path / 'new').write_text(json.dumps(owner(beat=count)))
+            (tmp_path / 'new').replace(tmp_path / FILE)
             if ended.wait(0.05):
                 return
 
