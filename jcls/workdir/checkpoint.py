@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+
+from jcls.host.disk import free_space
 
 State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
 policy = ocp.checkpoint_managers
@@ -118,8 +119,8 @@ class Checkpoints:
     def check_room(self, state: State) -> None:
         """Raise OSError if the disk has no room for a checkpoint of `state`, arrays or shapes."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self.directory).free
-        if free < needed:
+        free = free_space(self.directory)
+        if free is not None and free < needed:
             reason = OSError(f'a checkpoint takes {needed:,} bytes, the disk has {free:,} left')
             raise _unwritable(self.directory, reason)
 

@@ -10,6 +10,7 @@ from jcls.data.sources import tfrecord
 from jcls.data.sources.classes import class_names
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
+from jcls.host.disk import local
 
 
 def records(
@@ -40,7 +41,7 @@ def records(
       classes: text file with a class name on each line, in the order of the labels. Without it the
         names are the numbers 0, 1, ...
     """
-    root = Path(dir).expanduser()
+    root = local(dir)
     if not root.is_dir():
         raise ValueError(f'config.data.dir={dir!r}: no such folder')
     if num_classes < 2:

@@ -21,6 +21,7 @@ from jcls.data.sources.arrayrecord import Part, array_source
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
 from jcls.host import tensorflow
+from jcls.host.disk import local
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +83,11 @@ def find_builder(dataset: str, dir: str | None) -> Any:
     """
     import tensorflow_datasets
 
-    folder = Path(dataset).expanduser()
+    folder = local(dataset)
     is_path = folder.is_absolute() or dataset.startswith(('.', '~'))
     if is_path or (folder / 'dataset_info.json').is_file():
         return _from_folder(folder, dataset)
-    root = None if dir is None else str(Path(dir).expanduser())
+    root = None if dir is None else str(local(dir))
     try:
         builder = tensorflow_datasets.builder(dataset, data_dir=root)
     except tensorflow_datasets.core.DatasetNotFoundError:
