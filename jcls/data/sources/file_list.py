@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jcls.data.sources.classes import class_names, composed, ordered, text_of
+from jcls.data.sources.elsewhere import elsewhere
 from jcls.data.sources.hold_out import held_out
 from jcls.data.sources.known import Known
 from jcls.data.sources.source import Source, from_files
@@ -91,7 +92,8 @@ def read_list(file: str, field: str) -> Listed:
     try:
         lines = text_of(file).split('\n')
     except OSError as error:
-        raise ValueError(f'config.data.{field}={file!r}: {error.strerror}') from None
+        reason = elsewhere(local(file)) or error.strerror
+        raise ValueError(f'config.data.{field}={file!r}: {reason}') from None
     listed = Listed(file, [], [], [])
     for number, line in enumerate(lines, 1):
         if not line.strip():

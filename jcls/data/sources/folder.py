@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jcls.data.sources.elsewhere import elsewhere, records
 from jcls.data.sources.hold_out import held_out
 from jcls.data.sources.known import Known
 from jcls.data.sources.layout import (
@@ -86,8 +87,13 @@ def listed(dir: str, field: str, *, val_incomplete: bool = False, empty: bool = 
     """The layout of a folder that the config names."""
     root = local(dir)
     if not root.is_dir():
-        raise ValueError(f'config.data.{field}={dir!r}: no such folder')
-    return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
+        raise ValueError(f'config.data.{field}={dir!r}: {elsewhere(root) or "no such folder"}')
+    try:
+        return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
+    except ValueError:
+        if other := records(root):
+            raise ValueError(f'config.data.{field}={dir!r}: {other}') from None
+        raise
 
 
 def _source(layout: Layout, files: Sequence[File]) -> Source:
