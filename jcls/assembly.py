@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jcls.data.sources.from_python import checksum_of
 from jcls.data.sources.known import Known
 from jcls.distributed import compiler
 from jcls.distributed.mesh import create_mesh, make_deterministic
+from jcls.host.disk import local
 from jcls.models.batch_norm import batch_norm, group_count
 from jcls.optim import ema, optimizer, schedule
 from jcls.optim.update_rules import OPTIMIZERS
@@ -283,6 +283,13 @@ def build(
     return experiment
 
 
+def _exists(folder: str) -> bool:
+    try:
+        return local(folder).exists()
+    except ValueError:  # ~ without a home
+        return False
+
+
 def build_or_assume(
     config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> tuple[Experiment, str]:
@@ -290,7 +297,7 @@ def build_or_assume(
     tree = plain(config)
     known, data = tree['reference'], tree['data']
     folder = data.get('dir')
-    if folder is None or not known['examples'] or Path(folder).expanduser().exists():
+    if folder is None or not known['examples'] or _exists(folder):
         return build(tree, devices), data['name']
     made_up = {
         'name': 'synthetic',

@@ -53,7 +53,9 @@ def _main(argv: Sequence[str] | None) -> int:
     _set_up_logging()
     try:
         name = f'{verb}_' if keyword.iskeyword(verb) else verb
-        result = importlib.import_module(f'jcls.tools.{name}').run(**args)
+        module = importlib.import_module(f'jcls.tools.{name}')
+        _ignore_absent_tpu()
+        result = module.run(**args)
     except KeyboardInterrupt:
         print('interrupted; what was saved before is intact', file=sys.stderr)
         return _leave(EXIT_KILLED)
@@ -95,6 +97,13 @@ def _split_overrides(
     return overrides, rest
 
 
+def _ignore_absent_tpu() -> None:
+    if 'jax' in sys.modules:  # not all verbs need it
+        from jcls.distributed import mesh
+
+        mesh.ignore_absent_tpu()
+
+
 def _has_peers() -> bool:
     return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
 
@@ -110,11 +119,12 @@ def _leave(code: int) -> int:
 def _set_up_logging() -> None:
     """Show jcls's messages from INFO on and libraries' from WARNING on.
 
-    Orbax logs its errors through absl and raises them as well, so absl is silent.
+    Orbax logs its errors through absl and raises them as well, so absl is silent. Matplotlib speaks
+    of its cache where there is no home.
     """
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('jcls').setLevel(logging.INFO)
-    for name in ('absl', 'asyncio'):
+    for name in ('absl', 'asyncio', 'matplotlib'):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = _thread_error
 

@@ -8,6 +8,8 @@ files call, and those that show and compare configs.
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import runpy
 import types
 from collections.abc import Mapping
@@ -19,10 +21,20 @@ from ml_collections import ConfigDict
 from jcls.config.parts import suggest
 from jcls.config.schema import Sections, Text, complete, conform, is_host_specific, plain
 
+OF_RUN = 'config.json'
+
 
 def find(path: str | Path) -> Path:
-    """Locate a config file: the path as given, or 'NAME.py' or 'configs/NAME.py' as shipped."""
+    """Locate a config file.
+
+    That is the path as given, the config of a run's folder, or 'NAME.py' or 'configs/NAME.py' as
+    shipped.
+    """
     path = Path(path)
+    if path.is_dir():
+        if (path / OF_RUN).is_file():
+            return path / OF_RUN
+        raise ValueError(f'{path} is not a workdir of jcls: it has no {OF_RUN}')
     package = Path(__file__).parent.parent
     shipped = [package / 'configs', package.parent / 'configs']
     others = [folder / path.name for folder in shipped]
@@ -35,9 +47,20 @@ def find(path: str | Path) -> Path:
 
 
 def read(path: str | Path, arg: str = '') -> ConfigDict:
-    """Run a config file and return what its ``get_config(arg)`` returns, as a ConfigDict."""
+    """Run a config file and return what its ``get_config(arg)`` returns, as a ConfigDict.
+
+    The config of a run, a JSON file, is returned as it is.
+    """
     file = find(path)
-    get_config = runpy.run_path(str(file)).get('get_config')
+    if file.suffix == '.json':
+        if arg:
+            raise ValueError(f'{file} takes no argument, but got {arg!r} after the colon')
+        return _wrap(plain(_read_json(file)))
+    try:
+        get_config = runpy.run_path(str(file)).get('get_config')
+    except SyntaxError as error:
+        at = f' line {error.lineno}' if error.lineno else ''
+        raise ValueError(f'{error.filename or file}{at} is no Python: {error.msg}') from None
     if get_config is None:
         raise ValueError(f'{file} defines no get_config(arg): every config file must')
     if arg and not inspect.signature(get_config).parameters:
@@ -48,21 +71,37 @@ def read(path: str | Path, arg: str = '') -> ConfigDict:
     return _wrap(plain(config))
 
 
+def _read_json(file: Path) -> Any:
+    try:
+        content = json.loads(file.read_text('utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{file} is damaged: {error}') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{file} is no config: it holds no JSON object')
+    return content
+
+
 def inherit(file: str, base: str, arg: str = '') -> ConfigDict:
     """The config of `base`, a file beside `file` (pass ``__file__``); it may inherit once more."""
     return read(Path(file).with_name(base), arg)
 
 
 def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
-    """Parse ``'res=160,arch=resnet101'`` against typed defaults; a bare ``flag`` means True."""
+    r"""Parse ``'res=160,arch=resnet101'`` against typed defaults; a bare ``flag`` means True.
+
+    A comma in a value is written ``\,``.
+    """
     values = dict(defaults)
-    for item in filter(None, arg.split(',')):
-        key, equals, text = item.partition('=')
+    before = ''
+    for item in filter(None, re.split(r'(?<!\\),', arg)):
+        key, equals, text = item.replace('\\,', ',').partition('=')
         if key not in defaults:
             known = ', '.join(f'{k}={v!r}' for k, v in defaults.items()) or 'none'
+            comma = f"; a comma in a value is written \\,: '{before}\\,{item}'" if before else ''
             raise ValueError(
-                f'unknown config argument {key!r}{suggest(key, defaults)} (known: {known})'
+                f'unknown config argument {key!r}{suggest(key, defaults)} (known: {known}){comma}'
             )
+        before = item
         kind = type(defaults[key])
         values[key] = conform(Text(text if equals else 'true'), kind, f'config argument {key!r}')
     return types.SimpleNamespace(**values)
@@ -75,7 +114,11 @@ def load(
 
     Overrides may be Python values, or the text that was typed on a command line.
     """
-    file, _, arg = path.partition(':')
+    # A colon may be in the names of folders, too.
+    whole = re.fullmatch(r'(.*?\.(?:py|json)):(.*)', path, re.DOTALL)
+    file, arg = whole.groups() if whole else (path, '')
+    if not whole and not Path(path).exists():
+        file, _, arg = path.partition(':')
     return complete(read(file, arg), overrides, sections=sections)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.sharding import Mesh
 from jcls.distributed.mesh import kind, replicated
 from jcls.host.cache import cache_folder
 from jcls.host.machine import processor
+
+logger = logging.getLogger(__name__)
 
 # libtpu 0.0.42, compiling for chips with 256 x 256 matrix units, overflows its stack where it fuses
 # the gradient of a 3x3 convolution with stride 2 and 128 channels into what follows (128 images of
@@ -45,10 +48,8 @@ def create(
     Raises:
       ValueError: for an option that is not written as option=value, or that the compiler refuses.
     """
-    place, ours = (
-        getattr(jax.config, 'jax_compilation_cache_dir', None),
-        str(cache_folder() / 'xla' / processor()),
-    )
+    place = getattr(jax.config, 'jax_compilation_cache_dir', None)
+    ours = _cache() if bool(place) != cache else None
     if cache and not place:
         jax.config.update('jax_compilation_cache_dir', ours)
     elif not cache and place == ours:  # an earlier config of this process has set it
@@ -68,6 +69,15 @@ def create(
         reason = str(error).strip().split('\n')[0]
         raise ValueError(f'config.compiler.{platform}={chosen[platform]}: {reason}') from None
     return options
+
+
+def _cache() -> str | None:
+    """The folder of compiled programs; None, and a warning, if no folder can be written."""
+    try:
+        return str(cache_folder() / 'xla' / processor())
+    except OSError as error:
+        logger.warning('compiled programs are not kept: %s', error)
+        return None
 
 
 def _pair(text: str) -> tuple[str, Any]:

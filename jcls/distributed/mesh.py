@@ -17,8 +17,10 @@ from jax._src import xla_bridge  # nothing else tells whether JAX has backends y
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcls.config.parts import choose
+from jcls.host.machine import may_have_tpu
 
 AHEAD = 2  # batches on their way to the devices while one is computed
+OF_TPUS = ('TPU_NAME', 'TPU_ACCELERATOR_TYPE', 'TPU_WORKER_HOSTNAMES')  # set where there are TPUs
 PLATFORMS = ('any', 'cpu', 'gpu', 'tpu')
 
 
@@ -40,6 +42,18 @@ def make_deterministic() -> None:
     os.environ['XLA_FLAGS'] = flags
 
 
+def ignore_absent_tpu() -> None:
+    """Let JAX not look for a TPU on a machine without one.
+
+    Where libtpu is installed (for `jcls plan`, say), the search would take half a second and print
+    errors. The environment stays as it is, so that no other process is concerned.
+    """
+    named = getattr(jax.config, 'jax_platforms', None)
+    announced = any(map(os.environ.get, OF_TPUS))
+    if not (named or announced or may_have_tpu() or xla_bridge.backends_are_initialized()):
+        getattr(xla_bridge, '_backend_factories', {}).pop('tpu', None)
+
+
 def create_mesh(platform: str, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices`, by default all of them.
 
@@ -48,6 +62,7 @@ def create_mesh(platform: str, batch_size: int, devices: Sequence[Any] | None = 
         devices.
     """
     choose(dict.fromkeys(PLATFORMS), platform, 'config.platform')
+    ignore_absent_tpu()
     available = jax.devices() if devices is None else devices
     devices = sorted(available, key=lambda d: (d.process_index, d.id))
     if platform not in ('any', kind(devices)):

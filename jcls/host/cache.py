@@ -1,15 +1,19 @@
 """Results that take long to compute from files, kept on disk until the files change.
 
 Everything that jcls caches lies in one folder: $JCLS_CACHE, else $XDG_CACHE_HOME/jcls, else
-~/.cache/jcls. Deleting it costs the time to compute and download it again, and nothing else.
+~/.cache/jcls. Where it cannot be written, or there is no home, it is a temporary folder of the
+user's. Deleting it costs the time to compute and download it again, and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +21,44 @@ from typing import Any
 
 import numpy as np
 
+from jcls.host.disk import local
+
 logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of all caches of jcls."""
-    base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'jcls'
-    return Path(os.environ.get('JCLS_CACHE') or base).expanduser()
+    """The folder of all caches of jcls, which may not exist yet.
+
+    Raises:
+      OSError: if there is none that can be written.
+    """
+    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    wanted = os.environ.get('JCLS_CACHE') or f'{base}/jcls'
+    try:
+        folder = local(wanted)
+    except ValueError:
+        return _temporary('there is no home folder')
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return folder
+    return _temporary(f'{folder} cannot be written')
+
+
+@functools.cache
+def _temporary(why: str) -> Path:
+    """A temporary folder that is the user's alone, and a line in the log that says so, once.
+
+    Anybody may have made a folder of the known name, so it is used only if it is private.
+    """
+    folder = Path(tempfile.gettempdir()) / f'jcls-{os.getuid()}'
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    if not private or status.st_uid != os.getuid():
+        folder = Path(tempfile.mkdtemp(prefix='jcls-'))
+    logger.warning('caching in %s, since %s; JCLS_CACHE names another folder', folder, why)
+    return folder
 
 
 def fingerprint(files: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -53,7 +88,7 @@ def remembered(what: str, key: Any, compute: Callable[[], np.ndarray]) -> np.nda
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
+    except (OSError, ValueError, EOFError) as error:
         logger.warning('cannot read the cached %s: %s', what, error)
     values = compute()
     try:
@@ -66,6 +101,6 @@ def remembered(what: str, key: Any, compute: Callable[[], np.ndarray]) -> np.nda
             except OSError:
                 Path(file.name).unlink(missing_ok=True)
                 raise
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         logger.warning('cannot cache the %s for the next time: %s', what, error)
     return values

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from jcls.host.machine import cores
+
 
 class _TensorFlow:
     """A stand-in for the module until it is needed."""
@@ -43,6 +45,7 @@ def load() -> Any:
     # If TensorFlow was used before, both are fixed, which costs speed and memory but nothing else.
     with contextlib.suppress(RuntimeError):
         tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(cores())
     with contextlib.suppress(RuntimeError):
         for kind in ('GPU', 'TPU'):
             tensorflow.config.set_visible_devices([], kind)

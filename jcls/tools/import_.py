@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jcls.data.augment import compose
+from jcls.host.disk import local
 from jcls.weights import artifact
-from jcls.weights.fetch import local
 from jcls.weights.foreign.convert import Report, adapt_channels
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
@@ -89,7 +89,7 @@ def read_classes(file: str | None) -> list[str] | None:
     if file is None:
         return None
     try:
-        text = Path(file).expanduser().read_text('utf-8')
+        text = local(file).read_text('utf-8')
         names = json.loads(text) if text.lstrip()[:1] == '[' else text.split('\n')
     except (OSError, ValueError) as error:
         raise ValueError(f'--classes={file}: {error}') from None

@@ -16,11 +16,12 @@ from jcls.assembly import build, load_config
 from jcls.config.horizon import is_length
 from jcls.distributed import launch, watch
 from jcls.host import output, tensorflow
+from jcls.host.disk import local
 from jcls.models import PRESETS
 from jcls.training import loop
 from jcls.training.report import Result
 from jcls.training.same_data import known_data
-from jcls.weights.fetch import is_remote, local
+from jcls.weights.fetch import is_remote
 from jcls.workdir import checkpoint, files
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def run(
     if dry_run:
         return _dry_run(config, overrides)
     with watch.watching():
-        prepared = _config(config, overrides, Path(workdir).expanduser())
+        prepared = _config(config, overrides, local(workdir))
         result = train(prepared, workdir, own_process=True)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}

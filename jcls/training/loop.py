@@ -17,6 +17,7 @@ import jax
 from jcls.config import common_fields
 from jcls.config.parts import own_sources
 from jcls.distributed import agree
+from jcls.host.disk import local
 from jcls.training import freezing, report, same_data, traps
 from jcls.training.experiment import Experiment
 from jcls.training.interrupt import Interrupt
@@ -47,7 +48,7 @@ def train(
       FloatingPointError: if a loss, a gradient or an evaluation is not finite.
       OSError: if the workdir cannot be written.
     """
-    path, horizon = Path(workdir).expanduser().resolve(), experiment.horizon
+    path, horizon = local(workdir).resolve(), experiment.horizon
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     agree.agree(_compared(experiment), experiment.data.checksums, path)

@@ -10,6 +10,7 @@ import jax
 
 from jcls.data.sources import classes
 from jcls.distributed import mesh
+from jcls.training import traps
 from jcls.training.experiment import Experiment
 from jcls.workdir import files, log
 from jcls.workdir.checkpoint import FOLDER
@@ -73,6 +74,8 @@ def summary(experiment: Experiment, result: Result, checkpoints: list[int], seco
             f'{took}; the state is saved in {path / FOLDER}. Run the same command to resume.'
         )
     lines = [f'\ndone: {result.step:,} steps, {epochs:.4g} epochs; this took {took}']
+    if unlearned := traps.no_rate(experiment):
+        lines.append(f'  warning: {unlearned}')
     for prefix, what in (('eval/', 'reached '), ('eval_ema/', 'averaged')):
         metrics = {
             name.removeprefix(prefix): value

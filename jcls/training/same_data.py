@@ -12,6 +12,7 @@ import numpy as np
 from jcls.data.sources import Data, copies
 from jcls.data.sources.known import Known, differences
 from jcls.data.sources.source import Source
+from jcls.host.disk import local
 from jcls.weights.load import is_run, place
 from jcls.workdir import checkpoint, files, images
 
@@ -22,7 +23,7 @@ def known_data(workdir: str | Path) -> Known | None:
     Raises:
       ValueError: if a file of the workdir is damaged.
     """
-    path = Path(workdir).expanduser()
+    path = local(workdir)
     if not checkpoint.has_checkpoint(path):
         return None
     classes, names = files.read_metadata(path).get('classes', ()), images.read_names(path)

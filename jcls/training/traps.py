@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
+from jcls.optim import schedule
 from jcls.training.experiment import Experiment
 
 SMALL = 12e6  # parameters of a small network: ResNet-18 and below
 SMALLEST = 5e6
+RATES = 1 << 20  # most steps whose learning rate is looked at
 MANY = 100  # classes, so that one probability is a small part of their mean
 
 
@@ -132,6 +135,39 @@ def finetuning_from_nothing(e: Experiment) -> str | None:
     )
 
 
+def no_rate(e: Experiment) -> str | None:
+    """A learning rate of 0 for an epoch or a tenth of the run, in which nothing is learned."""
+    section, h = e.config['schedule'], e.horizon
+    count = _steps_without_rate(e, e.schedule)
+    # One step is the first one of a warm-up.
+    if count < min(h.steps_per_epoch, h.total / 10) or count < min(2, h.total):
+        return None
+    moving = schedule.create(e.optimizer.peak, h.total, h.steps, **{**section, 'every': '1 step'})
+    if not e.optimizer.peak:
+        why = f'optimizer.lr={e.config["optimizer"]["lr"]}'
+    elif _steps_without_rate(e, moving) < count:
+        why = (
+            f'schedule.every={section["every"]!r} keeps the rate of the first step, which is 0: '
+            "set schedule.every='1 step', or schedule.warmup_start above 0"
+        )
+    elif section['warmup_shape'] == 'constant' and not section['warmup_start']:
+        why = "schedule.warmup_shape='constant' keeps schedule.warmup_start, which is 0"
+    else:
+        why = f'schedule.name={section["name"]!r} has come to its end by then'
+    return (
+        f'the learning rate is 0 in {count:,} of the {h.total:,} steps, in which nothing is '
+        f'learned: {why}'
+    )
+
+
+def _steps_without_rate(e: Experiment, rate: schedule.Schedule) -> int:
+    """The number of steps whose rate is 0; of a long run, from every n-th step."""
+    total = e.horizon.total
+    stride = -(-total // RATES)
+    values = jax.vmap(rate)(np.arange(0, total, stride))
+    return min(stride * int(np.count_nonzero(np.asarray(values) == 0)), total)
+
+
 def _parameters(e: Experiment) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(e.state_shapes().params))
 
@@ -145,4 +181,5 @@ TRAPS: tuple[Callable[[Experiment], str | None], ...] = (
     decoupled_too_weak,
     accumulated_statistics,
     finetuning_from_nothing,
+    no_rate,
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jcls.weights.fetch import local
+from jcls.host.disk import local
 from jcls.weights.metadata import read_model_json
 from jcls.workdir.files import METADATA, write_json
 

@@ -23,6 +23,7 @@ import rich.progress
 from rich.console import Console
 
 from jcls.host.cache import cache_folder
+from jcls.host.disk import local
 from jcls.workdir.files import METADATA
 
 HUB = 'hf:'
@@ -58,11 +59,6 @@ def fetch(source: str) -> Path:
     if not source or not there:
         raise ValueError(f'{source}: no such file or folder')
     return path
-
-
-def local(path: str | Path) -> Path:
-    """The path with ~ replaced by the home folder; ~name of an unknown user stays."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
 
 
 def _download(url: str) -> Path:

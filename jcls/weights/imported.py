@@ -10,9 +10,10 @@ from flax.traverse_util import flatten_dict
 
 from jcls import models
 from jcls.config.parts import choose
+from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact
-from jcls.weights.fetch import fetch, local, wrong_hash
+from jcls.weights.fetch import fetch, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.convert import Converted, Report, Row, convert
 from jcls.weights.metadata import (

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jcls import models
 from jcls.config.parts import choose
+from jcls.host.disk import local
 from jcls.weights import imported
-from jcls.weights.fetch import local
 from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
 from jcls.workdir import reading

@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jcls.host.disk import free_space
 from jcls.workdir import damage
 
 State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
@@ -141,8 +141,8 @@ class Checkpoints:
     def check_room(self, state: State) -> None:
         """Raise OSError if the disk has no room for a checkpoint of `state`, arrays or shapes."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self.directory).free
-        if free < needed:
+        free = free_space(self.directory)
+        if free is not None and free < needed:
             reason = OSError(f'a checkpoint takes {needed:,} bytes, the disk has {free:,} left')
             raise _unwritable(self.directory, reason)
 

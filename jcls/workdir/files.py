@@ -14,6 +14,7 @@ from typing import Any
 from jcls.config import diff
 from jcls.config.horizon import Horizon
 from jcls.config.schema import Sections, complete, is_free
+from jcls.host.disk import local
 
 CONFIG, METADATA = 'config.json', 'model.json'
 NEEDED = ('data', 'model', 'checkpoint')  # sections that every config has
@@ -47,11 +48,11 @@ def check_apart(workdir: Path, data: Mapping[str, Any]) -> None:
       workdir: the folder of a run that begins.
       data: the ``data`` section.
     """
-    ours = workdir.expanduser().resolve()
+    ours = local(workdir).resolve()
     for field in ('dir', 'val_dir'):
         if not data.get(field):
             continue
-        theirs = Path(data[field]).expanduser().resolve()
+        theirs = local(data[field]).resolve()
         if data['name'] == 'folder' and ours.is_relative_to(theirs):
             raise ValueError(
                 f'--workdir {workdir} lies inside config.data.{field}={data[field]!r}, so the '

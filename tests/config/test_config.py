@@ -98,6 +98,47 @@ def test_the_argument_reaches_the_file_or_is_refused(file):
         jcls.load_config(file() + ':a=1')
 
 
+def test_the_config_of_a_run_is_a_config(tmp_path, file):
+    """The JSON file, or the run's folder, stand for the Python that made them."""
+    config = jcls.load_config(file(), {'batch_size': 7})
+    run = tmp_path / 'a:b, c=[1]'
+    run.mkdir()
+    (run / 'config.json').write_text(json.dumps(plain(config)))
+    for path in (run, run / 'config.json'):
+        assert jcls.load_config(str(path)) == config
+        assert jcls.load_config(str(path), {'batch_size': 8}).batch_size == 8
+    with pytest.raises(ValueError, match='takes no argument'):
+        jcls.load_config(f'{run}/config.json:res=160')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        ('a.json', '{"batch_size": ', 'a.json is damaged: Expecting value'),
+        ('a.json', '[1]', 'a.json is no config: it holds no JSON object'),
+        ('a.json', '{"classes": 1}', 'config.classes: no such field'),
+        ('a.yaml', 'batch size: 8', 'a.yaml line 1 is no Python: invalid syntax'),
+    ],
+)
+def test_what_is_no_config_is_an_error(name, text, message, tmp_path):
+    """A sentence, and never a traceback of Python's parser."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        jcls.load_config(str(tmp_path / name))
+
+
+def test_a_colon_may_be_in_a_path(tmp_path, file):
+    """The argument begins after the file's name."""
+    (tmp_path / 'a:b').mkdir()
+    path = file(
+        f"args = parse_arg(arg, dir='')\nreturn {{**{CONFIG}, 'recipe': args.dir}}", arg='arg'
+    )
+    moved = Path(path).rename(tmp_path / 'a:b' / 'mine.py')
+    assert jcls.load_config(f'{moved}:dir=/x:y/z.py:1').recipe == '/x:y/z.py:1'
+    with pytest.raises(ValueError, match='no config file'):
+        jcls.load_config(f'{tmp_path}/a:c/mine.py:dir=x')
+
+
 def test_the_recipe_is_called_after_its_file_unless_it_says_otherwise(file):
     """config.recipe is the path as given, so that model.json can name it."""
     assert jcls.load_config(file()).recipe == file()
@@ -131,6 +172,8 @@ def test_a_config_argument_has_its_default_s_type():
     assert type(args.lr) is float
     assert vars(parse_arg('', **defaults)) == defaults
     assert parse_arg('deep=false', deep=True).deep is False
+    paths = parse_arg(r'a=birds\, 2024,b=/x=1:2\,,c=~/[é] *', a='', b='', c='')
+    assert vars(paths) == {'a': 'birds, 2024', 'b': '/x=1:2,', 'c': '~/[é] *'}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +186,10 @@ def test_a_config_argument_has_its_default_s_type():
         ('res', r"config argument 'res': expected int"),
         ('deep=1', r"config argument 'deep': expected bool"),
         ('=3', r"unknown config argument ''"),
+        (
+            'res=3, 4',
+            r"argument ' 4'.*a comma in a value is written \\,: 'res=3\\, 4'",
+        ),
     ],
 )
 def test_a_wrong_config_argument_is_an_error(arg, message):

@@ -56,3 +56,32 @@ print(os.environ['XLA_FLAGS'], int(exp.init().step))
     monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
     with pytest.raises(ValueError, match=r'deterministic=True comes too late.*XLA_FLAGS'):
         jcls.build({**tiny, 'deterministic': True})
+
+
+@pytest.mark.parametrize(
+    ('has_tpu', 'env', 'looks'),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (False, {'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+        (False, {'JAX_PLATFORMS': 'tpu,cpu'}, True),
+    ],
+)
+def test_jax_looks_for_a_tpu_only_where_there_may_be_one(
+    has_tpu: bool, env: dict[str, str], looks: bool, run_python: Callable[..., list[str]]
+) -> None:
+    """Without one, what JAX knows of TPUs is left out, and the environment stays as it is."""
+    code = f"""
+import os
+for name in ('JAX_PLATFORMS', 'TPU_WORKER_HOSTNAMES'):
+    os.environ.pop(name, None)
+os.environ.update({env})
+import jax
+from jax._src import xla_bridge
+from jcls.distributed import mesh
+before = dict(os.environ)
+mesh.may_have_tpu = lambda: {has_tpu}
+mesh.ignore_absent_tpu()
+print('tpu' in xla_bridge._backend_factories, os.environ == before)
+"""
+    assert run_python(code)[0].split() == [str(looks), 'True']

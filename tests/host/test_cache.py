@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
+import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,11 +29,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_where_the_cache_is(monkeypatch, tmp_path):
     """$JCLS_CACHE, else $XDG_CACHE_HOME/jcls, else ~/.cache/jcls; ~ is the home."""
     monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
     monkeypatch.setenv('JCLS_CACHE', '~/mine')
     assert cache_folder() == tmp_path / 'mine'
     monkeypatch.setenv('JCLS_CACHE', '')
-    assert cache_folder() == Path('/xdg/jcls')
+    assert cache_folder() == tmp_path / 'xdg' / 'jcls'
     monkeypatch.delenv('XDG_CACHE_HOME')
     assert cache_folder() == tmp_path / '.cache' / 'jcls'
 
@@ -50,10 +55,46 @@ def test_a_memory_of_no_use_is_a_warning(
         assert 'cannot read the cached index' in caplog.text
     assert list(own_cache.iterdir()) == [stored]
     caplog.clear()
-    (tmp_path / 'file').write_text('')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    stored.unlink()
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(np, 'save', Mock(side_effect=full))
     np.testing.assert_array_equal(tfrecord.index(shards), first)
     assert 'cannot cache the index' in caplog.text
-    monkeypatch.delenv('XDG_CACHE_HOME')
-    monkeypatch.setenv('HOME', str(tmp_path))
-    assert cache.cache_folder() == tmp_path / '.cache' / 'jcls'
+    assert list(own_cache.iterdir()) == []
+
+
+def test_without_a_home_the_cache_is_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """A folder that is the user's alone, which is said once; never one of somebody else."""
+    cache._temporary.cache_clear()
+    for name in ('HOME', 'XDG_CACHE_HOME', 'JCLS_CACHE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setattr(pwd, 'getpwuid', Mock(side_effect=KeyError))
+    known = tmp_path / f'jcls-{os.getuid()}'
+    assert [cache_folder(), cache_folder()] == [known, known]
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+    assert len(caplog.messages) == 1
+    assert 'there is no home folder; JCLS_CACHE names another' in caplog.text
+    known.chmod(0o777)
+    cache._temporary.cache_clear()
+    assert cache_folder().name.startswith('jcls-')
+    assert cache_folder() != known
+    cache._temporary.cache_clear()
+
+
+@pytest.mark.parametrize('variable', ['JCLS_CACHE', 'XDG_CACHE_HOME'])
+def test_a_cache_that_cannot_be_written_is_temporary(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Below a file, or where the user may not write."""
+    cache._temporary.cache_clear()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.delenv('JCLS_CACHE', raising=False)
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv(variable, str(tmp_path / 'file' / 'cache'))
+    assert cache_folder() == tmp_path / f'jcls-{os.getuid()}'
+    assert 'file/cache' in caplog.text
+    assert 'cannot be written' in caplog.text
+    cache._temporary.cache_clear()

@@ -13,6 +13,7 @@ import numpy as np
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
 from jcls.host.cache import fingerprint, remembered
+from jcls.host.machine import cores
 from jcls.host.tensorflow import tf
 from jcls.host.terminal import progress
 
@@ -91,7 +92,7 @@ def _labels(
         feature = {layout.label: tf.io.FixedLenFeature([], tf.int64)}
         return tf.io.parse_single_example(record(index), feature)[layout.label] - layout.offset
 
-    dataset = tf.data.Dataset.range(examples).map(label, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.range(examples).map(label, num_parallel_calls=cores())
     batches: list[np.ndarray] = []
     with progress('reading all labels, once', examples) as advance:
         try:

@@ -23,7 +23,7 @@ from jcls.config.parts import choose
 from jcls.data import decode
 from jcls.data.sampler import epoch_order
 from jcls.data.sources.source import Source
-from jcls.host.machine import available_memory
+from jcls.host.machine import available_memory, cores
 from jcls.host.tensorflow import tf
 from jcls.host.terminal import progress
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SAMPLE = 1024  # number of images to estimate the memory from
 SHARE = 0.8  # share of the available memory that examples may take
 OVERHEAD = 256  # bytes of a tensor, besides its content
+AT_ONCE = 4  # examples that are read at the same time, for each core
 CHUNK = 1024  # tensors in a short list, of which many make the long one
 KINDS = {'none': 'nothing', 'encoded': 'the files', 'decoded': 'the pixels'}
 
@@ -87,7 +88,9 @@ def needed(source: Source, kind: str) -> float:
         return height * width * source.channels
 
     rows = epoch_order(0, 0, len(source))[:SAMPLE]
-    dataset = tf.data.Dataset.from_tensor_slices(rows).map(size, tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(
+        size, num_parallel_calls=AT_ONCE * cores()
+    )
     sizes = list(dataset.ignore_errors().as_numpy_iterator())
     return float(np.mean(sizes or [0]) + OVERHEAD) * len(source)
 
@@ -139,7 +142,8 @@ class Store(NamedTuple):
 
 def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
     """Read all examples of a source."""
-    dataset = tf.data.Dataset.range(len(source)).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    at_once = AT_ONCE * cores()
+    dataset = tf.data.Dataset.range(len(source)).map(read, num_parallel_calls=at_once)
     dtype = dataset.element_spec[0].dtype
     shape = [] if dtype == tf.string else [-1, -1, source.channels]
     element = {'element_dtype': dtype, 'element_shape': tf.constant(shape, tf.int32)}
@@ -147,7 +151,7 @@ def _load(read: Callable[[Any], tuple[Any, Any]], source: Source) -> Store:
     nothing = tf.constant('') if dtype == tf.string else nothing
     images, damaged = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element), []
     labels = np.zeros(len(source), np.int32)
-    iterator = iter(dataset.prefetch(tf.data.AUTOTUNE))
+    iterator = iter(dataset.prefetch(at_once))
     with progress(f'caching {source.name(0)}, ...', len(source)) as advance:
         for start in range(0, len(source), CHUNK):
             part = tf.raw_ops.EmptyTensorList(max_num_elements=-1, **element)

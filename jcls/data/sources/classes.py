@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from jcls.host.disk import local
+
 SHOWN = 5  # names in a message
 
 
@@ -36,7 +38,7 @@ def text_of(file: str | Path) -> str:
     Raises:
       OSError: if it cannot be read.
     """
-    content = Path(file).expanduser().read_bytes()
+    content = local(file).read_bytes()
     if content.startswith((b'\xff\xfe', b'\xfe\xff')):
         return content.decode('utf-16', errors='replace')
     return content.removeprefix(b'\xef\xbb\xbf').decode('utf-8', errors='surrogateescape')

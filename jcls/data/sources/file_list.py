@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jcls.data.sources.classes import class_names, composed, ordered, text_of
+from jcls.data.sources.elsewhere import elsewhere
 from jcls.data.sources.hold_out import held_out
 from jcls.data.sources.known import Known
 from jcls.data.sources.source import Source, from_files
+from jcls.host.disk import local
 
 NUMBER = r'[+-]?\d+'
 MORE = 100_000  # most classes without images that a list of numbered labels may have
@@ -78,7 +79,7 @@ def listing(
     sets = []
     for listed in lists:
         labels = _numbered(listed, names, numbers or classes is not None)
-        paths = _present(listed, [str(Path(dir).expanduser() / path) for path in listed.paths])
+        paths = _present(listed, [str(local(dir) / path) for path in listed.paths])
         files, keys = (np.array(list(map(os.fsencode, some))) for some in (paths, listed.paths))
         sets.append(from_files(files, labels, names, keys))
     if val_list is None:
@@ -91,7 +92,8 @@ def read_list(file: str, field: str) -> Listed:
     try:
         lines = text_of(file).split('\n')
     except OSError as error:
-        raise ValueError(f'config.data.{field}={file!r}: {error.strerror}') from None
+        reason = elsewhere(local(file)) or error.strerror
+        raise ValueError(f'config.data.{field}={file!r}: {reason}') from None
     listed = Listed(file, [], [], [])
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jcls.data.sources.elsewhere import elsewhere, records
 from jcls.data.sources.hold_out import held_out
 from jcls.data.sources.known import Known
 from jcls.data.sources.layout import (
@@ -22,6 +23,7 @@ from jcls.data.sources.layout import (
 )
 from jcls.data.sources.source import Source, from_files
 from jcls.data.sources.tree import walk
+from jcls.host.disk import local
 
 
 def folder(
@@ -55,7 +57,7 @@ def folder(
     layout = listed(dir, 'dir', val_incomplete=val_incomplete)
     if val_dir is not None:
         other = listed(val_dir, 'val_dir', empty=True)
-        if Path(dir).expanduser().samefile(Path(val_dir).expanduser()):
+        if local(dir).samefile(local(val_dir)):
             raise ValueError(
                 f'config.data.val_dir={val_dir!r} is config.data.dir: the training images'
             )
@@ -83,10 +85,15 @@ def one_set(root: Path) -> Source:
 
 def listed(dir: str, field: str, *, val_incomplete: bool = False, empty: bool = False) -> Layout:
     """The layout of a folder that the config names."""
-    root = Path(dir).expanduser()
+    root = local(dir)
     if not root.is_dir():
-        raise ValueError(f'config.data.{field}={dir!r}: no such folder')
-    return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
+        raise ValueError(f'config.data.{field}={dir!r}: {elsewhere(root) or "no such folder"}')
+    try:
+        return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
+    except ValueError:
+        if other := records(root):
+            raise ValueError(f'config.data.{field}={dir!r}: {other}') from None
+        raise
 
 
 def _source(layout: Layout, files: Sequence[File]) -> Source:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from jcls.data.sources.hold_out import stratified_split
 from jcls.data.sources.source import Source, from_memory
+from jcls.host.disk import local
 
 # np.load raises these for a file that is no .npz or is damaged.
 UNREADABLE = (ValueError, OSError, EOFError, AttributeError, RuntimeError, NotImplementedError,
@@ -48,7 +48,7 @@ def arrays(*, file: str, val_fraction: float = 0.1, split_seed: int = 0) -> tupl
       val_fraction: fraction of each class to set aside for evaluation if there are no val_images.
       split_seed: seed that decides which examples are set aside.
     """
-    path = Path(file).expanduser()
+    path = local(file)
     if not path.is_file():
         raise ValueError(f'config.data.file={file!r}: no such file; np.savez(...) makes one')
     try:

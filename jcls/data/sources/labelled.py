@@ -11,6 +11,7 @@ from jcls.data.sources.classes import composed, listed
 from jcls.data.sources.file_list import listing
 from jcls.data.sources.folder import one_set
 from jcls.data.sources.source import Source
+from jcls.host.disk import local
 
 
 def labelled(
@@ -27,7 +28,7 @@ def labelled(
     Raises:
       ValueError: if there is no such folder or list, or it has other classes.
     """
-    path = Path(place).expanduser()
+    path = local(place)
     if path.is_dir():
         found = one_set(path)
     elif path.is_file():

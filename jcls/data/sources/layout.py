@@ -15,18 +15,19 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from jcls.data.sources.classes import composed, listed, ordered
-from jcls.data.sources.tree import Entry, images
-
-TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'  # TFDS's names of the sets
-# Usual names of the sets, in any case. Where there is no validation set, the test set is taken.
-NAMES = {TRAIN: 'train(ing)?', VALIDATION: 'val(id(ation)?)?', TEST: 'test(ing)?'}
-FURTHER = '([ _-]?(set|data|images|split))?'
-# Names of sets and never of classes, if there are folders inside: seg_train, test2017, fold_3.
-SET_LIKE = r'(?<![a-z])(train(ing)?|val(id(ation)?)?|test(ing)?)(?![a-z])|(fold|split)[ _-]?\d+$'
-GIVE_BOTH = (
-    'name them train/ and val/, or give each by itself (config.data.dir and config.data.val_dir; '
-    'SRC and --val of jcls prepare)'
+from jcls.data.sources.elsewhere import unsorted
+from jcls.data.sources.sets import (
+    GIVE_BOTH,
+    NAMES,
+    SET_LIKE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    check_below,
+    kind_of,
+    names_in,
 )
+from jcls.data.sources.tree import Entry, images
 
 
 class File(NamedTuple):
@@ -92,7 +93,7 @@ def arrange(
             left_out.append((entry.path, 'replaced by a later file of the same name'))
         files[entry.path] = entry
         folders.update(_parents(entry.path))
-    holding = {path.rpartition('/')[0] for path in files}  # folders with images right inside
+    holding = Counter(path.rpartition('/')[0] for path in files)  # folders with images right inside
     around = _unwrapped('', folders, holding)
     sets = _sets(around, folders, source)
     bases: dict[str, str] = {}
@@ -100,6 +101,14 @@ def arrange(
     for kind, base in sets.items():
         bases[kind] = base if base == around else _unwrapped(base, folders, holding, labels)
         names = _class_folders(bases[kind], folders, source)
+        if not names:
+            where = f'{source}/{bases[kind]}'.rstrip('/')
+            others = [path for path, _ in left_out if '/' not in path]
+            inside = unsorted(where, holding[bases[kind].rstrip('/')], others)
+            raise ValueError(
+                f'{where} has no class folders; expected {where}/<class>/<image>.jpg{inside}'
+            )
+        check_below(bases[kind], folders, holding, source)
         labels = labels or {name: label for label, name in enumerate(ordered(names))}
     grouped: dict[str, list[File]] = {kind: [] for kind in bases}
     for path, entry in files.items():
@@ -179,8 +188,8 @@ def check_validation(layout: Layout, source: str, *, val_incomplete: bool) -> No
 
 def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
     """The folder of each set, as a path with a slash at its end: `around` if there is only one."""
-    names = _names(around, folders)
-    kinds = {name: _kind(name) for name in names}
+    names = names_in(around, folders)
+    kinds = {name: kind_of(name) for name in names}
     by_kind = {kind: [name for name in names if kinds[name] == kind] for kind in NAMES}
     beside = [name for name in names if kinds[name] is None]
     place = f'{source}/{around}'.rstrip('/')
@@ -201,7 +210,9 @@ def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
     if by_kind[TRAIN]:
         found = {TRAIN: by_kind[TRAIN], VALIDATION: held_out}
         return {kind: f'{around}{same[0]}/' for kind, same in found.items() if same}
-    like = [n for n in names if re.search(SET_LIKE, n.lower()) and _names(f'{around}{n}/', folders)]
+    like = [
+        n for n in names if re.search(SET_LIKE, n.lower()) and names_in(f'{around}{n}/', folders)
+    ]
     if len(like) > 1:
         raise ValueError(
             f'{place} has {listed(like)} with folders inside, which look like sets and not like '
@@ -210,24 +221,9 @@ def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
     return {TRAIN: around}
 
 
-def _kind(name: str) -> str | None:
-    """Which set a folder of this name is."""
-    return next((k for k, n in NAMES.items() if re.fullmatch(n + FURTHER, name.lower())), None)
-
-
-def _names(base: str, folders: Iterable[str]) -> list[str]:
-    """The folders right below `base` ('' or a path with a slash), sorted."""
-    inside = (folder[len(base) :] for folder in folders if folder.startswith(base))
-    return sorted(name for name in inside if '/' not in name)
-
-
 def _class_folders(base: str, folders: Collection[str], source: str) -> list[str]:
     """The names of the class folders right below `base`, with composed accents."""
-    names = _names(base, folders)
-    if not names:
-        where = f'{source}/{base}'.rstrip('/')
-        raise ValueError(f'{where} has no class folders; expected {where}/<class>/<image>.jpg')
-    classes = [composed(name) for name in names]
+    classes = [composed(name) for name in names_in(base, folders)]
     for name in {name for name in classes if classes.count(name) > 1}:
         raise ValueError(
             f'{source}/{base} has several folders that are all shown as {name!r}, with accents '
@@ -269,11 +265,11 @@ def _unwrapped(
       classes: names that are classes in any case.
     """
     while True:
-        names = _names(base, folders)
+        names = names_in(base, folders)
         deeper = f'{base}{names[0]}/' if len(names) == 1 else ''
-        a_set = bool(deeper and not base and _kind(names[0]))
+        a_set = bool(deeper and not base and kind_of(names[0]))
         if not deeper or a_set or names[0] in classes or deeper[:-1] in holding:
             return base
-        if not _names(deeper, folders):
+        if not names_in(deeper, folders):
             return base
         base = deeper

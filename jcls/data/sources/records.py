@@ -8,8 +8,10 @@ from pathlib import Path
 
 from jcls.data.sources import tfrecord
 from jcls.data.sources.classes import class_names
+from jcls.data.sources.elsewhere import elsewhere
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
+from jcls.host.disk import local
 
 
 def records(
@@ -40,9 +42,9 @@ def records(
       classes: text file with a class name on each line, in the order of the labels. Without it the
         names are the numbers 0, 1, ...
     """
-    root = Path(dir).expanduser()
+    root = local(dir)
     if not root.is_dir():
-        raise ValueError(f'config.data.dir={dir!r}: no such folder')
+        raise ValueError(f'config.data.dir={dir!r}: {elsewhere(root) or "no such folder"}')
     if num_classes < 2:
         raise ValueError(f'config.data.num_classes={num_classes}: at least 2')
     names = class_names(classes) if classes else tuple(map(str, range(num_classes)))
@@ -64,8 +66,10 @@ def find_shards(root: Path, pattern: str, field: str) -> list[str]:
     shards = sorted(str(path) for path in root.glob(pattern) if path.is_file())
     if not shards:
         beside = ', '.join(sorted(entry.name for entry in os.scandir(root))[:4]) or 'nothing'
+        other = elsewhere(root)
         raise ValueError(
             f'config.data.{field}={pattern!r}: no such file in {root}, which has {beside}, ...'
+            f'{other and f"; {other}"}'
         )
     counts: dict[str, list[str]] = {}
     for shard in shards:

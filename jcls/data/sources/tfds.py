@@ -18,9 +18,11 @@ import numpy as np
 from jcls.config.parts import suggest
 from jcls.data.sources import tfrecord
 from jcls.data.sources.arrayrecord import Part, array_source
+from jcls.data.sources.elsewhere import elsewhere
 from jcls.data.sources.source import Source
 from jcls.data.sources.tf_example import Layout
 from jcls.host import tensorflow
+from jcls.host.disk import local
 
 logger = logging.getLogger(__name__)
 
@@ -82,20 +84,21 @@ def find_builder(dataset: str, dir: str | None) -> Any:
     """
     import tensorflow_datasets
 
-    folder = Path(dataset).expanduser()
+    folder = local(dataset)
     is_path = folder.is_absolute() or dataset.startswith(('.', '~'))
     if is_path or (folder / 'dataset_info.json').is_file():
         return _from_folder(folder, dataset)
-    root = None if dir is None else str(Path(dir).expanduser())
+    root = None if dir is None else str(local(dir))
     try:
         builder = tensorflow_datasets.builder(dataset, data_dir=root)
     except tensorflow_datasets.core.DatasetNotFoundError:
         known = tensorflow_datasets.list_builders(with_community_datasets=False)
+        other = elsewhere(Path(root)) if root else ''
         raise ValueError(
             f'config.data.dataset={dataset!r}: TensorFlow Datasets knows no such dataset'
             f'{suggest(dataset, known)} ({len(known)} are listed at '
             'https://www.tensorflow.org/datasets/catalog); one of your own is given by the folder '
-            'with its dataset_info.json'
+            f'with its dataset_info.json{other and f"; {other}"}'
         ) from None
     except (ValueError, AssertionError, ImportError) as error:
         raise ValueError(f'config.data.dataset={dataset!r}: {error}') from None
@@ -109,11 +112,10 @@ def _from_folder(folder: Path, dataset: str) -> Any:
     import tensorflow_datasets
 
     if not (folder / 'dataset_info.json').is_file():
-        inside = sorted(path.parent for path in folder.glob('**/dataset_info.json'))
-        hint = f'; did you mean {inside[-1]}?' if inside else ''
+        other = elsewhere(folder)
         raise ValueError(
             f'config.data.dataset={dataset!r}: the folder of a prepared dataset has a '
-            f'dataset_info.json in it; this one has none{hint}'
+            f'dataset_info.json in it; this one has none{other and f"; {other}"}'
         )
     try:
         for name in ('dataset_info.json', 'features.json'):
@@ -148,6 +150,7 @@ def _how_to_prepare(builder: Any, dataset: str, root: str | None) -> str:
             f'  python -c "{code}"',
             f'That writes {home}. ARRAY_RECORD is the recommended format: its labels can be known '
             'beforehand, as folds and subsets need.',
+            *([other] if root and (other := elsewhere(Path(root))) else []),
         ]
     )
 

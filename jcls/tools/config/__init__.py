@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jcls.assembly import SECTIONS, build_or_assume, load_config
+from jcls.assembly import build_or_assume, load_config
 from jcls.config import diff, show
-from jcls.config.schema import complete, plain
+from jcls.config.schema import plain
 from jcls.tools.config import explain, facts
-from jcls.workdir.files import read_config
 
 
 def run(
@@ -50,8 +48,4 @@ def _print_pairs(different: Mapping[str, tuple[Any, Any]]) -> None:
 
 
 def _read(path: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    if Path(path).is_dir():
-        tree = complete(read_config(Path(path)), overrides, sections=SECTIONS)
-    else:
-        tree = plain(load_config(path, overrides))
-    return json.loads(json.dumps(tree))
+    return json.loads(json.dumps(plain(load_config(path, overrides))))

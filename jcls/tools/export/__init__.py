@@ -13,10 +13,10 @@ from rich.console import Console
 
 from jcls import models
 from jcls.config.parts import choose
+from jcls.host.disk import local
 from jcls.models import ResNet
 from jcls.tools.import_ import tables
 from jcls.weights import artifact
-from jcls.weights.fetch import local
 from jcls.weights.foreign import layouts
 from jcls.weights.foreign.convert import Report, Row, state_dict
 from jcls.weights.load import read, usable

@@ -13,7 +13,6 @@ input pipeline.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.console import Console
 from jcls.assembly import build_or_assume, load_config
 from jcls.config.schema import plain
 from jcls.host.cache import cache_folder
+from jcls.host.disk import local
 from jcls.host.machine import cores
 from jcls.host.terminal import status
 from jcls.tools.plan import fit, input_rate, measure, roofline, table
@@ -78,7 +78,7 @@ def plan(
         )
     folder = cache_folder() / 'plans' if keep == 'auto' else None
     if keep not in ('auto', '', None):
-        folder = Path(str(keep)).expanduser()
+        folder = local(str(keep))
     results = compiled(
         tree,
         machines,
@@ -220,7 +220,7 @@ def run(
             with status(f'compiling for {name} (minutes)'):
                 plans.append(plan(tree, name, **given))
             took = time.perf_counter() - began
-            console.print(f'{name}: {took:.0f} s on {os.cpu_count()} cores', highlight=False)
+            console.print(f'{name}: {took:.0f} s on {cores()} cores', highlight=False)
     finally:  # if one plan fails, the others are still shown
         table.show(plans, console)
     return plans

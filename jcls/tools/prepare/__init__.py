@@ -12,7 +12,6 @@ goes on. The report names everything that is left out. The steps are files of th
 from __future__ import annotations
 
 import functools
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from jcls.config.parts import choose
 from jcls.data.sources.layout import TRAIN, VALIDATION, Layout
+from jcls.host.disk import free_space, local
 from jcls.host.machine import cores
 from jcls.host.terminal import progress, say
 from jcls.tools.prepare import write
@@ -78,8 +78,8 @@ def prepare(
     Returns:
       The report of `jcls.tools.prepare.report.compose`, which is also in report.json.
     """
-    source, target = Path(src).expanduser(), Path(out).expanduser()
-    validation = None if val is None else Path(val).expanduser()
+    source, target = local(src), local(out)
+    validation = None if val is None else local(val)
     workers = cores() if workers is None else workers
     _check(val_fraction, max_side, quality, workers, drop)
     if '://' in str(out):
@@ -222,8 +222,8 @@ def _write(
 
 def _check_space(needed: int, folder: Path) -> None:
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed * 1.02 > free:
+    free = free_space(existing)
+    if free is not None and needed * 1.02 > free:
         raise ValueError(
             f'the dataset needs about {needed / 1e9:,.2f} GB, but {existing} has only '
             f'{free / 1e9:,.2f} GB free; make room, or shrink the images with --max_side'

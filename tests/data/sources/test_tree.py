@@ -252,6 +252,12 @@ def test_a_set_in_a_folder_of_its_name(tmp_path: Path) -> None:
         (['train/a', 'cat', 'dog'], 'train/ beside cat, dog'),
         (['val/a', 'val/b'], 'has val/ but no train/'),
         (['test/a', 'cat', 'dog'], 'has test/ but no train/'),
+        (
+            ['a/train', 'a/val', 'b/train', 'b/val'],
+            'has train/ and val/ inside: the sets lie be',
+        ),
+        (['a/x/Training', 'a/x/test', 'b/x'], r'a/x has Training/ and test/ inside.*val/a/x/; or'),
+        (['images/train/a', 'images/val/a', 'masks/train/a'], 'images has train/ and val/ inside'),
         (['train/a', 'train/b', 'val/a'], r'no image of 1 class\(es\): b; add some, or allow it'),
         (['train/a', 'val/a', 'val/c'], 'only in validation: c; only in training: none'),
     ],
@@ -270,6 +276,25 @@ def test_classes_that_are_called_like_sets(tmp_path: Path, names: list[str]) -> 
             laid_out(tree(tmp_path, *names))
     else:
         assert laid_out(tree(tmp_path, *names)).classes == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(
+    ('folders', 'warned'),
+    [
+        (['a/front', 'a/back', 'b/front', 'b/back'], True),
+        (['train/x/a', 'train/x/b', 'train/y/a', 'train/y/b', 'val/x', 'val/y'], True),
+        (['a/images', 'b/images'], False),
+        (['a/front', 'a/back', 'b/front'], False),
+        (['a', 'b', 'a/front', 'a/back', 'b/front', 'b/back'], False),
+    ],
+)
+def test_the_same_folders_in_all_classes(
+    tmp_path: Path, folders: list[str], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be the classes, so a line names both; the upper ones are taken."""
+    layout = laid_out(tree(tmp_path, *folders))
+    assert ('have the same folders inside' in caplog.text) == warned
+    assert len(layout.classes) == 2
 
 
 def test_a_set_that_lacks_a_class(tmp_path: Path) -> None:
