@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_before_the_first_step(
 ) -> None:
     """Without room for one checkpoint the run does not start: bytes needed and left are named."""
     usage = type('Usage', (), {'free': 1000})
-    monkeypatch.setattr('jcls.workdir.checkpoint.shutil.disk_usage', lambda _: usage)
+    monkeypatch.setattr('shutil.disk_usage', lambda _: usage)
     with pytest.raises(OSError, match=r'takes [\d,]+ bytes, the disk has 1,000 left'):
         loop.train(experiment, tmp_path)
     assert not (tmp_path / log.FILE).exists()
