@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_terminal_that_is_gone_is_not_missed() -> None:
 
 def test_a_full_disk_is_told() -> None:
     """Of a result that somebody waits for: what is lost, and why."""
-    with open('/dev/full', 'w') as full:
+    with Path('/dev/full').open('w') as full:
         done = subprocess.run(
             [sys.executable, '-m', 'jcls.main', 'config', 'show', 'configs/quickstart.py'],
             stdout=full, stderr=subprocess.PIPE, check=False, text=True,
@@ -76,6 +77,7 @@ def test_what_cannot_be_encoded_is_escaped(locale: dict[str, str]) -> None:
     """A file name that is not UTF-8, and a name that is not ASCII; nothing else is changed."""
     text = """
 import sys
+from pathlib import Path
 from rich.console import Console
 from jcls.host import output
 with output.lasting():
