@@ -12,11 +12,13 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-GONE = (errno.EPIPE, errno.ECONNRESET)  # nobody reads any more, and nobody misses anything
+# Errors by which nobody reads any more, of pipes and of terminals.
+GONE, HUNG_UP = (errno.EPIPE, errno.ECONNRESET), (errno.EIO, errno.ENXIO)
 
 
 class _Lasting(io.FileIO):
@@ -24,7 +26,6 @@ class _Lasting(io.FileIO):
 
     def __init__(self, number: int) -> None:
         super().__init__(number, 'w', closefd=False)
-        self._is_terminal = self.isatty()
         self.failure: OSError | None = None  # an error by which a reader misses something
 
     def write(self, data: Any) -> int:
@@ -36,7 +37,8 @@ class _Lasting(io.FileIO):
                     select.select([], [self], [])
                 done += count or 0
         except OSError as error:
-            if error.errno in GONE or self._is_terminal:
+            is_device = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if error.errno in GONE or (error.errno in HUNG_UP and is_device):
                 self._close()
             else:
                 self.failure = error

@@ -65,8 +65,10 @@ def test_two_processes_share_a_run_that_one_goes_on_with(tmp_path: Path) -> None
     assert jcls.evaluate(workdir)['examples'] == 360
 
 
-def test_a_signal_to_one_process_saves_on_all(tmp_path: Path) -> None:
-    """SIGTERM to the second of two processes: both stop after the same step, saved, code 75."""
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_process_saves_on_all(number: signal.Signals, tmp_path: Path) -> None:
+    """Sent to the second of two processes: both stop after the same step, saved, code 75, and the
+    first one names the signal."""
     workdir = tmp_path / 'run'
     more = ('--config.duration=100000 steps', '--config.evaluate.every=never')
     processes = start(workdir, 2, *more)
@@ -75,9 +77,9 @@ def test_a_signal_to_one_process_saves_on_all(tmp_path: Path) -> None:
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     first, _ = ends(processes, 75)
-    step = first.split('stopped by SIGTERM at step ')[1].split()[0]
+    step = first.split(f'stopped by {number.name} at step ')[1].split()[0]
     assert (workdir / FOLDER / step).is_dir()
 
 
