@@ -125,7 +125,7 @@ def test_the_hash_in_the_name(web, cache, name, length):
     wrong = ('0' if HASH[0] != '0' else '1') + HASH[1:length]
     kept = files(cache)
     for _ in range(2):
-        with pytest.raises(ValueError, match=f'{HASH[:length]}, not {wrong}; it was not kept'):
+        with pytest.raises(ValueError, match=f'{HASH[:length]}, not {wrong}. It was not kept'):
             fetch(f'https://example.org/{name.format(wrong)}')
     assert files(cache) == kept
     assert len(web.asked) == 3  # a file that was refused is not taken from the cache
