@@ -15,7 +15,7 @@ VERBS = {
     'evaluate': 'evaluate a trained model on a validation set',
     'config': 'show a config, explain it, or compare two',
     'predict': 'classify images with a trained model',
-    'import': 'import weights of torchvision, timm, mmpretrain or PaddleClas',
+    'import': 'import weights of torchvision, timm, mmpretrain, PaddleClas and others',
     'export': 'export trained weights for timm, torchvision, StableHLO or TensorFlow',
     'preview': 'draw what the network will see, beside the originals',
     'plan': 'compile a run for TPUs or GPUs elsewhere, and predict memory and time',
@@ -125,10 +125,16 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = "a file, an https address, a folder, or 'hf:owner/name' on the Hub"
+    text = (
+        "a file, an https address (with '#sha256=...' at its end it must have that hash), a "
+        "folder, or 'hf:owner/name' on the Hub"
+    )
     add('source', metavar='src', help=text)
     add('out', help='folder to write')
-    add('--prefix', help='import only tensors whose names begin with this (default: all)')
+    add(
+        '--prefix',
+        help='import only tensors whose names begin with this; wrappers such as module. need not be named',
+    )
     _ema_argument(parser)
     text = (
         'rename tensors: a regular expression in their names, and what replaces it, such as '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from jcls.weights.foreign.convert import Report, adapt_channels
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
+
+HEAD = 'params/head/kernel'
 
 
 def import_weights(
@@ -118,9 +121,10 @@ def import_weights(
         choices=_given(stem=stem, shortcut=shortcut, stride_in_1x1=stride_in_1x1, padding=padding),
         bgr=bgr,
     )
-    _check_moments(weights.metadata)
+    own = weights.variables['params']['stem']['conv1']['kernel'].shape[2]
+    _check_moments({'mean': mean, 'std': std}, {own, channels or own})
     if not drop:  # whoever leaves out the classifier knows
-        require_classifier(weights.variables, source)
+        _require_classifier(weights, source)
     artifact.write(folder, *_with_channels(weights, channels))
     return weights.report
 
@@ -129,13 +133,30 @@ def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _check_moments(metadata: dict[str, Any]) -> None:
-    """Raise ValueError for a mean or deviation of other channels, or of no pixels."""
-    channels = metadata['image_shape'][2]
-    for key in ('mean', 'std'):
-        values = metadata[key]
-        if len(values) != channels or not all(math.isfinite(v) for v in values):
-            raise ValueError(f'{key}={[*values]}: a number for each of {channels} channel(s)')
+def _require_classifier(weights: Weights, source: str | Path) -> None:
+    """As `require_classifier`, with what may be one by another name."""
+    try:
+        require_classifier(weights.variables, source)
+    except ValueError as error:
+        wanted = [str(row.name) for row in weights.report.missing if row.own == HEAD]
+        perhaps = [str(row.name) for row in weights.report.skipped if len(row.shape) == 2]
+        if not wanted or not perhaps:
+            raise
+        new, old = (names[0].removesuffix('.weight') for names in (wanted, perhaps))
+        raise ValueError(
+            f'{error}. It has {", ".join(perhaps)} beside the network; if one is the classifier, '
+            f"name it {new}: --rename '^{re.escape(old)}[.]={new}.'"
+        ) from None
+
+
+def _check_moments(moments: Mapping[str, Sequence[float] | None], channels: set[int]) -> None:
+    """Raise ValueError for a mean or deviation of other channels, or of no images."""
+    for key, values in moments.items():
+        if values is None:
+            continue
+        if len(values) not in channels or not all(math.isfinite(value) for value in values):
+            count = ' or '.join(map(str, sorted(channels)))
+            raise ValueError(f'{key}={[*values]}: a number for each of {count} channel(s)')
         if key == 'std' and min(values) <= 0:
             raise ValueError(f'std={[*values]}: positive numbers')
         if max(values) > 1:

@@ -90,7 +90,10 @@ def of_source(
         'exif': False,
     }
     hidden = {'interpolation': 'bilinear', 'antialias': True, 'bgr': False, 'epsilon': EPSILON}
-    hidden['classes'] = "ImageNet's" if count == IMAGENET_CLASSES else f'0 to {count - 1}'
+    guessed = {**usual, **hidden, **(untold or {})}
+    guessed['classes'] = "ImageNet's" if count == IMAGENET_CLASSES else f'0 to {count - 1}'
+    if not count:
+        del guessed['classes']
     base = {
         'jcls': importlib.metadata.version('jcls'),
         'recipe': source,
@@ -99,7 +102,7 @@ def of_source(
         'norm': {},
         'image_shape': [small[1], small[1], channels],
         **usual,
-        'assumed': assumed.entries({**usual, **hidden, **(untold or {})}),
+        'assumed': assumed.entries(guessed),
     }
     return of_channels(revised(base, known, source), channels)
 

@@ -155,8 +155,8 @@ def convert(
 
 
 _WITHOUT = (
-    "a run that starts from it with config.init.head='new' leaves it out, and so does `jcls import "
-    '--drop PATTERN`'
+    "a run that starts from this source with config.init.head='new' leaves out whatever is there, "
+    'and `jcls import --drop PATTERN` what you say'
 )
 
 
