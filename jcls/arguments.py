@@ -15,7 +15,7 @@ VERBS = {
     'evaluate': 'evaluate a trained model on a validation set',
     'config': 'show a config, explain it, or compare two',
     'predict': 'classify images with a trained model',
-    'import': 'import weights of torchvision, timm, mmpretrain or PaddleClas',
+    'import': 'import weights of torchvision, timm, mmpretrain, PaddleClas and others',
     'export': 'export trained weights for timm, torchvision, StableHLO or TensorFlow',
     'preview': 'draw what the network will see, beside the originals',
     'plan': 'compile a run for TPUs or GPUs elsewhere, and predict memory and time',
@@ -126,21 +126,58 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = "a file, an https address, a folder, or 'hf:owner/name' on the Hub"
+    text = (
+        "a file, an https address (with '#sha256=...' at its end it must have that hash), a "
+        "folder, or 'hf:owner/name' on the Hub"
+    )
     add('source', metavar='src', help=text)
     add('out', help='folder to write')
-    add('--prefix', help='import only tensors whose names begin with this (default: all)')
+    add(
+        '--prefix',
+        help='import only tensors whose names begin with this; wrappers such as module. need not '
+        'be named',
+    )
     _ema_argument(parser)
+    text = (
+        'rename tensors: a regular expression in their names, and what replaces it, such as '
+        "linear=fc or '^enc[.]='; may be given again"
+    )
+    add('--rename', action='append', metavar='PATTERN=NEW', help=text)
+    text = 'leave out tensors whose names have this regular expression; may be given again'
+    add('--drop', action='append', metavar='PATTERN', help=text)
     text = 'file of class names: one on each line, or a JSON list'
     add('--classes', metavar='FILE', help=text)
+    text = "mean of the images' channels, red first, as fractions of 255 (default: ImageNet's)"
+    add('--mean', type=float, nargs='+', metavar='X', help=text)
+    text = "standard deviation of the channels, as fractions of 255 (default: ImageNet's)"
+    add('--std', type=float, nargs='+', metavar='X', help=text)
     text = 'shorter side of an image before the crop at evaluation; give --crop, too'
     add('--resize', type=int, metavar='PIXELS', help=text)
     text = 'side of the central square at evaluation; give --resize, too'
     add('--crop', type=int, metavar='PIXELS', help=text)
-    text = 'interpolation of --resize (default: bilinear)'
+    text = 'interpolation of the resize (default: bilinear)'
     add('--interpolation', choices=('bilinear', 'bicubic'), help=text)
+    yes_or_no = argparse.BooleanOptionalAction
+    text = 'filter what the resize makes smaller, as Pillow does; OpenCV does not (default: yes)'
+    add('--antialias', action=yes_or_no, help=text)
     text = 'number of channels of your images, to which the first convolution is adapted'
     add('--channels', type=int, help=text)
+    text = 'the network takes blue, green, red, as those of Caffe do (default: no)'
+    add('--bgr', action=yes_or_no, help=text)
+    text = 'turn images as their EXIF says (default: no)'
+    add('--exif', action=yes_or_no, help=text)
+    add('--epsilon', type=float, help='epsilon of the normalisation layers (default: 1e-5)')
+    text = 'of a 3x3 first convolution: max pooling follows (cifar_pool) or not (default: cifar)'
+    add('--stem', choices=('cifar', 'cifar_pool'), help=text)
+    text = (
+        'of shortcuts without parameters: their zeros are behind the channels (pad) or half of '
+        "them before (pad_both; default for networks whose classifier is called 'linear')"
+    )
+    add('--shortcut', choices=('pad', 'pad_both'), help=text)
+    text = 'bottlenecks stride in their first 1x1 convolution, not in their 3x3 (default: no)'
+    add('--stride_in_1x1', action=yes_or_no, help=text)
+    text = "padding of convolutions: torch's, or TensorFlow's SAME (default: torch)"
+    add('--padding', choices=('torch', 'same'), help=text)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,9 @@ from jcls.models.resnet import ResNet
 
 __all__ = ['MODELS', 'PRESETS', 'ResNet', 'create', 'layers', 'resnet']
 
-STEMS = ('imagenet', 'deep', 'cifar')
+STEMS = ('imagenet', 'deep', 'cifar', 'cifar_pool')
+SHORTCUTS = ('conv', 'pool', 'pad', 'pad_both')
+PADDINGS = ('torch', 'same')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -67,6 +69,9 @@ def resnet(
     stem: str | None = None,
     blocks: tuple[int, ...] | None = None,
     width: int | None = None,
+    shortcut: str | None = None,
+    stride_in_1x1: bool = False,
+    padding: str = 'torch',
     project_first: bool = False,
     zero_gamma: bool = False,
     drop_path: float = 0.0,
@@ -80,10 +85,17 @@ def resnet(
       norm: constructor of the normalisation layers.
       num_classes: width of the classifier.
       dtype: dtype of the activations.
-      stem: 'imagenet' (7x7), 'deep' (three 3x3) or 'cifar' (3x3, no pooling); None for the
-        preset's.
+      stem: 'imagenet' (7x7), 'deep' (three 3x3), 'cifar' (3x3, no pooling) or 'cifar_pool' (3x3,
+        max pooling); None for the preset's.
       blocks: number of blocks in each stage; None for the preset's.
       width: channels of the first stage, doubled in each further one; None for the preset's.
+      shortcut: what a shortcut does where a stage begins: 'conv' (1x1), 'pool' (average pool, then
+        1x1), or nothing that has parameters: 'pad' (strides, and puts zeros behind the channels) or
+        'pad_both' (half of the zeros before the channels); None for the preset's.
+      stride_in_1x1: let a bottleneck stride in its first 1x1 convolution, as He et al. 2015 and
+        Caffe's weights do, and not in its 3x3 (v1.5).
+      padding: 'torch' pads convolutions and pools by (k - 1) // 2 on every side, 'same' as
+        TensorFlow does.
       project_first: give the first block's shortcut a convolution even if it needs none, as
         PaddleClas's ResNet-18 and 34 do.
       zero_gamma: start every block as the identity (Goyal et al. 2017, 1706.02677, section 5.1).
@@ -94,17 +106,22 @@ def resnet(
         again in the backward pass (Chen et al. 2016, 1604.06174), at the cost of a forward pass.
 
     Raises:
-      ValueError: for an unknown stem, a rate outside [0, 1), or a width without channels.
+      ValueError: for an unknown stem, shortcut or padding, a rate outside [0, 1), or a width
+        without channels.
     """
-    given = {'stem': stem, 'blocks': blocks, 'width': width}
+    given = {'stem': stem, 'blocks': blocks, 'width': width, 'shortcut': shortcut}
     built = preset | {key: value for key, value in given.items() if value is not None}
     choose(dict.fromkeys(STEMS), built['stem'], 'config.model.stem')
+    choose(dict.fromkeys(SHORTCUTS), built['shortcut'], 'config.model.shortcut')
+    choose(dict.fromkeys(PADDINGS), padding, 'config.model.padding')
+    if stride_in_1x1 and preset['block'] != 'bottleneck':
+        raise ValueError('config.model.stride_in_1x1: only bottleneck blocks begin with a 1x1')
     for field, rate in (('drop_path', drop_path), ('dropout', dropout)):
         if not 0 <= rate < 1:
             raise ValueError(f'config.model.{field}={rate}: a probability in [0, 1)')
     if not built['blocks'] or min(built['blocks']) < 1:
         raise ValueError(f'config.model.blocks={blocks}: at least one block in every stage')
-    if project_first and preset['shortcut'] == 'pad':
+    if project_first and built['shortcut'].startswith('pad'):
         raise ValueError('config.model.project_first: these shortcuts have no parameters')
     if built['width'] < 2 or built['width'] % 2:
         raise ValueError(f'config.model.width={width}: a positive even number of channels')
@@ -116,6 +133,8 @@ def resnet(
         **built,
         num_classes=num_classes,
         project_first=project_first,
+        stride_in_1x1=stride_in_1x1,
+        padding=padding,
         zero_gamma=zero_gamma,
         drop_path=drop_path,
         dropout=dropout,

@@ -30,6 +30,9 @@ linear_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 class Conv(nn.Module):
     """2-d convolution without bias, padded by ``(kernel - 1) // 2`` on every side as torch does.
 
+    With `padding` 'same' it is padded as TensorFlow does instead, with less before than behind
+    where the stride is 2. With a stride of 1 both are the same.
+
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features], in the dtype of the input.
     The kernel is [kernel, kernel, C / groups, features]. With `defer`, a 1x1 convolution is left to
     the batch normalisation after it, as a `DeferredConv1x1`, which saves memory traffic. `convolve`
@@ -40,6 +43,7 @@ class Conv(nn.Module):
     kernel: int = 1
     stride: int = 1
     groups: int = 1
+    padding: str = 'torch'
     defer: bool = False
     materialise_gradient: bool = False
 
@@ -52,6 +56,15 @@ class Conv(nn.Module):
             # A matrix product is the same sum, and its gradients are far faster in XLA.
             product = DeferredConv1x1(x[:, ::s, ::s], weight[0, 0])
             return product if self.defer else product.compute()
+        if self.padding == 'same' and s > 1:
+            return lax.conv_general_dilated(
+                x,
+                weight,
+                (s, s),
+                'SAME',
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+                feature_group_count=self.groups,
+            )
         return convolve(x, weight, s, self.groups, self.materialise_gradient)
 
 

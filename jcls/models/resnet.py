@@ -7,7 +7,7 @@ blocks count from 1, as in the papers.
 
 Papers: He et al. 2015 (1512.03385); Xie et al. 2016 (1611.05431, ResNeXt); Zagoruyko & Komodakis
 2016 (1605.07146, wide); He et al. 2018 (1812.01187, ResNet-D; zero-gamma). v1.5 strides in the 3x3
-convolution of a bottleneck, as torchvision does.
+convolution of a bottleneck, as torchvision does; the paper of 2015 strides in the first 1x1.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ class Stem(nn.Module):
     """The input layers, with `features` channels at their end.
 
     'imagenet': 7x7 stride 2, max pool (1/4). 'deep': three 3x3, the first of stride 2, max pool
-    (1/4). 'cifar': one 3x3, no pool (1/1).
+    (1/4). 'cifar': one 3x3, no pool (1/1). 'cifar_pool': one 3x3, max pool (1/2).
     """
 
     kind: str
     features: int
+    padding: str
     norm: Norm
 
     @nn.compact
@@ -44,13 +45,14 @@ class Stem(nn.Module):
             'imagenet': [(self.features, 7, 2)],
             'deep': [(half, 3, 2), (half, 3, 1), (self.features, 3, 1)],
             'cifar': [(self.features, 3, 1)],
+            'cifar_pool': [(self.features, 3, 1)],
         }[self.kind]
         for i, (features, kernel, stride) in enumerate(convs, 1):
-            x = Conv(features, kernel, stride, name=f'conv{i}')(x)
+            x = Conv(features, kernel, stride, padding=self.padding, name=f'conv{i}')(x)
             x = nn.relu(self.norm(name=f'norm{i}')(x, train, mask))
         if self.kind == 'cifar':
             return x
-        return max_pool(x)
+        return nn.max_pool(x, (3, 3), (2, 2), 'SAME') if self.padding == 'same' else max_pool(x)
 
 
 class Block(nn.Module):
@@ -65,6 +67,8 @@ class Block(nn.Module):
     inner: int  # width of the 3x3 convolution in a bottleneck
     groups: int
     shortcut: str
+    stride_in_1x1: bool
+    padding: str
     project: bool  # whether the shortcut has a convolution even if the shape stays
     zero_gamma: bool
     drop_path: float
@@ -78,7 +82,8 @@ class Block(nn.Module):
             convs = [(out, 3, self.stride, 1), (out, 3, 1, 1)]
         else:
             out = self.features * EXPANSION[self.kind]
-            convs = [(self.inner, 1, 1, 1), (self.inner, 3, self.stride, self.groups)]
+            first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+            convs = [(self.inner, 1, first, 1), (self.inner, 3, second, self.groups)]
             convs += [(out, 1, 1, 1)]
         y = x
         for i, (features, kernel, stride, groups) in enumerate(convs, 1):
@@ -88,6 +93,7 @@ class Block(nn.Module):
                 kernel,
                 stride,
                 groups,
+                self.padding,
                 defer=last,
                 materialise_gradient=self.materialise_gradient,
                 name=f'conv{i}',
@@ -105,9 +111,11 @@ class Block(nn.Module):
         stride = self.stride
         if stride == 1 and x.shape[-1] == features and not self.project:
             return x
-        if self.shortcut == 'pad':  # He et al. 2015, option A: no parameters
+        if self.shortcut in ('pad', 'pad_both'):  # He et al. 2015, option A: no parameters
             extra = features - x.shape[-1]
-            return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, extra)))
+            before = extra // 2 if self.shortcut == 'pad_both' else 0
+            zeros = ((0, 0), (0, 0), (0, 0), (before, extra - before))
+            return jnp.pad(x[:, ::stride, ::stride], zeros)
         if self.shortcut == 'pool' and stride > 1:
             # This equals torch's ceil_mode without counting the padding, also at odd sizes.
             window = (stride, stride)
@@ -129,6 +137,8 @@ ARCHITECTURE = (
     'groups',
     'inner_ratio',
     'project_first',
+    'stride_in_1x1',
+    'padding',
 )
 
 
@@ -144,11 +154,15 @@ class ResNet(nn.Module):
     num_classes: int
     block: str  # 'basic', 'bottleneck'
     width: int  # channels of the first stage; each further stage doubles them
-    stem: str  # 'imagenet', 'deep', 'cifar'
-    shortcut: str  # 'conv', 'pool' (average pool, then 1x1), 'pad' (no parameters)
+    stem: str  # 'imagenet', 'deep', 'cifar', 'cifar_pool'
+    # 'conv', 'pool' (average pool, then 1x1), or without parameters: 'pad' (zeros behind the
+    # channels), 'pad_both' (half of the zeros before them).
+    shortcut: str
     groups: int
     inner_ratio: float  # a bottleneck's 3x3 is width * inner_ratio * groups channels wide
     project_first: bool  # whether the first block's shortcut has a convolution in any case
+    stride_in_1x1: bool  # whether a bottleneck strides in its first 1x1, and not in its 3x3
+    padding: str  # 'torch' ((k - 1) // 2 on every side), 'same' (TensorFlow's)
     zero_gamma: bool
     drop_path: float
     dropout: float
@@ -161,7 +175,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        stem = Stem(self.stem, self.width, self.norm, name='stem')
+        stem = Stem(self.stem, self.width, self.padding, self.norm, name='stem')
         x = stem(images.astype(self.dtype), train, mask)
         total, index = sum(self.blocks), 0
         block_of = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
@@ -175,6 +189,8 @@ class ResNet(nn.Module):
                     inner=int(features * self.inner_ratio) * self.groups,
                     groups=self.groups,
                     shortcut=self.shortcut,
+                    stride_in_1x1=self.stride_in_1x1,
+                    padding=self.padding,
                     project=self.project_first and stage == block == 1,
                     zero_gamma=self.zero_gamma,
                     drop_path=self.drop_path * index / max(total - 1, 1),

@@ -125,16 +125,20 @@ def _elsewhere(
     try:
         require_same(metadata['classes'], ours, str(path), f'the data of {config}')
     except ValueError as error:
-        if 'classes' in metadata.get('assumed', ()):
-            raise ValueError(
-                f'{error}. The names of the weights are assumed: give them with jcls import '
-                '--classes'
-            ) from None
-        raise
+        raise _with_cure(error, metadata) from None
     _say_trained_on(path, experiment.data.val)
     # Neither is known for weights of another system.
     origin = {'step': metadata.get('step'), 'ema': metadata.get('averaged')}
     return {**_results(experiment, variables), **origin}
+
+
+def _with_cure(error: ValueError, metadata: Mapping[str, Any]) -> ValueError:
+    """The error about classes, with what to do where the names of the weights are assumed."""
+    if 'classes' not in metadata.get('assumed', ()):
+        return error
+    return ValueError(
+        f'{error}. The names of the weights are assumed: give them with jcls import --classes'
+    )
 
 
 def _on_images(
@@ -148,7 +152,10 @@ def _on_images(
         for key in ('dir', 'classes')
         if f'data.{key}' in overrides
     }
-    source = labelled(images, metadata['classes'], **of_list)
+    try:
+        source = labelled(images, metadata['classes'], **of_list)
+    except ValueError as error:
+        raise _with_cure(error, metadata) from None
     _say_trained_on(path, source)
     run = read_config(place(path)[0]) if is_run(path) else {}
     batch = 64 * jax.device_count()

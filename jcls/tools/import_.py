@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from rich.table import Table
 
 from jcls.data.augment import compose
 from jcls.host.disk import local
-from jcls.weights import artifact
+from jcls.weights import artifact, assumed
 from jcls.weights.foreign.convert import Report, adapt_channels
+from jcls.weights.foreign.edits import Edits
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
+
+HEAD = 'params/head/kernel'
 
 
 def import_weights(
@@ -25,27 +30,59 @@ def import_weights(
     *,
     prefix: str = '',
     ema: str = 'auto',
+    rename: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     resize: int | None = None,
     crop: int | None = None,
-    interpolation: str = 'bilinear',
+    interpolation: str | None = None,
+    antialias: bool | None = None,
     channels: int | None = None,
+    bgr: bool | None = None,
+    exif: bool | None = None,
+    epsilon: float | None = None,
+    stem: str | None = None,
+    shortcut: str | None = None,
+    stride_in_1x1: bool | None = None,
+    padding: str | None = None,
 ) -> Report:
     """Write the folder `out` with weights and model.json, to load, predict with and finetune from.
+
+    What neither the source nor an argument tells is assumed; model.json lists it, with its values,
+    as 'assumed'. What was done to the tensors is 'imported' there.
 
     Args:
       source: a file, an https address, a folder or a name on the Hub ('hf:timm/resnet50.a1_in1k').
       out: folder to make.
-      prefix: common prefix of the tensors' names; other tensors are left out.
+      prefix: common prefix of the tensors' names; other tensors are left out. Wrappers such as
+        'module.' need not be named.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
+      rename: regular expressions in the tensors' names, and what replaces them, as `re.sub` does.
+      drop: regular expressions; tensors whose names have one of them are left out. A network that
+        is left without a classifier can be finetuned.
       classes: names of the classes, in their order. None for the file's own, or ImageNet's if there
         are 1000, or else numbers.
+      mean: mean of the images' channels, as fractions of 255, red first. None for the source's own,
+        or else ImageNet's.
+      std: standard deviation of the channels, likewise.
       resize: length of the shorter side at evaluation, together with `crop`. None for the weights'
-        own preprocessing, if it is known, or else 256 and 224.
+        own preprocessing, if it is known, or else 256 and 224 (32 and 32 for networks for CIFAR).
       crop: side of the central square.
-      interpolation: interpolation of the resize, together with `resize` and `crop`.
+      interpolation: 'bilinear' or 'bicubic' resize. None for the weights' own, or else 'bilinear'.
+      antialias: whether the resize filters what becomes smaller, as Pillow does, but OpenCV not.
+        None for the weights' own, or else yes.
       channels: number of channels of an image. The first convolution of weights for colour is
         adapted to it, and mean and std are averaged. None for the weights' own.
+      bgr: whether the network takes blue, green, red, as Caffe's do. Its first convolution is
+        turned around then, so that it takes red, green, blue. None for no.
+      exif: whether images are turned as their EXIF says. None for no.
+      epsilon: epsilon of the normalisation layers. None for 1e-5.
+      stem: 'cifar' or 'cifar_pool', where the first convolution is 3x3; see `jcls.models.resnet`.
+      shortcut: 'pad' or 'pad_both', where shortcuts have no parameters.
+      stride_in_1x1: whether bottlenecks stride in their first 1x1 convolution. None for no.
+      padding: 'torch' or 'same'. None for 'torch'.
 
     Raises:
       ValueError: if the source cannot be fetched or read, is no ResNet of jcls, or `out` exists.
@@ -55,17 +92,75 @@ def import_weights(
     if channels is not None and channels < 1:
         raise ValueError(f'channels={channels}: at least 1')
     folder = artifact.new_folder(out)
-    known: dict[str, Any] = {} if classes is None else {'classes': list(classes)}
+    edits = Edits(dict(rename or {}), tuple(drop))
+    edits.check()
+    known = _given(
+        classes=classes and list(classes),
+        mean=mean and list(mean),
+        std=std and list(std),
+        exif=exif,
+    )
+    if epsilon is not None:
+        if not epsilon > 0:
+            raise ValueError(f'epsilon={epsilon}: a positive number')
+        known['norm'] = {'epsilon': epsilon}
+    how = _given(interpolation=interpolation, antialias=antialias)
     if resize is not None and crop is not None:
-        known['preprocess'] = preprocess(resize, crop, interpolation)
-        try:
-            compose(known['preprocess'], 'preprocess')
-        except ValueError as error:
-            raise ValueError(f'resize={resize}, crop={crop}: {error}') from None
-    weights = read(source, prefix=prefix, ema=ema, known=known)
-    require_classifier(weights.variables, source)
+        known['preprocess'] = preprocess(resize, crop)
+    try:
+        compose([{**step, **how} for step in preprocess(resize or 256, crop or 224)[:1]], 'resize')
+        compose(known.get('preprocess', []), 'preprocess')
+    except ValueError as error:
+        raise ValueError(f'resize={resize}, crop={crop}: {error}') from None
+    weights = read(
+        source,
+        prefix=prefix,
+        ema=ema,
+        known={**known, 'resize': how} if how else known,
+        edits=edits if edits.json() else None,
+        choices=_given(stem=stem, shortcut=shortcut, stride_in_1x1=stride_in_1x1, padding=padding),
+        bgr=bgr,
+    )
+    own = weights.variables['params']['stem']['conv1']['kernel'].shape[2]
+    _check_moments({'mean': mean, 'std': std}, {own, channels or own})
+    if not drop:  # whoever leaves out the classifier knows
+        _require_classifier(weights, source)
     artifact.write(folder, *_with_channels(weights, channels))
     return weights.report
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _require_classifier(weights: Weights, source: str | Path) -> None:
+    """As `require_classifier`, with what may be one by another name."""
+    try:
+        require_classifier(weights.variables, source)
+    except ValueError as error:
+        wanted = [str(row.name) for row in weights.report.missing if row.own == HEAD]
+        perhaps = [str(row.name) for row in weights.report.skipped if len(row.shape) == 2]
+        if not wanted or not perhaps:
+            raise
+        new, old = (names[0].removesuffix('.weight') for names in (wanted, perhaps))
+        raise ValueError(
+            f'{error}. It has {", ".join(perhaps)} beside the network; if one is the classifier, '
+            f"name it {new}: --rename '^{re.escape(old)}[.]={new}.'"
+        ) from None
+
+
+def _check_moments(moments: Mapping[str, Sequence[float] | None], channels: set[int]) -> None:
+    """Raise ValueError for a mean or deviation of other channels, or of no images."""
+    for key, values in moments.items():
+        if values is None:
+            continue
+        if len(values) not in channels or not all(math.isfinite(value) for value in values):
+            count = ' or '.join(map(str, sorted(channels)))
+            raise ValueError(f'{key}={[*values]}: a number for each of {count} channel(s)')
+        if key == 'std' and min(values) <= 0:
+            raise ValueError(f'std={[*values]}: positive numbers')
+        if max(values) > 1:
+            raise ValueError(f'{key}={[*values]}: fractions of 255, such as 0.485 for 123.7')
 
 
 def _with_channels(weights: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -118,15 +213,46 @@ def tables(report: Report) -> list[Table]:
     return shown
 
 
-def run(*, source: str, out: str, classes: str | None = None, **given: Any) -> dict[str, Any]:
+def read_renames(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """{pattern: new} of words such as 'linear=fc'."""
+    for pair in pairs or ():
+        if not pair.partition('=')[0] or '=' not in pair:
+            raise ValueError(f'--rename={pair}: a pattern and what replaces it, as linear=fc')
+    return None if pairs is None else {p.rpartition('=')[0]: p.rpartition('=')[2] for p in pairs}
+
+
+def run(
+    *,
+    source: str,
+    out: str,
+    classes: str | None = None,
+    rename: Sequence[str] | None = None,
+    **given: Any,
+) -> dict[str, Any]:
     """The verb: write, print the tables and return them for --json."""
-    report = import_weights(source, out, classes=read_classes(classes), **given)
+    report = import_weights(
+        source, out, classes=read_classes(classes), rename=read_renames(rename), **given
+    )
     console = Console(soft_wrap=True)
     for table in tables(report):
         console.print(table)
     metadata, _ = artifact.read(local(out))
-    steps = ', '.join(' '.join(map(str, step.values())) for step in metadata['preprocess'])
-    assumed = f' (assumed: {", ".join(metadata["assumed"])})' if metadata.get('assumed') else ''
-    name = metadata['architecture']['name']
-    print(f'{out}: {name}, {len(metadata["classes"])} classes, {steps}{assumed}')
-    return report.json()
+    if metadata['assumed']:
+        print('not told by the weights, and assumed; the option in brackets chooses another:')
+    for line in assumed.lines(metadata['assumed']):
+        print(f'  {line}')
+    print(f'{out}: {summary(metadata)}')
+    told = {key: metadata.get(key) for key in ('assumed', 'averaged', 'imported')}
+    return {**report.json(), **told}
+
+
+def summary(metadata: Mapping[str, Any]) -> str:
+    """The network, the number of its classes, how images are prepared, and which weights it has."""
+    section = dict(metadata['architecture'])
+    count, name = section.pop('num_classes', None), section.pop('name')
+    parts = [' '.join([name, *(f'{key}={value}' for key, value in section.items())])]
+    parts.append(f'{count} classes' if count else 'no classifier')
+    parts += [' '.join(map(str, step.values())) for step in metadata['preprocess']]
+    if metadata.get('averaged') is not None:
+        parts.append('averaged weights' if metadata['averaged'] else 'raw weights')
+    return ', '.join(parts)

@@ -29,6 +29,9 @@ from jcls.workdir.files import METADATA
 HUB = 'hf:'
 TIMEOUT = 30  # seconds to wait for an answer
 HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's names end in the beginning of the SHA-256
+# Or in a date, perhaps with the time: 20240115, 20240115093000.
+DATE = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d){0,2})?'
+ASKED = r'sha256[=:-]([0-9a-fA-F]{8,64})'  # the end of an address, after a #
 
 
 def is_remote(source: str) -> bool:
@@ -39,11 +42,12 @@ def is_remote(source: str) -> bool:
 def fetch(source: str) -> Path:
     """The local file or folder of ``'model.pth'``, ``'https://...'`` or ``'hf:owner/name'``.
 
-    ``hf:owner/name@revision`` takes a branch, tag or commit.
+    ``hf:owner/name@revision`` takes a branch, tag or commit. A file at an https address must have
+    the SHA-256 that the address asks for at its end, ``#sha256=<the first 8 to 64 digits>``; or
+    else the one that its name ends in, as torch's do.
 
     Raises:
-      ValueError: if it does not exist, there is no network, or the file has another hash than its
-        name says.
+      ValueError: if it does not exist, there is no network, or the file has another hash.
     """
     if source.startswith('https://'):
         return _download(source)
@@ -61,20 +65,26 @@ def fetch(source: str) -> Path:
     return path
 
 
-def _download(url: str) -> Path:
+def _download(address: str) -> Path:
+    url, _, asked = address.partition('#')
+    wanted = re.fullmatch(ASKED, asked)
+    if asked and wanted is None:
+        raise ValueError(
+            f'{address}: after the # stands sha256= and the first 8 to 64 digits of the hash'
+        )
     name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
     if name in ('', '..') or '\0' in name or len(name.encode()) > 255:
         raise ValueError(f'{url} names no file')
     # Files of the same name from different addresses stay apart.
     target = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
-    if target.exists():
+    if target.exists() and not (wanted and wrong_hash(target, wanted[1].lower())):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent)
     try:
         with os.fdopen(handle, 'wb') as file:
             _copy(url, name, file)
-        _check_hash(url, name, Path(temporary))
+        _check_hash(url, wanted[1].lower() if wanted else None, name, Path(temporary))
         Path(temporary).chmod(0o644)  # since a cache may be shared
         Path(temporary).replace(target)
     finally:
@@ -108,25 +118,37 @@ def _copy(url: str, name: str, file: IO[bytes]) -> None:
         ) from None
 
 
-def _check_hash(url: str, name: str, path: Path) -> None:
-    wrong = wrong_hash(path, name)
+def _check_hash(url: str, asked: str | None, name: str, path: Path) -> None:
+    """Raise ValueError unless the file has the hash that is `asked`, or else that in its name."""
+    if asked:
+        wrong, whose = wrong_hash(path, asked), 'that was asked for'
+    else:
+        wrong, whose = wrong_hash(path, hash_in(name)), 'that its name ends in'
     if wrong:
-        raise ValueError(f'{url}: {wrong}; it was not kept')
+        raise ValueError(
+            f'{url}: the file has another hash than the one {whose}: {wrong}. It was not kept. If '
+            f'it is the file that you want, ask for its hash: {url}#sha256={sha256(path)}'
+        )
 
 
-def wrong_hash(path: Path, name: str) -> str | None:
-    """A complaint if the hash in `name` is not that of the file `path`; else None."""
-    wanted = re.fullmatch(HASH, name)
-    if wanted is None:
+def hash_in(name: str) -> str | None:
+    """The beginning of a SHA-256 in the name of a file; None if there is none, or a date."""
+    found = re.fullmatch(HASH, name)
+    return found[1] if found and not re.fullmatch(DATE, found[1]) else None
+
+
+def wrong_hash(path: Path, wanted: str | None) -> str | None:
+    """A complaint if the SHA-256 of the file `path` does not begin with `wanted`; else None."""
+    actual = sha256(path) if wanted else ''
+    if wanted is None or actual.startswith(wanted):
         return None
+    return f'its SHA-256 begins with {actual[: len(wanted)]}, not {wanted}'
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 digits."""
     with path.open('rb') as file:
-        actual = hashlib.file_digest(file, 'sha256').hexdigest()
-    if actual.startswith(wanted[1]):
-        return None
-    return (
-        f'the file is not what its name says: its SHA-256 begins with {actual[: len(wanted[1])]}, '
-        f'not {wanted[1]}'
-    )
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _from_hub(source: str) -> Path:

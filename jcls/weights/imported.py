@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jcls import models
@@ -13,9 +15,10 @@ from jcls.config.parts import choose
 from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact
-from jcls.weights.fetch import fetch, wrong_hash
+from jcls.weights.fetch import fetch, hash_in, wrong_hash
 from jcls.weights.foreign import files
-from jcls.weights.foreign.convert import Converted, Report, Row, convert
+from jcls.weights.foreign.convert import COUNTERS, UNTOLD, Converted, Report, Row, convert
+from jcls.weights.foreign.edits import Edits
 from jcls.weights.metadata import (
     epsilon,
     model_of,
@@ -29,7 +32,9 @@ from jcls.workdir.files import METADATA
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURE_FIELDS = ('name', 'stem', 'blocks', 'width', 'project_first')
+ARCHITECTURE_FIELDS = (
+    'name', 'stem', 'blocks', 'width', 'shortcut', 'stride_in_1x1', 'padding', 'project_first',
+)  # fmt: skip
 EMA_CHOICES = ('auto', 'yes', 'no')
 
 
@@ -46,57 +51,120 @@ def read(
     *,
     prefix: str = '',
     ema: str = 'auto',
+    classifier: bool = True,
     known: dict[str, Any] | None = None,
+    edits: Edits | None = None,
+    choices: dict[str, Any] | None = None,
+    bgr: bool | None = None,
 ) -> Weights:
     """Read weights of torchvision, timm, mmpretrain or PaddleClas, or a folder of jcls.
 
     The metadata of a folder of ``jcls import`` or ``jcls export`` are its model.json. Some networks
     of timm (resnetaa50, resnetblur50) have a ResNet's tensors but compute something else. Their
-    config.json tells them apart; a bare file cannot.
+    config.json tells them apart; a bare file cannot. What a file does not tell is assumed, and
+    listed in the metadata, see `jcls.weights.assumed`.
 
     Args:
       source: a path, an https address, or a name on the Hub: 'hf:timm/resnet50.a1_in1k'.
       prefix: common prefix of the tensors' names, such as 'module.encoder'; other tensors are left
-        out.
+        out. Wrappers such as 'module.' need not be named.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
-      known: metadata that replace the file's, see `jcls.weights.metadata.of_source`.
+      classifier: whether the classifier is wanted; if not, a file's is left out, of whatever kind.
+      known: metadata that replace the file's, see `jcls.weights.metadata.revised`.
+      edits: what to rename and to leave out.
+      choices: fields of the network that the tensors do not tell, see `convert.UNTOLD`.
+      bgr: whether the network takes blue, green, red; its first convolution is turned around then.
+        None for red, green, blue, as an assumption.
 
     Raises:
       ValueError: if the source cannot be fetched or read, or is no ResNet of jcls.
     """
     choose(dict.fromkeys(EMA_CHOICES), ema, 'ema')
+    known, choices = dict(known or {}), dict(choices or {})
+    if bgr is not None:
+        known['settled'] = ('bgr',)
     path = fetch(str(source))
     if path.is_dir() and artifact.is_artifact(path):
-        described, variables = artifact.read(path)
         if ema == 'yes':
             raise ValueError(f"ema='yes', but {source} holds one set of weights")
+        if edits:
+            raise ValueError(f'rename and drop are for files of other systems; {source} is of jcls')
+        described, variables = artifact.read(path)
         variables = below(variables, prefix, source)
         require_sound(variables, source)
         rows = [
             Row(name, name, leaf.shape) for name, leaf in flatten_dict(variables, sep='/').items()
         ]
-        return Weights(
-            revised(described, known or {}, str(source)), variables, Report(rows, [], [])
-        )
-    weights = files.read(path, prefix=prefix, ema=ema)
+        described = _rebuilt(described, choices, bgr, source)
+        variables = with_turned_channels(variables) if bgr else variables
+        return Weights(revised(described, known, str(source)), variables, Report(rows, [], []))
+    weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
+    exported = read_model_json(path / METADATA) if (path / METADATA).is_file() else None
+    if exported:  # written by `jcls export`; it tells what the tensors do not
+        of_card = model_of(exported)
+        choices = {
+            field: getattr(of_card, field)
+            for field, values in UNTOLD.items()
+            if getattr(of_card, field) in values
+        } | choices
     try:
-        converted = convert(weights.tensors)
+        converted = convert(weights.tensors, classifier=classifier, choices=choices)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from None
     _require_sound(converted, source)
-    if (path / METADATA).is_file():  # written by `jcls export`
-        exported = read_model_json(path / METADATA)
-        _check_same(exported, converted.section, path)
-        description = revised(exported, known or {}, str(source))
+    section, variables = converted.section, converted.variables
+    if exported:
+        _check_same(exported, section, path)
+        description = revised(exported, known, str(source))
     else:
-        beside = weights.metadata
-        if converted.section['num_classes'] is None:
+        published, beside = _published(path), dict(weights.metadata)
+        settled = (*published.pop('settled', ()), *beside.pop('settled', ()))
+        if section['num_classes'] is None:
             # A backbone: the file's class names belong to its head.
-            beside = {key: value for key, value in beside.items() if key != 'classes'}
-        known = {**_published(path), **beside, **(known or {})}
-        channels = converted.variables['params']['stem']['conv1']['kernel'].shape[2]
-        description = of_source(converted.section, known, str(source), channels=channels)
-    return Weights(description, converted.variables, converted.report)
+            published.pop('classes', None)
+            beside.pop('classes', None)
+        known['settled'] = (*known.get('settled', ()), *settled)
+        channels = variables['params']['stem']['conv1']['kernel'].shape[2]
+        untold = dict(converted.untold)
+        if weights.both and ema == 'auto':
+            untold['averaged'] = True
+        known = {**published, **beside, **known}
+        description = of_source(section, known, str(source), channels=channels, untold=untold)
+    if weights.averaged is not None:
+        description['averaged'] = weights.averaged
+    if bgr:
+        variables = with_turned_channels(variables)
+    skipped = [str(row.name) for row in converted.report.skipped]
+    left_out = [name for name in skipped if not re.search(COUNTERS, name)]
+    done = {**(edits.json() if edits else {}), 'prefix': prefix, 'bgr': bgr, 'left_out': left_out}
+    done = {what: value for what, value in done.items() if value}
+    if done:
+        description['imported'] = done
+    return Weights(description, variables, converted.report)
+
+
+def _rebuilt(
+    described: dict[str, Any], choices: dict[str, Any], bgr: bool | None, source: str | Path
+) -> dict[str, Any]:
+    """A card with other choices of what was assumed when it was written."""
+    listed = described.get('assumed', {})
+    asked = {*choices} if bgr is None else {*choices, 'bgr'}
+    if asked - {*listed}:
+        raise ValueError(
+            f'{source}: {", ".join(sorted(asked - {*listed}))}: known of these weights, and not to '
+            f'be chosen; only assumed: {", ".join(listed) or "nothing"}'
+        )
+    rest = {what: entry for what, entry in listed.items() if what not in choices}
+    architecture = {**described['architecture'], **choices}
+    return {**described, 'architecture': architecture, 'assumed': rest} if choices else described
+
+
+def with_turned_channels(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables for images whose channels are in the opposite order."""
+    stem = variables['params']['stem']
+    kernel = np.asarray(stem['conv1']['kernel'])[:, :, ::-1]
+    stem = {**stem, 'conv1': {'kernel': np.ascontiguousarray(kernel)}}
+    return {**variables, 'params': {**variables['params'], 'stem': stem}}
 
 
 def _require_sound(converted: Converted, source: str | Path) -> None:
@@ -113,9 +181,14 @@ def _require_sound(converted: Converted, source: str | Path) -> None:
 def _published(path: Path) -> dict[str, Any]:
     """The metadata torchvision gives for a file of its own; {} if the file only has its name."""
     known = torchvision_metadata(path.name)
-    wrong = wrong_hash(path, path.name) if known else None
+    wrong = wrong_hash(path, hash_in(path.name)) if known else None
     if wrong:
-        logger.warning('note: %s: %s; what is published of that is left out', path, wrong)
+        logger.warning(
+            "note: %s has the name of a file of torchvision's, but %s; what is published of that "
+            'is left out',
+            path,
+            wrong,
+        )
     return {} if wrong else known
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from jcls.config.parts import choose
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import load
 from jcls.weights.classes import match, require_same
-from jcls.weights.foreign.convert import adapt_channels, shown
+from jcls.weights.foreign.convert import UNTOLD, adapt_channels, shown
 from jcls.weights.imported import EMA_CHOICES
 from jcls.weights.metadata import epsilon as read_epsilon
 from jcls.weights.metadata import model_of
@@ -105,11 +106,13 @@ def source_variables(
             settings.step,
             ema=settings.ema,
             prefix=settings.prefix.strip('/.'),
+            classifier=settings.head == 'keep',
         )
     except ValueError as error:
         raise ValueError(f'config.init: {error}') from None
     if metadata:
-        check_architecture(model_of(metadata), model, settings)
+        assumed = UNTOLD.keys() & metadata.get('assumed', ())
+        check_architecture(model_of(metadata), model, settings, assumed)
         check_epsilon(metadata, epsilon)
     check_moments(metadata, mean, std)
     if settings.head == 'keep' and metadata.get('classes'):
@@ -152,15 +155,20 @@ def in_order_of(
     return unflatten_dict(flat, sep='/')
 
 
-def check_architecture(source: Any, model: Any, settings: InitSettings) -> None:
+def check_architecture(
+    source: Any, model: Any, settings: InitSettings, assumed: Iterable[str] = ()
+) -> None:
     """Raise ValueError if the source's model is built otherwise than `model`.
 
-    Two networks may have the same parameters and yet compute different things.
+    Two networks may have the same parameters and yet compute different things. What is only
+    `assumed` of the source may be otherwise in the model where no preset has it so: then the config
+    says it.
     """
     lines = [
         f'! {field}: {theirs} in the source, {ours} in the model'
         for field in ARCHITECTURE  # a network of the user's own may lack them
         if (theirs := getattr(source, field, None)) != (ours := getattr(model, field, None))
+        and not (field in assumed and ours == UNTOLD[field][-1])
     ]
     if lines:
         raise ValueError(f'{_cause(lines, settings)}:\n{shown(lines)}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import jax.numpy as jnp
 from jcls import models
 from jcls.config.parts import choose
 from jcls.host.disk import local
-from jcls.weights import imported
+from jcls.weights import artifact, assumed, imported
 from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
 from jcls.workdir import reading
 from jcls.workdir.checkpoint import FOLDER, read_tree
 from jcls.workdir.files import METADATA
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 12  # tensors in a message
 
 
 def load(
@@ -51,13 +56,19 @@ def usable(
 
 
 def read(
-    path: str | Path, step: int | str = 'last', *, ema: str = 'auto', prefix: str = ''
+    path: str | Path,
+    step: int | str = 'last',
+    *,
+    ema: str = 'auto',
+    prefix: str = '',
+    classifier: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metadata (the content of model.json) and the variables of what `load` takes.
 
     For a run, the metadata also have 'step', 'metrics' and 'averaged' of these very weights. `path`
     may also be any folder in which Orbax saved a tree; its metadata are empty. `prefix` selects a
-    part of the variables by the source's own names.
+    part of the variables by the source's own names. Where the `classifier` is not wanted, the one
+    of another system's file may be of any kind; it is left out.
     """
     here = local(path).resolve()
     if is_run(here):
@@ -75,8 +86,25 @@ def read(
         variables = choose_variables(read_tree(here), ema, path)[0]
         require_sound(variables, path)
         return {}, imported.below(variables, prefix, path)
-    weights = imported.read(path, prefix=prefix, ema=ema)
+    weights = imported.read(path, prefix=prefix, ema=ema, classifier=classifier)
+    _say(path, weights.metadata, known=here)
     return weights.metadata, weights.variables
+
+
+def _say(path: str | Path, metadata: dict[str, Any], *, known: Path) -> None:
+    """Say what was left out of another system's file, and what is assumed of it."""
+    if known.is_dir() and artifact.is_artifact(known):  # said when it was imported
+        return
+    left_out = metadata.get('imported', {}).get('left_out')
+    if left_out:
+        more = ', ...' if left_out[SHOWN:] else ''
+        logger.info('left out of %s: %s%s', path, ', '.join(left_out[:SHOWN]), more)
+    if metadata.get('assumed'):
+        logger.info(
+            'not told by %s, and assumed: %s; jcls import has options for each',
+            path,
+            ', '.join(f'{what} = {value}' for what, value in assumed.short(metadata['assumed'])),
+        )
 
 
 def is_run(path: str | Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jcls import models
 from jcls.models.batch_norm import batch_norm
+from jcls.weights import assumed
 from jcls.workdir.files import read_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as fractions of 255
@@ -54,17 +55,24 @@ def of_run(
 
 
 def of_source(
-    section: Mapping[str, Any], known: Mapping[str, Any], source: str, *, channels: int = 3
+    section: Mapping[str, Any],
+    known: Mapping[str, Any],
+    source: str,
+    *,
+    channels: int = 3,
+    untold: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of model.json for weights that jcls did not train.
 
-    Usual values stand in for what is not `known`, and 'assumed' names them: ImageNet's classes if
-    there are 1000, its mean and standard deviation, the shorter side to 256, the central 224.
+    Usual values stand in for what is not `known`, and 'assumed' lists them: ImageNet's classes if
+    there are 1000, its mean and standard deviation, the shorter side to 256, the central 224; for
+    networks that begin with a 3x3 convolution without a pool, 32 and 32.
 
     Args:
       section: the ``model`` section.
-      known: any of 'classes', 'mean', 'std', 'preprocess', 'recipe', 'published'.
+      known: see `revised`.
       source: where the weights came from.
+      untold: fields of the section that are assumed, with their values.
       channels: number of channels of an image. Unless it is 3, the mean and the deviation for
         colour are averaged.
 
@@ -72,28 +80,41 @@ def of_source(
       ValueError: if there are more or fewer class names than classes.
     """
     count = section['num_classes'] or 0  # 0: a backbone alone
+    built = models.create(**{**section, 'num_classes': count if count > 1 else None})
+    small = (32, 32) if built.stem == 'cifar' else (256, 224)
     usual = {
         'classes': [*imagenet()] if count == IMAGENET_CLASSES else [*map(str, range(count))],
         'mean': MEAN,
         'std': STD,
-        'preprocess': preprocess(256, 224),
+        'preprocess': preprocess(*small),
+        'exif': False,
     }
+    hidden = {'interpolation': 'bilinear', 'antialias': True, 'bgr': False, 'epsilon': EPSILON}
+    guessed = {**usual, **hidden, **(untold or {})}
+    guessed['classes'] = "ImageNet's" if count == IMAGENET_CLASSES else f'0 to {count - 1}'
+    if not count:
+        del guessed['classes']
     base = {
         'jcls': importlib.metadata.version('jcls'),
         'recipe': source,
         'source': source,
         'architecture': dict(section),
         'norm': {},
-        'image_shape': [224, 224, channels],
+        'image_shape': [small[1], small[1], channels],
         **usual,
-        'exif': False,
-        'assumed': [*usual],
+        'assumed': assumed.entries(guessed),
     }
     return of_channels(revised(base, known, source), channels)
 
 
 def revised(metadata: Mapping[str, Any], known: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The `metadata` with what is `known` instead of what it has.
+
+    Args:
+      metadata: the content of a model.json.
+      known: any fields of it; and 'resize', fields of the resize in 'preprocess' to change; and
+        'settled', names of what is not assumed any more, see `jcls.weights.assumed`.
+      source: where the weights came from.
 
     Raises:
       ValueError: if there are more or fewer class names than classes.
@@ -103,11 +124,17 @@ def revised(metadata: Mapping[str, Any], known: Mapping[str, Any], source: str) 
         raise ValueError(
             f'{len(known["classes"])} class names, but the classifier of {source} has {count}'
         )
-    changed = {
-        **metadata,
-        **known,
-        'assumed': [k for k in metadata.get('assumed', ()) if k not in known],
-    }
+    known = dict(known)
+    resize, settled = known.pop('resize', {}), {*known, *known.pop('settled', ())}
+    settled |= resize.keys() | ({'epsilon'} if 'norm' in known else set())
+    changed = {**metadata, **known}
+    changed['preprocess'] = [
+        {**step, **resize} if step['name'] == 'resize' else step for step in changed['preprocess']
+    ]
+    # Of cards of before, the option is not known.
+    listed = metadata.get('assumed', {})
+    listed = listed if isinstance(listed, Mapping) else assumed.entries(dict.fromkeys(listed))
+    changed['assumed'] = {what: entry for what, entry in listed.items() if what not in settled}
     crops = [step['size'] for step in changed['preprocess'] if step['name'] == 'center_crop']
     if 'preprocess' in known and crops:
         changed['image_shape'] = [crops[-1], crops[-1], metadata['image_shape'][2]]
@@ -118,11 +145,15 @@ def of_channels(metadata: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """The `metadata` for images of this many channels, with averaged mean and deviation."""
     shape = [*metadata['image_shape'][:2], channels]
     same = {len(metadata['mean']), len(metadata['std'])} == {channels}
+    listed = metadata.get('assumed', {})
     moments = {
         key: list(metadata[key]) if same else [sum(metadata[key]) / len(metadata[key])] * channels
         for key in ('mean', 'std')
     }
-    return {**metadata, **moments, 'image_shape': shape}
+    told = {
+        what: {**listed[what], 'value': value} for what, value in moments.items() if what in listed
+    }
+    return {**metadata, **moments, 'image_shape': shape, 'assumed': {**listed, **told}}
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
@@ -180,10 +211,11 @@ def resize_and_crop(metadata: Mapping[str, Any], what: str) -> tuple[int, int, s
       ValueError: if the preprocessing is another one, which `what` cannot store.
     """
     steps = metadata['preprocess']
-    if [step['name'] for step in steps] != ['resize', 'center_crop']:
+    names = [step['name'] for step in steps]
+    if names != ['resize', 'center_crop'] or not steps[0].get('antialias', True):
         raise ValueError(
             f'model.json prepares images by {", ".join(s["name"] for s in steps) or "nothing"}; '
-            f'{what} can hold a resize and a center_crop after it'
+            f'{what} can hold a resize and a center_crop after it, with antialiasing'
         )
     return steps[0]['size'], steps[1]['size'], steps[0].get('interpolation', 'bilinear')
 
@@ -213,6 +245,10 @@ def torchvision_metadata(name: str) -> dict[str, Any]:
     version, size, top1, top5 = TORCHVISION[named[2]]
     return {
         'recipe': f'torchvision {named[1]} IMAGENET1K_V{version}',
+        'classes': [*imagenet()],
+        'mean': list(MEAN),
+        'std': list(STD),
+        'settled': tuple(assumed.OPTIONS),
         'preprocess': preprocess(size, 224),
         'published': {'top1': top1, 'top5': top5},
     }

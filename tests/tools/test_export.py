@@ -311,12 +311,13 @@ def test_the_commands(tmp_path: Path, capsys: Any) -> None:
     assert main(['import', str(GOLDEN / 'tv_basic.pth'), str(tmp_path / 'in'), '--json']) == 0
     lines = capsys.readouterr().out.rstrip().split('\n')
     found = json.loads(lines[-1])
-    assert set(found) == {'loaded', 'skipped', 'missing'}
+    assert {'loaded', 'skipped', 'missing', 'assumed'} <= set(found)
+    assert found['assumed']['mean'] == {'value': [0.485, 0.456, 0.406], 'option': '--mean'}
     assert found['loaded'][0] == {
         'own': 'params/stem/conv1/kernel', 'name': 'conv1.weight', 'shape': [4, 3, 7, 7],
     }  # fmt: skip
     assert 'resnet18, 7 classes' in lines[-2]
-    assert '(assumed: classes, mean, std, preprocess)' in lines[-2]
+    assert '  std = 0.229, 0.224, 0.225  (--std: their standard deviation)' in lines
     assert any('stage2_block1/shortcut_conv' in line for line in lines)
     words = ['export', str(tmp_path / 'in'), str(tmp_path / 'out'), '--format', 'torchvision']
     assert main([*words, '--json']) == 0

@@ -125,7 +125,7 @@ def test_the_hash_in_the_name(web, cache, name, length):
     wrong = ('0' if HASH[0] != '0' else '1') + HASH[1:length]
     kept = files(cache)
     for _ in range(2):
-        with pytest.raises(ValueError, match=f'{HASH[:length]}, not {wrong}; it was not kept'):
+        with pytest.raises(ValueError, match=f'{HASH[:length]}, not {wrong}. It was not kept'):
             fetch(f'https://example.org/{name.format(wrong)}')
     assert files(cache) == kept
     assert len(web.asked) == 3  # a file that was refused is not taken from the cache
@@ -136,6 +136,59 @@ def test_names_without_a_hash(web, name):
     """What is no hash of at least eight digits, and a suffix, is not taken for one."""
     assert fetch(f'https://example.org/{name}').read_bytes() == CONTENT
     assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize('date', ['20240115', '19991231', '202401150930', '20240115093059'])
+def test_a_date_is_no_hash(web, date):
+    """A name that ends in a day, perhaps with the time, says nothing about the content."""
+    assert fetch(f'https://example.org/resnet18-{date}.pth').read_bytes() == CONTENT
+    assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize('digits', ['20241315', '20240132', '12345678', '2024011525'])
+def test_digits_that_are_no_date_are_a_hash(web, digits):
+    """Torch's names have eight hexadecimal digits, which may all be decimal."""
+    with pytest.raises(ValueError, match=f'not {digits}'):
+        fetch(f'https://example.org/resnet18-{digits}.pth')
+    assert len(web.asked) == 1
+
+
+WRONG = '0' * 8 if HASH[0] != '0' else '1' * 8
+
+
+def test_a_hash_is_insisted_on(web, cache):
+    """At the end of the address; the file that the cache has is checked, too."""
+    for length in (8, 64):
+        assert fetch(f'{URL}#sha256={HASH[:length].upper()}').read_bytes() == CONTENT
+    assert web.asked == [URL]  # without the end, and once
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=f'the one that was asked for.*not {WRONG}. It was not'
+        ):
+            fetch(f'{URL}#sha256={WRONG}')
+    assert [path.read_bytes() for path in files(cache)] == [CONTENT]
+    assert len(web.asked) == 3
+
+
+def test_the_hash_of_a_name_gives_way_to_the_one_asked_for(web):
+    """The message about the wrong one says how to go on."""
+    url = f'https://example.org/net-{WRONG}.pth'
+    with pytest.raises(ValueError, match='that its name ends in') as refused:
+        fetch(url)
+    asked = str(refused.value).rpartition(' ')[2]
+    assert asked == f'{url}#sha256={HASH}'
+    assert fetch(asked).read_bytes() == CONTENT
+    assert len(web.asked) == 2
+
+
+@pytest.mark.parametrize(
+    'end', ['sha256=', 'sha256=1234567', 'sha256=xyzw5678', 'md5=12345678', 'x']
+)
+def test_an_end_that_is_no_hash(web, end):
+    """It is refused before anything is asked."""
+    with pytest.raises(ValueError, match='after the # stands sha256='):
+        fetch(f'{URL}#{end}')
+    assert web.asked == []
 
 
 FAILURES = [

@@ -144,6 +144,10 @@ def test_every_preset_is_recognised_in_every_layout(name: str) -> None:
         if system == 'paddle' and name in CIFAR:
             continue  # its stages cannot be told without shortcuts; PaddleClas has no such nets
         model = models.create(name, num_classes=11)
+        if model.stem == 'deep' and 'deep' not in layout.stems:
+            continue
+        if system == 'pytorch_cifar' and name in CIFAR:  # akamaster's, whose zeros lie otherwise
+            model = models.create(name, num_classes=11, shortcut='pad_both')
         if system == 'paddle' and model.block == 'basic':
             model = models.create(name, num_classes=11, project_first=True)
         if system == 'paddle_older' and model.stem == 'deep' and model.groups == 1:
@@ -251,7 +255,7 @@ def test_a_file_that_merely_has_torchvisions_name_is_not_its(
     shutil.copy(GOLDEN / 'tv_basic.pth', path)
     metadata, _ = load.read(path)
     assert 'published' not in metadata
-    assert metadata['assumed'] == ['classes', 'mean', 'std', 'preprocess']
+    assert {'classes', 'mean', 'std', 'preprocess'} <= metadata['assumed'].keys()
     assert 'its SHA-256 begins with' in caplog.text
 
 
@@ -347,7 +351,7 @@ def test_an_imported_folder_is_the_same_model(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, variables, theirs)
     metadata = json.loads((tmp_path / 'out' / 'model.json').read_text())
     assert metadata['classes'] == list('abcdefg')
-    assert metadata['assumed'] == []
+    assert metadata['assumed'] == {}
 
 
 @pytest.mark.parametrize(

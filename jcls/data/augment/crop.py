@@ -106,12 +106,15 @@ def random_box(
     return tf.cond(tf.reduce_any(fits), placed, central)
 
 
-def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
+def resize(
+    *, size: int = 256, interpolation: str = 'bilinear', antialias: bool = True
+) -> Operation:
     """Resize the shorter side to `size` pixels, the longer one to int(size * long / short).
 
     Args:
       size: length of the shorter side.
-      interpolation: 'bilinear' or 'bicubic', with antialiasing.
+      interpolation: 'bilinear' or 'bicubic'.
+      antialias: filter what becomes smaller, as Pillow does; OpenCV and TensorFlow do not.
     """
     positive(size=size)
     choose(dict.fromkeys(INTERPOLATIONS), interpolation, 'interpolation')
@@ -135,6 +138,7 @@ def resize(*, size: int = 256, interpolation: str = 'bilinear') -> Operation:
             tf.where(portrait, other, size),
             tf.where(portrait, size, other),
             method=interpolation,
+            antialias=antialias,
         )
 
     def output_size(before: Size) -> Size:

@@ -82,12 +82,23 @@ def _require_usual_epsilon(metadata: dict[str, Any], format: str) -> None:
         )
 
 
+def _require_usual_strides(model: ResNet, format: str) -> None:
+    """Raise ValueError for what has the tensors of a reader's network and computes otherwise."""
+    if model.stride_in_1x1 or model.padding != 'torch':
+        raise ValueError(
+            f'format={format!r} cannot hold stride_in_1x1={model.stride_in_1x1}, padding='
+            f"{model.padding!r}: its readers take False and 'torch'; 'jcls', 'stablehlo' and "
+            "'savedmodel' can"
+        )
+
+
 def _torchvision(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
     if model.stem == 'deep' or model.shortcut == 'pool':
         raise ValueError(
             f'torchvision has no {metadata["architecture"]["name"]}: its ResNets have one '
             "convolution in the stem and no pool in the shortcuts; format='timm' can hold it"
         )
+    _require_usual_strides(model, 'torchvision')
     _require_usual_epsilon(metadata, 'torchvision')
     tensors = state_dict(model, variables, layouts.TORCH)
     artifact.save_tensors(folder / 'model.safetensors', tensors)
@@ -96,7 +107,8 @@ def _torchvision(folder: Path, model: ResNet, variables: Any, metadata: dict[str
 def _timm(folder: Path, model: ResNet, variables: Any, metadata: dict[str, Any]) -> None:
     section = metadata['architecture']
     preset = models.create(section['name'], num_classes=model.num_classes)
-    fixed = ('blocks', 'width', 'stem', 'project_first')
+    _require_usual_strides(model, 'timm')
+    fixed = ('blocks', 'width', 'stem', 'shortcut', 'project_first')
     different = [field for field in fixed if getattr(model, field) != getattr(preset, field)]
     if different or model.stem == 'cifar':
         what = f' with another {", ".join(different)}' if different else ''

@@ -13,11 +13,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcls import models
 from jcls.weights.foreign import layouts
-from jcls.weights.foreign.recognise import kernel, recognise
+from jcls.weights.foreign.recognise import kernel, recognise, the_network
 
 SHOWN = 12  # number of differences that a message shows
-# Other systems also save counters and the image normalisation beside a model's variables.
-BESIDE = r'(.*\.)?num_batches_tracked|n_averaged|steps|data_preprocessor\..*'
+# What other systems save beside a model's variables and no network computes with: counters, also
+# those of profilers, and the normalisation of images.
+COUNTERS = r'(^|\.)(num_batches_tracked|total_ops|total_params|n_averaged)$'
+BESIDE = COUNTERS + r'|^steps$|^data_preprocessor\.'
+# What the tensors do not tell of a network, and the values that they leave open. No preset has the
+# last ones.
+UNTOLD = {
+    'shortcut': ('pad', 'pad_both'),
+    'stem': ('cifar', 'cifar_pool'),
+    'stride_in_1x1': (False, True),
+    'padding': models.PADDINGS,
+}
 
 
 class Row(NamedTuple):
@@ -44,61 +54,143 @@ class Report(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """The result of a conversion: the ``model`` section, the variables and the report."""
+    """The result of a conversion.
+
+    Attributes:
+      section: the ``model`` section.
+      variables: {'params', 'batch_stats'} in float32.
+      report: what became of every tensor.
+      untold: fields of the section that the tensors do not tell, with the values assumed.
+    """
 
     section: dict[str, Any]
     variables: dict[str, Any]
     report: Report
+    untold: dict[str, Any]
 
 
-def convert(tensors: Mapping[str, np.ndarray]) -> Converted:
-    """Variables {'params', 'batch_stats'} in float32 from a state dict of any layout.
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    *,
+    classifier: bool = True,
+    choices: Mapping[str, Any] | None = None,
+) -> Converted:
+    """Convert a state dict of any layout, whatever wrappers its names have.
 
-    A missing classifier is reported; any other missing tensor is an error.
+    A missing classifier is reported; any other missing tensor is an error, and so is one that the
+    network does not have. What lies beside the network is skipped.
+
+    Args:
+      tensors: the state dict.
+      classifier: whether the classifier is wanted. If it is not, it is skipped, and so is whatever
+        else is no part of the stem and the stages and has no convolution, as a projection head.
+      choices: fields of `UNTOLD` to have instead of the values that are assumed.
 
     Raises:
       ValueError: if this is no ResNet of jcls; the error names the nearest one, and what differs.
     """
-    tensors = {
-        name.removeprefix('module.').removeprefix('_orig_mod.'): value
+    root = the_network({name: np.shape(value) for name, value in tensors.items()}).root
+    inside = {name.removeprefix(root): v for name, v in tensors.items() if name.startswith(root)}
+    report = Report([], [], [])
+    report.skipped.extend(
+        Row(None, name, np.shape(value))
         for name, value in tensors.items()
-    }
-    shapes = {name: np.shape(value) for name, value in tensors.items()}
+        if not name.startswith(root)
+    )
+    shapes = {name: np.shape(value) for name, value in inside.items()}
     layout, section = recognise(shapes)
     classes = section.pop('num_classes')
+    if not classifier:
+        classes = None
+    elif classes == 1:
+        raise ValueError(
+            f'{root}{layout.head}.weight {shapes[f"{layout.head}.weight"]}: a classifier of one '
+            f'logit, where jcls has one for each class (at least 2); {_WITHOUT}'
+        )
+    section, untold = _chosen(section, choices or {})
     model = models.create(**section, num_classes=classes)
     names = layouts.tensors(model, layout)
     first = names['params/stem/conv1/kernel']
     own = flatten_dict(shapes_of(model, kernel(shapes, first)[1]), sep='/')
-    report = Report([], [], [])
     problems: list[str] = []
     leaves: dict[tuple[str, ...], np.ndarray] = {}
     for path, name in names.items():
-        if name not in tensors:
-            report.missing.append(Row(path, name, own[path].shape))
-            if classes is not None or not path.startswith('params/head/'):
-                problems.append(f'+ {name}, for {path} {own[path].shape}: not in the source')
+        of_head = path.startswith('params/head/')
+        if of_head and not classifier:
             continue
-        value = layouts.to_own(tensors[name], layout)
-        report.loaded.append(Row(path, name, shapes[name]))
+        if name not in inside:
+            report.missing.append(Row(path, root + name, own[path].shape))
+            if classes is not None or not of_head:
+                problems.append(f'+ {root}{name}, for {path} {own[path].shape}: not in the source')
+            continue
+        value = layouts.to_own(layouts.as_matrix(inside[name]) if of_head else inside[name], layout)
+        report.loaded.append(Row(path, root + name, shapes[name]))
         if value.shape != own[path].shape:
-            problems.append(f'! {name}: {value.shape}, but {path} is {own[path].shape}')
+            problems.append(f'! {root}{name}: {value.shape}, but {path} is {own[path].shape}')
             continue
         if not (np.issubdtype(value.dtype, np.floating) or value.dtype == jnp.bfloat16):
-            problems.append(f'! {name}: numbers of type {value.dtype}')
+            problems.append(f'! {root}{name}: numbers of type {value.dtype}')
             continue
         leaves[tuple(path.split('/'))] = np.ascontiguousarray(value, np.float32)
-    used = set(names.values())
-    for name in tensors:
-        if name not in used:
-            report.skipped.append(Row(None, name, shapes[name]))
-            if not re.fullmatch(BESIDE, name):
-                problems.append(f'- {name} {shapes[name]}: {section["name"]} has no such tensor')
+    used = {row.name for row in report.loaded}
+    parts = {name.split('.')[0] for path, name in names.items() if 'params/head/' not in path}
+    behind = []
+    for name, shape in shapes.items():
+        if root + name in used:
+            continue
+        report.skipped.append(Row(None, root + name, shape))
+        if re.search(BESIDE, name):
+            continue
+        if name.split('.')[0] not in parts and len(shape) < 4:
+            behind.append(name)
+            if not classifier:
+                continue
+        problems.append(f'- {root}{name} {shape}: {section["name"]} has no such tensor')
     if problems:
         raise ValueError(
             f'this is no ResNet of jcls; the nearest is {_said(section)}, but:\n{shown(problems)}'
+            + _cure(problems, behind)
         )
-    return Converted({**section, 'num_classes': classes}, unflatten_dict(leaves), report)
+    return Converted({**section, 'num_classes': classes}, unflatten_dict(leaves), report, untold)
+
+
+_WITHOUT = (
+    "a run that starts from this source with config.init.head='new' leaves out whatever is there, "
+    'and `jcls import --drop PATTERN` what you say'
+)
+
+
+def _cure(problems: list[str], behind: list[str]) -> str:
+    """What to do about tensors that have no place."""
+    left = sum(line[0] == '-' for line in problems)
+    if behind and left == len(problems) == len(behind):
+        return f'\nThey lie behind the network: {_WITHOUT}.'
+    if left:
+        return (
+            '\n`jcls import` has --rename PATTERN=NEW for tensors with other names, and --drop '
+            'PATTERN for those that the network computes nothing with.'
+        )
+    return ''
+
+
+def _chosen(
+    section: dict[str, Any], choices: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The section with the `choices`, and the values of the other fields of `UNTOLD`."""
+    model = models.create(**section)
+    section, untold = dict(section), {}
+    for field, values in UNTOLD.items():
+        value = getattr(model, field)
+        open_ = value in values and (field != 'stride_in_1x1' or model.block == 'bottleneck')
+        chosen = choices.get(field, value)
+        if chosen not in ((value, *values) if open_ else (value,)):
+            known = ', '.join(map(repr, values if open_ else (value,)))
+            raise ValueError(f'{field}={chosen!r}: the tensors are those of {known}')
+        if chosen != value:
+            section[field] = chosen
+        if open_ and field not in choices:
+            untold[field] = value
+    return section, untold
 
 
 def state_dict(

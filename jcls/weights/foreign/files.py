@@ -1,22 +1,22 @@
-"""Reading weights that another system wrote: their tensors and metadata."""
+"""Reading weights that another system wrote: which of a file's tensors, and the metadata."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.weights.foreign.edits import Edits
 from jcls.weights.foreign.pickles import read_pickle
+from jcls.weights.foreign.recognise import Network, networks
 from jcls.weights.metadata import preprocess
 
-# Keys of the weights in other systems' training checkpoints, and of the averaged weights.
-RAW = ('state_dict', 'model', 'model_state_dict', 'net')
-AVERAGED = ('state_dict_ema', 'model_ema')
-MMENGINE_RAW = 'ema_state_dict'  # if there is one, 'state_dict' holds the averaged weights
+# Parts of names, and keys of dictionaries, below which averaged weights are.
+AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
 # Names in timm of ResNets that their tensors identify. Some others, such as resnetaa50 and
 # resnetblur50, have the same tensors but compute something else.
@@ -28,6 +28,9 @@ SEEN = (
     'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
     'zero_init_last', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
 )  # fmt: skip
+SETTLED_BY_TIMM = (
+    'interpolation', 'antialias', 'bgr', 'exif', 'epsilon', 'stride_in_1x1', 'padding',
+)  # fmt: skip
 USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
 
@@ -35,24 +38,34 @@ class Foreign(NamedTuple):
     """Tensors and metadata of another system.
 
     Attributes:
-      tensors: a flat state dict.
-      metadata: any of 'classes', 'mean', 'std', 'preprocess'.
+      tensors: a flat state dict of one network, and perhaps more tensors beside it.
+      metadata: any of 'classes', 'mean', 'std', 'preprocess', and 'settled': what else need not be
+        assumed, see `jcls.weights.assumed`.
+      averaged: whether the weights are averaged; None if nothing says so.
+      both: whether the file has averaged weights and raw ones.
     """
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    averaged: bool | None = None
+    both: bool = False
 
 
-def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
+def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None = None) -> Foreign:
     """Read a ``.safetensors``, any pickle of torch or Paddle, or a Hub folder.
+
+    The weights may lie in dictionaries of any names and depth.
 
     Args:
       path: the file or folder.
-      prefix: common prefix of the names, which is removed; other tensors are left out.
+      prefix: common prefix of the names, which is removed; other tensors are left out. The keys of
+        the dictionaries around them may stand before it.
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
+      edits: what to rename and to leave out first.
 
     Raises:
-      ValueError: for a damaged file, a file without weights, or a prefix that no name has.
+      ValueError: for a damaged file, a file without weights, a prefix that no name has, or one that
+        has to be named because there are several networks.
     """
     metadata: dict[str, Any] = {}
     if path.is_dir():
@@ -63,21 +76,16 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto') -> Foreign:
         if (folder / 'config.json').exists():
             metadata = _hub_metadata(folder / 'config.json')
     if path.suffix == '.safetensors':
-        tensors = _read_safetensors(path)
-        if ema == 'yes':
-            raise ValueError(f"ema='yes', but {path} holds one set of weights")
+        sets = {'': _read_safetensors(path)}
     else:
         content = read_pickle(path)
-        tensors = _state_dict(content, ema, path)
+        sets = _state_dicts(content, path)
         metadata |= _mmpretrain_metadata(content)
+    if edits:
+        sets = edits.apply(sets, path)
     if prefix:
-        start = prefix.rstrip('.') + '.'
-        below = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-        if not below:
-            known = ', '.join(sorted({name.split('.')[0] for name in tensors})[:8])
-            raise ValueError(f'prefix={prefix!r}: nothing in {path} lies below it; it has {known}')
-        tensors = below
-    return Foreign(tensors, metadata)
+        sets = _below(sets, prefix, path)
+    return _one_of(sets, ema, path)._replace(metadata=metadata)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -90,26 +98,107 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f'{path} cannot be read as safetensors: {error}') from None
 
 
-def _state_dict(content: Any, ema: str, path: Path) -> dict[str, np.ndarray]:
-    """The weights in a checkpoint's content."""
+def _state_dicts(content: Any, path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The state dicts in a checkpoint's content, by the keys of the dictionaries around them."""
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds no dictionary of tensors, but a {type(content).__name__}')
-    if isinstance(content.get(MMENGINE_RAW), Mapping):
-        content = {'model_ema': content.get('state_dict'), 'state_dict': content[MMENGINE_RAW]}
-    mappings = {
-        key: value for key, value in content.items() if isinstance(value, Mapping) and value
-    }
-    averaged = [mappings[key] for key in AVERAGED if key in mappings]
-    raw = [mappings[key] for key in RAW if key in mappings] or [content]
+    content = {str(key): value for key, value in content.items()}
+    if 'ema_state_dict' in content and 'meta' in content:
+        # mmengine exchanges the two: its 'state_dict' holds the averaged weights.
+        raw, averaged = content.pop('ema_state_dict'), content.pop('state_dict', {})
+        content |= {'state_dict': raw, 'state_dict_ema': averaged}
+    sets = dict(_with_convolutions(content))
+    if sets:
+        return sets
+    flat = dict(_flat(content))
+    if not flat:
+        raise ValueError(f'{path} holds no tensors, only {", ".join(content) or "nothing"}')
+    return {'': flat}
+
+
+def _with_convolutions(
+    content: Mapping[str, Any], place: str = ''
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    arrays = {str(k): v for k, v in content.items() if isinstance(v, np.ndarray)}
+    if any(v.ndim == 4 and '.' in name for name, v in arrays.items()):
+        yield place, arrays
+    for key, value in content.items():
+        if isinstance(value, Mapping) and 'optim' not in str(key).lower():
+            yield from _with_convolutions(value, f'{place}.{key}' if place else str(key))
+
+
+def _flat(content: Mapping[str, Any], place: str = '') -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of dictionaries in dictionaries, one for each module."""
+    for key, value in content.items():
+        name = f'{place}.{key}' if place else str(key)
+        if isinstance(value, np.ndarray):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, name)
+
+
+def _below(
+    sets: dict[str, dict[str, np.ndarray]], prefix: str, path: Path
+) -> dict[str, dict[str, np.ndarray]]:
+    """The tensors below the prefix in each set, and the sets whose own place is below it."""
+    start = prefix.rstrip('.') + '.'
+    below = {}
+    for place, tensors in sets.items():
+        for around in dict.fromkeys(('', f'{place}.' if place else '')):
+            found = {
+                f'{around}{name}'.removeprefix(start): value
+                for name, value in tensors.items()
+                if f'{around}{name}'.startswith(start)
+            }
+            if found:
+                below[place] = found
+    if not below:
+        names = [name for tensors in sets.values() for name in tensors]
+        known = [*filter(None, sets), *sorted({name.split('.')[0] for name in names})][:8]
+        raise ValueError(
+            f'prefix={prefix!r}: nothing in {path} lies below it; it has {", ".join(known)}'
+        )
+    return below
+
+
+def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> Foreign:
+    """The tensors of one network."""
+    found = [
+        (place, network)
+        for place, tensors in sets.items()
+        for network in networks({name: value.shape for name, value in tensors.items()})
+    ]
+
+    def is_averaged(place: str, network: Network) -> bool:
+        around = f'{place}.{network.root}'.split('.')
+        # torch.optim.swa_utils.AveragedModel counts beside its 'module.'.
+        counter = f'{network.root.removesuffix("module.")}n_averaged'
+        return counter in sets[place] or any(re.fullmatch(AVERAGED, part) for part in around)
+
+    averaged = [one for one in found if is_averaged(*one)]
+    raw = [one for one in found if one not in averaged]
     if ema == 'yes' and not averaged:
         raise ValueError(f"ema='yes', but {path} has no averaged weights")
-    chosen = averaged[0] if averaged and ema != 'no' else raw[0]
-    tensors = {str(k): v for k, v in chosen.items() if isinstance(v, np.ndarray)}
-    if not tensors:
+    if ema == 'no' and averaged and not raw:
+        raise ValueError(f"ema='no', but {path} has averaged weights alone")
+    chosen = raw if ema == 'no' or not averaged else averaged
+    if len(chosen) > 1:
+        names = [f'{place}.{network.root}'.strip('.') for place, network in chosen]
         raise ValueError(
-            f'{path} holds no tensors, only {", ".join(map(str, content)) or "nothing"}'
+            f'{path} has {len(chosen)} networks: name one of {", ".join(filter(None, names))} as '
+            'the prefix'
         )
-    return tensors
+    if not chosen:  # the conversion says what is missing
+        return Foreign(max(sets.values(), key=len), {})
+    place, network = chosen[0]
+    roots = [net.root for there, net in found if there == place]
+
+    def is_of_another(name: str) -> bool:
+        inside = [root for root in roots if name.startswith(root)]
+        return bool(inside) and max(inside, key=len) != network.root
+
+    tensors = {name: v for name, v in sets[place].items() if not is_of_another(name)}
+    return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
 
 
 def _hub_metadata(path: Path) -> dict[str, Any]:
@@ -128,6 +217,8 @@ def _hub_metadata(path: Path) -> dict[str, Any]:
             metadata['preprocess'] = preprocess(
                 int(size / settings['crop_pct']), size, settings['interpolation']
             )
+        if name:  # timm's readers of images and its plain ResNets leave no choice of these
+            metadata['settled'] = SETTLED_BY_TIMM
     except (
         ArithmeticError, LookupError, RecursionError, OSError, TypeError, ValueError,
         AttributeError,

@@ -2,7 +2,8 @@
 
 A layout names the modules of a model. `tensors` pairs every variable of a jcls model with its name
 in a layout; `to_own` and `to_foreign` turn its axes. The names are those of torchvision 0.29, timm
-1.0, mmpretrain 1.2 and PaddleClas 2.6.
+1.0, mmpretrain 1.2, PaddleClas 2.6, transformers 4 and the much-used repositories for CIFAR:
+kuangliu/pytorch-cifar, akamaster/pytorch_resnet_cifar10 and weiaicunzai/pytorch-cifar100.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Layout(NamedTuple):
     """The names of modules. A pair is a convolution and its normalisation layer.
 
     Attributes:
-      stems: pairs of each kind of stem.
+      stems: pairs of the 'plain' stem of one convolution, and of the 'deep' one, if it has any.
       block: function from (stage, place in it, number of blocks in earlier stages) to a block's
         name; stages and places count from 1.
       pair: function from a convolution's number in its block to its pair.
@@ -42,13 +43,17 @@ class Layout(NamedTuple):
     through: bool = False
 
 
-def _indexed(pool: bool) -> tuple[str, str]:
+def _indexed(pool: bool, name: str = 'downsample') -> tuple[str, str]:
     """A shortcut's pair in a torch.nn.Sequential, with or without a pool before it."""
-    return (f'downsample.{int(pool)}', f'downsample.{int(pool) + 1}')
+    return (f'{name}.{int(pool)}', f'{name}.{int(pool) + 1}')
 
 
 def _torch_pair(i: int) -> tuple[str, str]:
     return f'conv{i}', f'bn{i}'
+
+
+def _cifar_shortcut(pool: bool, _: int) -> tuple[str, str]:
+    return _indexed(pool, 'shortcut')
 
 
 def _older(*names: str) -> tuple[tuple[str, str], ...]:
@@ -59,11 +64,12 @@ def _paddle_stem(convs: int) -> tuple[tuple[str, str], ...]:
     return tuple((f'stem.{i}.conv', f'stem.{i}.bn') for i in range(convs))
 
 
+# What systems and users call a classifier. In a torch.nn.Sequential it has a number besides.
+HEADS = ('fc', 'linear', 'classifier', 'head', 'last_linear', 'head.fc')
 PLAIN = (('conv1', 'bn1'),)
 TORCH = Layout(
     stems={
-        'imagenet': PLAIN,
-        'cifar': PLAIN,
+        'plain': PLAIN,
         'deep': (('conv1.0', 'conv1.1'), ('conv1.3', 'conv1.4'), ('conv1.6', 'bn1')),
     },
     block=lambda stage, block, _: f'layer{stage}.{block - 1}',
@@ -71,10 +77,35 @@ TORCH = Layout(
     shortcut=lambda pool, _: _indexed(pool),  # timm has an identity in the pool's place
     head='fc',
 )
+# akamaster's networks have these names, too; their shortcuts have no parameters.
+PYTORCH_CIFAR = Layout(
+    stems=TORCH.stems,
+    block=TORCH.block,
+    pair=_torch_pair,
+    shortcut=_cifar_shortcut,
+    head='linear',
+)
+PYTORCH_CIFAR100 = Layout(
+    stems={'plain': (('conv1.0', 'conv1.1'),)},
+    block=lambda stage, block, _: f'conv{stage + 1}_x.{block - 1}',
+    pair=lambda i: (f'residual_function.{3 * i - 3}', f'residual_function.{3 * i - 2}'),
+    shortcut=_cifar_shortcut,
+    head='fc',
+)
+TRANSFORMERS = Layout(
+    stems={
+        'plain': (
+            ('resnet.embedder.embedder.convolution', 'resnet.embedder.embedder.normalization'),
+        )
+    },
+    block=lambda stage, block, _: f'resnet.encoder.stages.{stage - 1}.layers.{block - 1}',
+    pair=lambda i: (f'layer.{i - 1}.convolution', f'layer.{i - 1}.normalization'),
+    shortcut=lambda *_: ('shortcut.convolution', 'shortcut.normalization'),
+    head='classifier.1',
+)
 MMPRETRAIN = Layout(
     stems={
-        'imagenet': (('backbone.conv1', 'backbone.bn1'),),
-        'cifar': (('backbone.conv1', 'backbone.bn1'),),
+        'plain': (('backbone.conv1', 'backbone.bn1'),),
         'deep': tuple((f'backbone.stem.{i}.conv', f'backbone.stem.{i}.bn') for i in range(3)),
     },
     block=lambda stage, block, _: f'backbone.layer{stage}.{block - 1}',
@@ -83,7 +114,7 @@ MMPRETRAIN = Layout(
     head='head.fc',
 )
 PADDLE = Layout(
-    stems={'imagenet': _paddle_stem(1), 'cifar': _paddle_stem(1), 'deep': _paddle_stem(3)},
+    stems={'plain': _paddle_stem(1), 'deep': _paddle_stem(3)},
     block=lambda _, block, before: f'blocks.{before + block - 1}',
     pair=lambda i: (f'conv{i - 1}.conv', f'conv{i - 1}.bn'),
     shortcut=lambda *_: ('short.conv', 'short.bn'),
@@ -95,8 +126,7 @@ PADDLE = Layout(
 # ResNeXt, ResNeXt_vd and ResNet_vc.
 PADDLE_OLDER = Layout(
     stems={
-        'imagenet': _older('conv'),
-        'cifar': _older('conv'),
+        'plain': _older('conv'),
         'deep': _older('conv1_1', 'conv1_2', 'conv1_3'),
     },
     block=lambda stage, block, _: f'bb_{stage - 1}_{block - 1}',
@@ -108,6 +138,9 @@ PADDLE_OLDER = Layout(
 )
 LAYOUTS = {
     'torch': TORCH,
+    'pytorch_cifar': PYTORCH_CIFAR,
+    'pytorch_cifar100': PYTORCH_CIFAR100,
+    'transformers': TRANSFORMERS,
     'mmpretrain': MMPRETRAIN,
     'paddle': PADDLE,
     'paddle_older': PADDLE_OLDER,
@@ -116,7 +149,7 @@ LAYOUTS = {
 
 def modules(model: ResNet, layout: Layout) -> Iterator[tuple[str, str, str]]:
     """(kind, own path, foreign name) of every module; kind is 'conv', 'norm' or 'head'."""
-    for i, (conv, norm) in enumerate(layout.stems[model.stem], 1):
+    for i, (conv, norm) in enumerate(stem_of(layout, model.stem), 1):
         yield 'conv', f'stem/conv{i}', conv
         yield 'norm', f'stem/norm{i}', norm
     before = 0
@@ -135,10 +168,15 @@ def modules(model: ResNet, layout: Layout) -> Iterator[tuple[str, str, str]]:
     yield 'head', 'head', layout.head
 
 
+def stem_of(layout: Layout, kind: str) -> tuple[tuple[str, str], ...]:
+    """The pairs of a kind of stem of `jcls.models`."""
+    return layout.stems['deep' if kind == 'deep' else 'plain']
+
+
 def has_shortcut(model: ResNet, stage: int) -> bool:
     """Whether the first block of a stage has parameters in its shortcut."""
     same = stage == 1 and EXPANSION[model.block] == 1 and not model.project_first
-    return model.shortcut != 'pad' and not same
+    return not model.shortcut.startswith('pad') and not same
 
 
 CONVS = {'basic': 2, 'bottleneck': 3}
@@ -169,6 +207,11 @@ def to_own(value: np.ndarray, layout: Layout) -> np.ndarray:
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 and layout.transposed else value
+
+
+def as_matrix(weight: np.ndarray) -> np.ndarray:
+    """A classifier's weight; one that is stored as a 1x1 convolution loses the window."""
+    return weight[:, :, 0, 0] if weight.ndim == 4 and weight.shape[2:] == (1, 1) else weight
 
 
 def to_foreign(value: np.ndarray, layout: Layout) -> np.ndarray:

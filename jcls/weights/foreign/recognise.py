@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from jcls import models
 from jcls.weights.foreign import layouts
@@ -13,16 +14,108 @@ from jcls.weights.foreign.layouts import Layout
 Shapes = Mapping[str, tuple[int, ...]]  # the shapes of foreign tensors by name
 
 
-def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
-    """The layout, and the ``model`` section that builds the network.
+class Network(NamedTuple):
+    """A network among tensors: the beginning of its names, such as 'module.', and their layout."""
 
-    The section names the preset with all properties of the network; a depth, width or stem that no
-    preset has stands beside the name. 'num_classes' is None if there is no classifier.
+    root: str
+    layout: Layout
+
+    @property
+    def prefix(self) -> str:
+        """The root as a user names it."""
+        return self.root.removesuffix('.') or '(no prefix)'
+
+
+def networks(shapes: Shapes) -> list[Network]:
+    """The ResNets that the tensors hold, whatever wrappers stand before their names.
+
+    A network is where the first convolution of a layout's stem and of its first block are. Several
+    layouts may share these; the one whose shortcut and classifier are there, too, is taken.
+    """
+    found: dict[str, tuple[int, Network]] = {}
+    for layout in layouts.LAYOUTS.values():
+        for network in _below_roots(shapes, layout, blocks=True):
+            root, first = network.root, _first(layout, network.root, shapes)
+            score = sum(name in shapes for name in _telling(layout, root))
+            if first not in found or score > found[first][0]:
+                found[first] = score, network
+    return [_with_head(shapes, network) for _, network in found.values()]
+
+
+def _below_roots(shapes: Shapes, layout: Layout, *, blocks: bool) -> Iterator[Network]:
+    block = f'{layout.block(1, 1, 0)}.{layout.pair(1)[0]}.weight'
+    for first in dict.fromkeys(f'{pairs[0][0]}.weight' for pairs in layout.stems.values()):
+        for name, shape in shapes.items():
+            root = name.removesuffix(first)
+            if root == name or (root and root[-1] != '.') or len(shape) != 4:
+                continue
+            if not blocks or root + block in shapes:
+                yield Network(root, layout)
+
+
+def _first(layout: Layout, root: str, shapes: Shapes) -> str:
+    names = [f'{root}{pairs[0][0]}.weight' for pairs in layout.stems.values()]
+    return next(name for name in names if name in shapes)
+
+
+def _telling(layout: Layout, root: str) -> set[str]:
+    """Names of tensors that only some of the layouts of a network's blocks have."""
+    block = root + layout.block(2, 1, 0)
+    shortcuts = {layout.shortcut(pool, 2)[0] for pool in (False, True)}
+    return {f'{block}.{name}.weight' for name in shortcuts} | {f'{root}{layout.head}.weight'}
+
+
+def _with_head(shapes: Shapes, network: Network) -> Network:
+    """The network with its classifier's own name, if it is not the layout's."""
+    root, layout = network
+    for head in dict.fromkeys((layout.head, *layouts.HEADS)):
+        inside = {name for name in shapes if name.startswith(f'{root}{head}.')}
+        weights = [name.removesuffix('.weight') for name in inside if name.endswith('.weight')]
+        # One with other modules beside it is no linear classifier, but a projection or the like.
+        if len(weights) == 1 and inside <= {f'{weights[0]}.weight', f'{weights[0]}.bias'}:
+            own = weights[0].removeprefix(root)
+            if own == layout.head:
+                return network
+            if own == head or own.removeprefix(f'{head}.').isdigit():
+                return Network(root, layout._replace(head=own))
+    return network
+
+
+def the_network(shapes: Shapes) -> Network:
+    """The only one of `networks`.
+
+    Raises:
+      ValueError: if there is none, or more than one; the error names what is there.
+    """
+    found = networks(shapes)
+    if len(found) > 1:
+        raise ValueError(
+            f'there are {len(found)} networks, below {", ".join(net.prefix for net in found)}: '
+            'name one of them as the prefix'
+        )
+    if found:
+        return found[0]
+    for layout in layouts.LAYOUTS.values():  # what lacks a block is said to lack it
+        for network in _below_roots(shapes, layout, blocks=False):
+            if not re.search(r'\d', network.root):  # the convolution of a stem, and not of a block
+                return network
+    raise ValueError(
+        'these are not the weights of a ResNet with the names of torchvision, timm, mmpretrain, '
+        'PaddleClas, transformers or the repositories for CIFAR; the first tensors are '
+        f'{", ".join(list(shapes)[:4]) or "none"}'
+    )
+
+
+def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
+    """The layout, and the ``model`` section that builds the network, for names without a root.
+
+    The section names the preset with all properties of the network; what no preset has stands
+    beside the name. 'num_classes' is None if there is no classifier.
 
     Raises:
       ValueError: if this is no ResNet of jcls; the error names the nearest preset.
     """
-    layout = _layout(shapes)
+    layout = the_network(shapes).layout
     stem, first = _stem(shapes, layout)
     blocks = _blocks(shapes, layout)
     conv = [f'{layout.block(1, 1, 0)}.{layout.pair(i)[0]}.weight' for i in (1, 2, 3)]
@@ -37,9 +130,9 @@ def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
     projected = layout.shortcut(shortcut == 'pool', 1)[0]
     properties = {
         'block': kind,
-        'shortcut': shortcut,
         'groups': groups,
         'inner_ratio': ratio,
+        'shortcut': shortcut,
         'stem': stem,
         'blocks': blocks,
         'width': width,
@@ -52,22 +145,10 @@ def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:
     return layout, section
 
 
-def _layout(shapes: Shapes) -> Layout:
-    for layout in layouts.LAYOUTS.values():
-        firsts = {f'{pairs[0][0]}.weight' for pairs in layout.stems.values()}
-        if any(len(shapes.get(first, ())) == 4 for first in firsts):
-            return layout
-    raise ValueError(
-        'these are not the weights of a ResNet of torchvision, timm, mmpretrain or PaddleClas; '
-        f'the first tensors are {", ".join(list(shapes)[:4]) or "none"}. If they lie below a '
-        'prefix, name it'
-    )
-
-
 def _stem(shapes: Shapes, layout: Layout) -> tuple[str, str]:
     """The kind of stem, and the weight of its last convolution."""
-    deep = [f'{conv}.weight' for conv, _ in layout.stems['deep']]
-    if deep[-1] in shapes:
+    deep = [f'{conv}.weight' for conv, _ in layout.stems.get('deep', ())]
+    if deep and deep[-1] in shapes:
         one, two, last = (kernel(shapes, name)[0] for name in deep)
         if {one, two} != {last // 2}:
             raise ValueError(
@@ -75,8 +156,8 @@ def _stem(shapes: Shapes, layout: Layout) -> tuple[str, str]:
                 f'resnet50d, are {last // 2}, {last // 2}, {last}'
             )
         return 'deep', deep[-1]
-    first = f'{layout.stems["imagenet"][0][0]}.weight'
-    return ('cifar' if shapes[first][-1] == 3 else 'imagenet'), first
+    first = f'{layout.stems["plain"][0][0]}.weight'
+    return ('cifar' if kernel(shapes, first)[-1] == 3 else 'imagenet'), first
 
 
 def kernel(shapes: Shapes, name: str) -> tuple[int, ...]:
@@ -127,7 +208,10 @@ def _shortcut(
     if len(kinds) == 2:  # Paddle's names are alike; both "vd" and ResNet_vc have a deep stem
         vc = layout is layouts.PADDLE_OLDER and groups == 1
         return 'pool' if stem == 'deep' and not vc else 'conv'
-    return kinds[0] if kinds else 'pad'
+    if kinds:
+        return kinds[0]
+    # Where the zeros are the file does not tell; in akamaster's networks they are on both sides.
+    return 'pad_both' if layout.head == 'linear' else 'pad'
 
 
 def _section(properties: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +220,7 @@ def _section(properties: dict[str, Any]) -> dict[str, Any]:
     def agreement(preset: dict[str, Any]) -> tuple[bool, ...]:
         return tuple(preset[field] == properties[field] for field in properties)
 
-    fixed = 4  # fields that a config cannot change
+    fixed = 3  # fields that a config cannot change
     name, preset = max(
         models.PRESETS.items(),
         key=lambda item: (sum(agreement(item[1])[:fixed]), sum(agreement(item[1]))),

@@ -1,0 +1,57 @@
+"""What a file of weights does not tell: the value that is assumed, and the option for another.
+
+model.json has it as 'assumed': {what: {'value': ..., 'option': ...}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# What may be assumed: (the option of `jcls import` that chooses, what it is about).
+OPTIONS = {
+    'classes': ('--classes', 'names of the classes'),
+    'mean': ('--mean', 'mean of the images that it was trained on, as fractions of 255'),
+    'std': ('--std', 'their standard deviation'),
+    'preprocess': ('--resize, --crop', 'size of the shorter side, and of the central square'),
+    'interpolation': ('--interpolation', 'of the resize'),
+    'antialias': ('--antialias', 'whether the resize filters what becomes smaller'),
+    'bgr': ('--bgr', 'whether the channels were blue, green, red'),
+    'exif': ('--exif', 'whether images were turned as their EXIF says'),
+    'epsilon': ('--epsilon', 'of the normalisation layers'),
+    'stem': ('--stem', "a 3x3 convolution: 'cifar' without a pool, 'cifar_pool' with one"),
+    'shortcut': ('--shortcut', "zeros behind the channels ('pad') or on both sides ('pad_both')"),
+    'stride_in_1x1': ('--stride_in_1x1', 'whether bottlenecks stride in their first 1x1'),
+    'padding': ('--padding', "of convolutions: 'torch' (both sides alike) or TensorFlow's 'same'"),
+    'averaged': ('--ema', 'of the averaged and the raw weights that the file has'),
+}
+
+
+def entries(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The content of 'assumed' for these values, in the order of `OPTIONS`."""
+    return {
+        what: {'value': values[what], 'option': option}
+        for what, (option, _) in OPTIONS.items()
+        if what in values
+    }
+
+
+def lines(assumed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each, to read: what, its value, the option, and what it is about."""
+    return [
+        f'{what} = {value}  ({assumed[what]["option"]}: {OPTIONS[what][1]})'
+        for what, value in short(assumed)
+    ]
+
+
+def short(assumed: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What is assumed, and its value to read."""
+    return [(what, _short(entry['value'])) for what, entry in assumed.items() if what in OPTIONS]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ', '.join(map(_short, value))
+    if isinstance(value, Mapping):
+        return ' '.join(map(_short, value.values()))
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
