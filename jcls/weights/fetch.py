@@ -29,7 +29,7 @@ HUB = 'hf:'
 TIMEOUT = 30  # seconds to wait for an answer
 HASH = r'.*-([0-9a-f]{8,64})(\.\w+)+'  # torch's names end in the beginning of the SHA-256
 # Or in a date, perhaps with the time: 20240115, 20240115093000.
-DATE = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])?([0-5]\d){0,2}'
+DATE = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d){0,2})?'
 ASKED = r'sha256[=:-]([0-9a-fA-F]{8,64})'  # the end of an address, after a #
 
 

@@ -82,6 +82,6 @@ def _require_found(what: str, pattern: str, sets: Sets, path: Path) -> None:
     if not any(re.search(pattern, name) for name in names):
         some = [name for name in names if name.endswith('weight')] or names
         raise ValueError(
-            f'{what}={pattern!r} is in the name of no tensor of {path}; among its {len(names)} names '
-            f'are {", ".join([*some[:3], *some[3:][-1:]]) or "none"}'
+            f'{what}={pattern!r} is in the name of no tensor of {path}; among its {len(names)} '
+            f'names are {", ".join([*some[:3], *some[3:][-1:]]) or "none"}'
         )
