@@ -132,11 +132,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add('source', metavar='src', help=text)
     add('out', help='folder to write')
-    add(
-        '--prefix',
-        help='import only tensors whose names begin with this; wrappers such as module. need not '
-        'be named',
+    text = (
+        'import only tensors whose names begin with this (default: all; wrappers such as module. '
+        'need not be named)'
     )
+    add('--prefix', help=text)
     _ema_argument(parser)
     text = (
         'rename tensors: a regular expression in their names, and what replaces it, such as '

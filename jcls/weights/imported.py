@@ -107,6 +107,7 @@ def read(
             for field, values in UNTOLD.items()
             if getattr(of_card, field) in values
         } | choices
+    choices = weights.metadata.pop('choices', {}) | choices
     try:
         converted = convert(weights.tensors, classifier=classifier, choices=choices)
     except ValueError as error:

@@ -282,7 +282,7 @@ def test_every_preset_is_a_plain_name(name: str) -> None:
         ({'model_args': {'aa_layer': 'avg'}}, "no ResNet of jcls is built with aa_layer='avg'"),
         ({'model_args': {'output_stride': 8, 'act_layer': 'silu'}}, "output_stride=8, act_layer='"),
         ({'global_pool': 'catavgmax'}, "global_pool='catavgmax'"),
-        ({'model_args': 3}, 'does not describe a model of timm'),
+        ({'model_args': 3}, 'does not describe a ResNet of timm'),
     ],
 )
 def test_what_timm_says_is_another_network_is_refused(

@@ -13,7 +13,7 @@ import numpy as np
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
-from jcls.weights.metadata import preprocess
+from jcls.weights.metadata import IMAGENET_CLASSES, preprocess
 
 # Parts of names, and keys of dictionaries, below which averaged weights are.
 AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
@@ -39,8 +39,9 @@ class Foreign(NamedTuple):
 
     Attributes:
       tensors: a flat state dict of one network, and perhaps more tensors beside it.
-      metadata: any of 'classes', 'mean', 'std', 'preprocess', and 'settled': what else need not be
-        assumed, see `jcls.weights.assumed`.
+      metadata: any of 'classes', 'mean', 'std', 'preprocess'; 'choices', fields of the network that
+        its tensors do not tell; 'settled', what else need not be assumed, see
+        `jcls.weights.assumed`.
       averaged: whether the weights are averaged; None if nothing says so.
       both: whether the file has averaged weights and raw ones.
     """
@@ -202,9 +203,11 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
 
 
 def _hub_metadata(path: Path) -> dict[str, Any]:
-    """Metadata from timm's config.json beside the weights, which must be of a plain ResNet."""
+    """Metadata from the config.json of timm or transformers, which must be of a plain ResNet."""
     try:
         config = json.loads(path.read_text())
+        if config.get('model_type') == 'resnet':
+            return _transformers_metadata(config, path)
         settings = config.get('pretrained_cfg', config)
         name = config.get('architecture') or settings.get('architecture')
         given = [('global_pool', config.get('global_pool'))]
@@ -219,11 +222,15 @@ def _hub_metadata(path: Path) -> dict[str, Any]:
             )
         if name:  # timm's readers of images and its plain ResNets leave no choice of these
             metadata['settled'] = SETTLED_BY_TIMM
+    except NotAResNetError:
+        raise
     except (
         ArithmeticError, LookupError, RecursionError, OSError, TypeError, ValueError,
         AttributeError,
     ) as error:  # fmt: skip
-        raise ValueError(f'{path} does not describe a model of timm: {error!r}') from None
+        raise ValueError(
+            f'{path} does not describe a ResNet of timm or transformers: {error!r}'
+        ) from None
     if name and not re.fullmatch(PLAIN, str(name)):
         raise ValueError(
             f'{path} is of {name}, which is no ResNet of jcls, though its tensors may look like it'
@@ -237,6 +244,28 @@ def _hub_metadata(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
     names = config.get('label_names') or settings.get('label_names')
     return {**metadata, 'classes': [*map(str, names)]} if isinstance(names, list) else metadata
+
+
+def _transformers_metadata(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Metadata from transformers' config.json; how images are prepared is in another file."""
+    other = {'hidden_act': 'relu', 'downsample_in_first_stage': False}
+    changed = [
+        f'{key}={config[key]!r}' for key, usual in other.items() if config.get(key, usual) != usual
+    ]
+    if changed:
+        raise NotAResNetError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
+    metadata: dict[str, Any] = {'settled': ('bgr', 'exif', 'epsilon', 'padding')}
+    if config.get('layer_type', 'bottleneck') == 'bottleneck':
+        strides = bool(config.get('downsample_in_bottleneck', False))
+        metadata['choices'] = {'stride_in_1x1': strides}
+    names = config.get('id2label') or {}
+    if len(names) != IMAGENET_CLASSES:  # those of ImageNet are known by their WordNet ids
+        metadata['classes'] = [str(names[str(i)]) for i in range(len(names))]
+    return metadata
+
+
+class NotAResNetError(ValueError):
+    """An error: the file describes a network that jcls does not have."""
 
 
 def _mmpretrain_metadata(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -493,3 +493,20 @@ def test_the_config_may_say_it_for_a_file(tiny: Any, file: Any) -> None:
     tiny['model'] |= {'shortcut': 'pad_both', 'padding': 'same'}
     jcls.build(tiny).init()
     assert flatten_dict(jcls.build(tiny).init().params)
+
+
+@pytest.mark.parametrize(
+    ('config', 'strides'), [({}, False), ({'downsample_in_bottleneck': True}, True)]
+)
+def test_a_folder_of_transformers(tmp_path: Path, config: Any, strides: bool) -> None:
+    """Its config.json has the names of the classes, and tells where bottlenecks stride."""
+    artifact.save_tensors(tmp_path / 'model.safetensors', state('transformers', 'resnet50'))
+    labels = {'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'model_type': 'resnet'}
+    (tmp_path / 'config.json').write_text(json.dumps({**labels, **config}))
+    metadata = imported.read(tmp_path).metadata
+    assert metadata['classes'] == ['a', 'b', 'c']
+    assert metadata['architecture'].get('stride_in_1x1', False) == strides
+    assert not metadata['assumed'].keys() & {'classes', 'stride_in_1x1', 'padding', 'epsilon'}
+    (tmp_path / 'config.json').write_text(json.dumps({**labels, 'hidden_act': 'gelu'}))
+    with pytest.raises(ValueError, match="no ResNet of jcls is built with hidden_act='gelu'"):
+        imported.read(tmp_path)
