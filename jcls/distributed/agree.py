@@ -108,6 +108,23 @@ def wait() -> None:
         gather(0)
 
 
+def require_same(what: str, weights: Any) -> None:
+    """Raise ValueError in every process unless all have read the same `weights`, a tree of arrays.
+
+    They would differ if another run saved a checkpoint in between.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256()
+    for leaf in jax.device_get(jax.tree.leaves(weights)):
+        digest.update(np.asarray(leaf).tobytes())
+    if len({*gather(digest.hexdigest())}) > 1:
+        raise ValueError(
+            f'{what}: the processes of this run read different weights from it, maybe since a run '
+            'trains in it and has saved new ones meanwhile. Name a step that stays, or start again'
+        )
+
+
 def gather(value: Any) -> list[Any]:
     """The `value` of every process, in the order of the processes."""
     text = np.frombuffer(json.dumps(value, default=list).encode(), np.uint8)

@@ -26,6 +26,7 @@ from jcls.data.augment.chain import Chain
 from jcls.data.mix import Mix
 from jcls.data.sources import Data
 from jcls.data.sources.source import Source
+from jcls.distributed import agree
 from jcls.distributed.mesh import batch_split, put_batches, replicated
 from jcls.models.batch_norm import group_count
 from jcls.optim.ema import Ema
@@ -115,7 +116,7 @@ class Experiment:
     def check_sources(self, *, start: bool) -> None:
         """Read what the run needs of other runs: its teacher and, at its `start`, its weights."""
         if start and self.init_from.source is not None:
-            _ = self._source_variables
+            agree.require_same('config.init.source', self._source_variables)
         _ = self._teacher
 
     def state_shapes(self) -> State:

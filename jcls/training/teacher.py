@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jcls.distributed import agree
 from jcls.distributed.mesh import batch_split, replicated
 from jcls.training.distill import Distillation
 from jcls.training.step import normalise
@@ -58,5 +59,6 @@ def create(
 
     everywhere, split = replicated(mesh), batch_split(mesh)
     compiled = jax.jit(logits, in_shardings=(everywhere, split), out_shardings=split)
+    agree.require_same(where, variables)
     placed = jax.device_put(jax.device_get(variables), everywhere)
     return Teacher(functools.partial(compiled, placed), metadata.get('step', distillation.step))

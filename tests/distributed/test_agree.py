@@ -28,6 +28,7 @@ AGREE = """
 import json, sys
 from pathlib import Path
 import jax
+import numpy as np
 from jcls.assembly import SECTIONS
 from jcls.config import common_fields
 from jcls.distributed import agree, launch
@@ -43,6 +44,11 @@ for what in ('nothing', 'code', 'data', 'workdir'):
         agree.agree(config, lambda: {'training images': 10 + (other == 'data')}, workdir)
     except ValueError as error:
         messages[what] = str(error)
+for weights in (7, index):
+    try:
+        agree.require_same('config.init.source', {'params': np.full(3, weights)})
+    except ValueError as error:
+        messages['weights'] = str(error)
 print(json.dumps(messages))
 """
 
@@ -51,7 +57,8 @@ def test_code_and_data_are_compared_and_folders_are_not(run_python: Any, tmp_pat
     """A host may have its data elsewhere, but the same, and the same code and workdir."""
     for output in run_python(AGREE, str(tmp_path), processes=2):
         messages = json.loads(output.strip().split('\n')[-1])
-        assert messages.keys() == {'code', 'data', 'workdir'}
+        assert messages.keys() == {'code', 'data', 'workdir', 'weights'}
+        assert 'config.init.source: the processes of this run read diff' in messages['weights']
         assert "code: jcls = 'another'; process 0 on" in messages['code']
         assert 'data: training images = 11; process 0 on' in messages['data']
         assert '/other) does not see what process 0 on' in messages['workdir']
