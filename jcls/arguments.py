@@ -120,6 +120,8 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add('--top', type=int, help='number of classes to print for each image (default: 5)')
     text = 'average the probabilities of each image and its mirror image'
     add('--flip', action='store_true', help=text)
+    text = 'turn images as their EXIF orientation says, although the training did not'
+    add('--exif', action='store_true', help=text)
     add('--batch_size', type=int, help='number of images in a batch (default: 64)')
     _weights_arguments(parser)
 

@@ -11,6 +11,7 @@ import jax
 
 from jcls.assembly import SECTIONS, build, load_config
 from jcls.config.schema import complete, plain
+from jcls.data.sources.exif import noting
 from jcls.data.sources.known import Known, differences
 from jcls.data.sources.labelled import labelled
 from jcls.data.sources.source import Source
@@ -180,9 +181,20 @@ def _on_images(
             'metrics': tuple(run.get('evaluate', {}).get('metrics', ('top1', 'top5', 'loss'))),
         },
     }
-    experiment = build(complete(tree, overrides, sections=SECTIONS), data=source)
+    turned: set[int] = set()
+    noted = noting(source, turned)
+    experiment = build(complete(tree, overrides, sections=SECTIONS), data=noted)
     origin = {'step': metadata.get('step'), 'ema': metadata.get('averaged')}
-    return {**_results(experiment, variables), **origin}
+    results = _results(experiment, variables)
+    if turned and not experiment.config['data']['exif']:
+        logger.warning(
+            'note: %s of the %s images say that they are turned (EXIF orientation), and the '
+            'weights were trained on images as they are stored: so they were read. '
+            '--config.data.exif=true turns them, as viewers do',
+            f'{len(turned):,}',
+            f'{len(source):,}',
+        )
+    return {**results, **origin}
 
 
 def _say_trained_on(path: str | Path, source: Source) -> None:

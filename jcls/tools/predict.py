@@ -22,7 +22,7 @@ from rich.text import Text
 from jcls.data import augment, decode, pipeline, sampler
 from jcls.data.augment.chain import Chain
 from jcls.data.sources import tree
-from jcls.data.sources.exif import upright
+from jcls.data.sources.exif import noting, upright
 from jcls.data.sources.source import Source, from_files
 from jcls.host.tensorflow import tf
 from jcls.training.step import normalise
@@ -43,6 +43,7 @@ def predict(
     ema: str = 'auto',
     top: int = 5,
     flip: bool = False,
+    exif: bool = False,
     batch_size: int = 64,
 ) -> list[Prediction]:
     """The most probable classes of image files, prepared as model.json says.
@@ -54,6 +55,8 @@ def predict(
       ema: 'auto' takes averaged weights if there are any, 'yes' insists, 'no' takes the raw ones.
       top: number of classes of each image, the most probable first.
       flip: average the probabilities of each image and its mirror image.
+      exif: turn images upright as their EXIF orientation says, although the weights were trained
+        on images as they are stored. Weights that were trained with data.exif always do.
       batch_size: number of images at a time, which changes no result.
 
     Raises:
@@ -77,12 +80,14 @@ def predict(
         values = normalise(pixels, tuple(metadata['mean']), tuple(metadata['std']))
         return jax.nn.softmax(model.apply(variables, values, train=False))
 
+    metadata = {**metadata, 'exif': exif or metadata.get('exif', False)}
+    turned: set[int] = set()
     predictions: list[Prediction] = []
     size = min(batch_size, len(files))
     steps = -(-len(files) // size)
     damage = pipeline.Damage(len(files), log=False)  # so that all damaged files are named at once
     for batch in track(
-        _batches(files, metadata, size, damage),
+        _batches(files, metadata, size, damage, turned),
         description='predicting',
         total=steps,
         console=Console(stderr=True),
@@ -101,6 +106,14 @@ def predict(
     if damage.reasons:
         lines = [f'{name}: {reason}' for name, reason in damage.reasons.items()]
         raise ValueError(f'{len(lines)} of {len(files)} images cannot be used:\n{shown(lines)}')
+    if turned:
+        logger.warning(
+            'note: %s of the %s images say that they are turned (EXIF orientation), and the '
+            'weights were trained on images as they are stored: so they were read. --exif turns '
+            'them, as viewers do',
+            f'{len(turned):,}',
+            f'{len(files):,}',
+        )
     return predictions
 
 
@@ -131,12 +144,19 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
 
 
 def _batches(
-    files: list[str], metadata: Mapping[str, Any], size: int, damage: pipeline.Damage
+    files: list[str],
+    metadata: Mapping[str, Any],
+    size: int,
+    damage: pipeline.Damage,
+    turned: set[int],
 ) -> Iterable[jax.Array]:
-    """Batches of prepared pixels, uint8 [size, H, W, 3]; the last one is padded."""
+    """Batches of prepared pixels, uint8 [size, H, W, 3]; the last one is padded.
+
+    `turned` gets the indices of files that say that they are turned, and are not.
+    """
     paths = np.array([os.fsencode(file) for file in files])
     source = from_files(paths, np.zeros(len(files), np.int32), tuple(metadata['classes']))
-    source = upright(source) if metadata.get('exif') else source
+    source = upright(source) if metadata['exif'] else noting(source, turned)
     chain = chain_of(metadata)
     if not _makes_one_size(chain):
         source = _of_size(source, *metadata['image_shape'][:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ def summary(experiment: Experiment, result: Result, checkpoints: list[int], seco
     """A summary: what was reached, where the files are, and what to do next."""
     path: Any = result.workdir
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    word = shlex.quote(str(path))
     epochs, took = experiment.horizon.epoch(result.step), log.duration(seconds)
     reference = experiment.reference
     same_data = reference.examples in (None, len(experiment.data.train))
@@ -88,11 +90,11 @@ def summary(experiment: Experiment, result: Result, checkpoints: list[int], seco
     if published:
         lines.append(f'  published {published}')
     lines += [
-        f'  curves    {path / log.FILE}; tensorboard --logdir {path}',
+        f'  curves    {path / log.FILE}; tensorboard --logdir {word}',
         f'  weights   {path / FOLDER} (steps {", ".join(map(str, checkpoints))}), '
         f'described by {path / files.METADATA}',
-        '  next      evaluate again:  jcls evaluate ' + str(path),
+        '  next      evaluate again:  jcls evaluate ' + word,
         "            train on:        the same command with a longer --config.duration='...'",
-        f"            use it:          model, variables = jcls.load('{path}')",
+        f'            use it:          model, variables = jcls.load({str(path)!r})',
     ]
     return '\n'.join(lines)

@@ -13,12 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from jcls.data.sources import exif
+from jcls.data.sources.classes import listed
 from jcls.optim import schedule
 from jcls.training.experiment import Experiment
 
 SMALL = 12e6  # parameters of a small network: ResNet-18 and below
 SMALLEST = 5e6
 RATES = 1 << 20  # most steps whose learning rate is looked at
+LOOKED_AT = 64  # images whose orientation is read
 MANY = 100  # classes, so that one probability is a small part of their mean
 
 
@@ -160,6 +163,42 @@ def no_rate(e: Experiment) -> str | None:
     )
 
 
+def classes_without_images(e: Experiment) -> str | None:
+    """Classes that no training image has, so that nothing is learned of them."""
+    train = e.data.train
+    absent = train.absent()
+    if not absent:
+        return None
+    name, cure = e.config['data']['name'], ''
+    if absent == ['0'] and name == 'list':
+        cure = (
+            '. If your labels count from 1, name the classes in a file (config.data.classes), each '
+            'on a line'
+        )
+    if absent == ['0'] and name == 'records':
+        cure = '. If your labels count from 1, set data.label_offset=1'
+    return (
+        f'{len(absent)} of the {len(train.classes)} classes have no training image: '
+        f'{listed(absent)}{cure}'
+    )
+
+
+def turned_images(e: Experiment) -> str | None:
+    """Images that say they are turned, and are taken as they are stored."""
+    train = e.data.train
+    if e.config['data']['exif'] or train.names is None:  # without names, these are no files
+        return None
+    rows = np.unique(np.linspace(0, len(train) - 1, LOOKED_AT).astype(int))
+    count = exif.turned(train.name(row) for row in rows)
+    if not count:
+        return None
+    return (
+        f'{count} of {len(rows)} training images that were looked at say that they are turned '
+        '(EXIF orientation); they are taken as they are stored. data.exif=true turns them, as '
+        'viewers do'
+    )
+
+
 def _steps_without_rate(e: Experiment, rate: schedule.Schedule) -> int:
     """The number of steps whose rate is 0; of a long run, from every n-th step."""
     total = e.horizon.total
@@ -182,4 +221,6 @@ TRAPS: tuple[Callable[[Experiment], str | None], ...] = (
     accumulated_statistics,
     finetuning_from_nothing,
     no_rate,
+    classes_without_images,
+    turned_images,
 )

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
+PATTERN = r'[*?[]'  # Orbax looks for its files by the whole path as a pattern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,12 @@ class Checkpoints:
         write: bool = True,
     ) -> None:
         self.directory = workdir.resolve() / FOLDER
+        if write and (found := re.search(PATTERN, str(self.directory))):
+            raise ValueError(
+                f'--workdir: {workdir.resolve()} has {found[0]!r} in it, which makes it a pattern '
+                'of names for what writes the checkpoints, so that they could not be read again; '
+                'choose another'
+            )
         self._best, self._best_is_highest = best, best_is_highest
         policies: list[Any] = [policy.LatestN(n=keep)]
         if best is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jcls
 from helpers.folders import noise
@@ -63,6 +64,23 @@ def test_all_of_a_folder(run: tuple[Path, Path], tmp_path: Path, caplog: Any) ->
     with caplog.at_level(logging.WARNING):
         assert jcls.evaluate(workdir, images=folder)['examples'] == 60
     assert '54 of the 60 images to evaluate on have the names of images that' in caplog.text
+
+
+def test_turned_images_are_counted(run: tuple[Path, Path], tmp_path: Path, caplog: Any) -> None:
+    """Unless the evaluation turns them."""
+    folder, workdir = run
+    places = sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg'))
+    turn = Image.Exif()
+    turn[0x0112] = 3
+    for path in places:
+        to = tmp_path / path.parent.name / path.name
+        to.parent.mkdir(exist_ok=True)
+        Image.open(path).save(to, exif=turn)
+    jcls.evaluate(workdir, images=tmp_path)
+    assert f'note: {len(places)} of the {len(places)} images say that they are tur' in caplog.text
+    caplog.clear()
+    jcls.evaluate(workdir, images=tmp_path, overrides={'data.exif': True})
+    assert 'turned' not in caplog.text
 
 
 def test_a_folder_with_some_of_the_classes(run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from PIL import Image
 
 import jcls
+from helpers.folders import noise
 from jcls.main import main
 from jcls.training import loop, traps
 
@@ -113,6 +115,42 @@ def test_traps_take_parts_of_the_user_s_own(tiny):
     (warning,) = traps.warnings(jcls.build({**tiny, **parts}))
     assert warning.startswith('the learning rate is 0 in 6 of the 12 steps')
     assert warning.endswith(f"schedule.name='{__name__}:dead' has come to its end by then")
+
+
+def own_images(tiny, **data):
+    """The tiny run on files of images; `data` are fields of its source."""
+    sizes = ({'name': 'center_crop', 'size': 8},)
+    return jcls.build({**tiny, 'augment': sizes, 'evaluate': {'preprocess': sizes}, 'data': data})
+
+
+def test_classes_without_images_are_named(tiny, tmp_path):
+    """Labels that count from 1 leave class 0 without an image, whose cure is named."""
+    files = [f'{name}/{i}.png' for name in '123' for i in range(4)]
+    noise(tmp_path, *files)
+    listed = tmp_path / 'list.txt'
+    listed.write_text('\n'.join(f'{file} {file[0]}' for file in files))
+    data = {'name': 'list', 'train_list': str(listed), 'dir': str(tmp_path)}
+    (warning,) = traps.warnings(own_images(tiny, **data))
+    assert warning.startswith('1 of the 4 classes have no training image: 0. If your labels count')
+    (tmp_path / 'classes').write_text('1\n2\n3\n')
+    assert traps.warnings(own_images(tiny, **data, classes=str(tmp_path / 'classes'))) == []
+    (tmp_path / 'classes').write_text('1\n2\n3\nmoth\n')
+    (warning,) = traps.warnings(own_images(tiny, **data, classes=str(tmp_path / 'classes')))
+    assert warning == '1 of the 4 classes have no training image: moth'
+
+
+def test_images_that_say_they_are_turned(tiny, tmp_path):
+    """Some of them are looked at; with data.exif there is nothing to say."""
+    noise(tmp_path, *(f'{name}/{i}.jpg' for name in 'ab' for i in range(10)))
+    assert traps.warnings(own_images(tiny, name='folder', dir=str(tmp_path))) == []
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    for name in 'ab':
+        for file in (tmp_path / name).iterdir():
+            Image.open(file).save(file, exif=turn)
+    (warning,) = traps.warnings(own_images(tiny, name='folder', dir=str(tmp_path)))
+    assert warning.startswith('18 of 18 training images that were looked at say that they are tur')
+    assert traps.warnings(own_images(tiny, name='folder', dir=str(tmp_path), exif=True)) == []
 
 
 def test_a_run_s_folder_and_its_config_are_compared(tiny, tmp_path, capsys):

@@ -68,6 +68,22 @@ def table(prediction: dict[str, Any]) -> dict[str, float]:
     return {entry['name']: entry['probability'] for entry in prediction['classes']}
 
 
+def test_images_that_say_they_are_turned(weights: Path, tmp_path: Path, caplog: Any) -> None:
+    """They are read as stored, as in training, and counted; exif=True turns them."""
+    photo(100, 120).save(tmp_path / 'upright.png')
+    turn = Image.Exif()
+    turn[0x0112] = 3
+    photo(100, 120).rotate(180).save(tmp_path / 'turned.png', exif=turn)
+    turned, upright = jcls.predict(weights, tmp_path, top=7)
+    assert max(abs(table(turned)[name] - table(upright)[name]) for name in NAMES) > 1e-3
+    assert caplog.text.count('1 of the 2 images say that they are turned') == 1
+    assert '--exif turns them' in caplog.text
+    caplog.clear()
+    turned, upright = jcls.predict(weights, tmp_path, top=7, exif=True)
+    assert table(turned) == pytest.approx(table(upright), abs=1e-5)
+    assert caplog.text == ''
+
+
 def test_probabilities_are_those_of_pillow_and_a_forward_pass(weights: Path, folder: Path) -> None:
     """To 1e-3; the most probable first; a folder's images by name, in sub-folders, too."""
     found = jcls.predict(weights, [folder], top=7)

@@ -98,6 +98,26 @@ def test_the_latest_and_the_best_checkpoints_are_kept(
     checkpoints.close()
 
 
+@pytest.mark.parametrize('name', ['a*', 'a?', '[a]/run'])
+def test_a_workdir_that_is_a_pattern_is_refused(
+    experiment: Experiment, tmp_path: Path, name: str
+) -> None:
+    """Orbax would not find what it wrote there, so that the run were lost; nothing is begun."""
+    with pytest.raises(ValueError, match='which makes it a pattern of names'):
+        loop.train(experiment, tmp_path / name)
+    assert not list(tmp_path.rglob(log.FILE))
+
+
+def test_a_workdir_of_any_other_name_is_read_again(experiment: Experiment, tmp_path: Path) -> None:
+    """Spaces, commas, signs, accents, a tilde: what is written is found."""
+    workdir = tmp_path / "~a b,c=d:e #%20{x}'é$"
+    loop.train(experiment, workdir)
+    checkpoints = Checkpoints(workdir, write=False)
+    (step, *_) = reversed(checkpoints.steps())
+    assert checkpoints.variables(step).keys() >= {'params', 'batch_stats'}
+    checkpoints.close()
+
+
 def test_a_full_disk_is_told_before_the_first_step(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def array_source(parts: Sequence[Part], layout: Layout, classes: tuple[str, ...]
         classes,
         lambda: remembered('labels', [marks, parts, layout], labels),
         name,
+        in_records=True,
     )
 
 

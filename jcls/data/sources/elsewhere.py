@@ -105,7 +105,9 @@ def _described(path: Path, levels: int) -> Iterator[Path]:
 
 
 def _name(place: Path, path: Path) -> str:
-    """'NAME' or 'NAME/CONFIG' of a dataset, if `path` is where TFDS looks for that; else ''."""
+    """'NAME' or 'NAME/CONFIG' of a dataset, if TFDS would look for that in `path`; else ''."""
+    if re.search(r'[*?[]', str(path)):  # it would take the path for a pattern
+        return ''
     try:
         name = json.loads((place / INFO).read_text('utf-8'))['name']
     except (OSError, ValueError, KeyError, TypeError):

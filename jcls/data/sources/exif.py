@@ -5,9 +5,12 @@ It is off by default, since no published recipe uses the orientation.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +54,31 @@ def orientation(content: Any) -> np.int32:
             ZeroDivisionError, pillow.DecompressionBombError):  # fmt: skip
         return np.int32(1)
     return np.int32(value if isinstance(value, int) and 1 <= value <= 8 else 1)
+
+
+def noting(source: Source, turned: set[int]) -> Source:
+    """The source; when an image is read that says that it is turned, `turned` gets its index."""
+
+    def note(index: Any, content: Any) -> np.bool_:
+        if orientation(content) > 1:
+            turned.add(int(index))
+        return np.bool_(True)
+
+    def read(index: Any) -> tuple[Any, Any]:
+        image, label = source.read(index)
+        with tf.control_dependencies([tf.numpy_function(note, [index, image], tf.bool)]):
+            return tf.identity(image), label
+
+    return dataclasses.replace(source, read=read)
+
+
+def turned(files: Iterable[str]) -> int:
+    """How many image files say that they are turned; those that cannot be read do not."""
+    count = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            count += int(orientation(Path(file).read_bytes()) > 1)
+    return count
 
 
 def _turned(image: Any) -> Any:

@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from jcls.host.machine import cores
 from jcls.host.tensorflow import tf
+
+FEW_RECORDS = 10_000  # records that may be read just for their labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Source:
       names: names of the examples that stay the same wherever the images are, bytes [N]; None if
         there are none.
       left_out: what was found beside the images, {reason: {folder: number}}.
+      in_records: whether a label is read together with its image.
     """
 
     read: Callable[[Any], tuple[Any, Any]]
@@ -49,6 +53,7 @@ class Source:
     in_memory: bool = False
     names: np.ndarray | None = None
     left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    in_records: bool = False
 
     def __len__(self) -> int:
         return self.examples
@@ -64,6 +69,17 @@ class Source:
                 "file_format='array_record'"
             )
         return self.find_labels().astype(np.int32)
+
+    def absent(self) -> list[str] | None:
+        """The classes that no example has; None if that would take reading very many records."""
+        if self.in_records and len(self) > FEW_RECORDS:
+            return None
+        if self.find_labels is not None:
+            labels = self.labels
+        else:
+            rows = tf.data.Dataset.range(len(self)).map(lambda index: self.read(index)[1], cores())
+            labels = np.fromiter(rows.ignore_errors().as_numpy_iterator(), np.int32)
+        return [self.classes[label] for label in np.setdiff1d(range(len(self.classes)), labels)]
 
     def checksum(self, examples: int = 64) -> int:
         """The CRC-32 of this many examples, spread evenly: their images as stored, and labels.

@@ -64,7 +64,12 @@ def shard_source(
     name, record = record_name(shards, table), reader(shards, table)
     layout.check(payload(shards, table, 0), name(0))
     return Source(
-        lambda index: layout.parse(record(index), index, name), len(table), classes, None, name
+        lambda index: layout.parse(record(index), index, name),
+        len(table),
+        classes,
+        None,
+        name,
+        in_records=True,
     )
 
 

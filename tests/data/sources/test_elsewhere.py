@@ -60,6 +60,14 @@ def test_a_dataset_of_tfds(tmp_path: Path, inside: str) -> None:
     assert options(error) == {'name': 'tfds', 'dataset': str(tmp_path / 'birds/1.0.0')}
 
 
+def test_a_folder_of_tfds_that_is_a_pattern(tmp_path: Path) -> None:
+    """TFDS finds no name in it, so the dataset is given by its place."""
+    described(tmp_path / '[2024]', 'birds/1.0.0')
+    with pytest.raises(ValueError, match='by TFDS') as error:
+        folder(dir=str(tmp_path / '[2024]'))
+    assert options(error) == {'name': 'tfds', 'dataset': str(tmp_path / '[2024]/birds/1.0.0')}
+
+
 def test_a_folder_of_records(tmp_path: Path) -> None:
     """Its patterns are read from the names; array records need what TFDS writes beside them."""
     for i in range(2):

@@ -171,6 +171,16 @@ def test_a_label_that_is_no_class_is_an_error(tmp_path: Path) -> None:
         list(pipeline.batches(train, operation, sample, 0, 1, mean=(0, 0, 0), damage=Damage(9)))
 
 
+def test_classes_without_records_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reading the records, if they are few."""
+    imagenet(tmp_path)
+    assert read(tmp_path)[0].absent() == []
+    train, _ = read(tmp_path, num_classes=5)
+    assert train.absent() == ['3', '4']
+    monkeypatch.setattr('jcls.data.sources.source.FEW_RECORDS', len(train) - 1)
+    assert train.absent() is None
+
+
 @pytest.mark.parametrize('field', ['folds', 'subset', 'balanced'])
 def test_labels_are_refused(tmp_path: Path, field: str) -> None:
     """What needs every label at once is refused with the field that asks and the way out."""

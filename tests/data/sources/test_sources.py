@@ -340,6 +340,19 @@ def test_a_list_of_names(tmp_path: Path) -> None:
     assert train.labels.tolist() == [2, 0]
 
 
+def test_classes_without_images_are_known(tmp_path: Path) -> None:
+    """By name; the numbers of a list that begins with 1 have a class 0 that nothing has."""
+    paint(*(tmp_path / f'{i}.png' for i in range(4)))
+    files = lists(tmp_path, numbers='{i}.png 1|0.png 3', classes='ant\nbee\ncat\ndog\n')
+    both = {'train_list': files['numbers'], 'val_list': files['numbers'], 'dir': str(tmp_path)}
+    train, _ = sources.listing(**both)
+    assert train.absent() == ['0', '2']
+    train, _ = sources.listing(**both, classes=files['classes'])
+    assert train.absent() == ['ant', 'cat']
+    assert train.select(np.array([4])).absent() == ['ant', 'bee', 'cat']
+    assert sources.digits()[0].absent() == []
+
+
 def test_a_list_is_split(tmp_path: Path) -> None:
     """Without a validation list a stratified part is held out: disjoint, and the seed's alone."""
     paint(*(tmp_path / f'{i}.png' for i in range(40)))
