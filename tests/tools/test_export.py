@@ -316,7 +316,7 @@ def test_the_commands(tmp_path: Path, capsys: Any) -> None:
     assert found['loaded'][0] == {
         'own': 'params/stem/conv1/kernel', 'name': 'conv1.weight', 'shape': [4, 3, 7, 7],
     }  # fmt: skip
-    assert 'resnet18, 7 classes' in lines[-2]
+    assert 'resnet18 blocks=[2, 1, 1, 1] width=4, 7 classes' in lines[-2]
     assert '  std = 0.229, 0.224, 0.225  (--std: their standard deviation)' in lines
     assert any('stage2_block1/shortcut_conv' in line for line in lines)
     words = ['export', str(tmp_path / 'in'), str(tmp_path / 'out'), '--format', 'torchvision']
