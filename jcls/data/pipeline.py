@@ -51,7 +51,8 @@ class Damage:
             raise ValueError(
                 f'{len(self.reasons)} damaged image(s), more than config.data.max_damaged='
                 f'{self.limit}:\n{listed}\nRaise config.data.max_damaged to train with them masked '
-                'out. Or repair or remove them; without them it is another run, in another workdir.'
+                'out. Or repair them, or move them elsewhere; without them it is another run, in '
+                'another workdir.'
             )
 
 

@@ -51,7 +51,7 @@ def assign(params: Any, rules: Rules, where: str) -> Any:
         paths = [*flatten_dict(params, sep='/')]
         raise ValueError(
             f'{where}: {idle[0]!r} decides about no parameter (paths look like '
-            f'{", ".join(paths[:4])}); correct or remove it'
+            f'{", ".join(paths[:4])}); correct it or take it out'
         )
     return values
 

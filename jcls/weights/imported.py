@@ -204,7 +204,8 @@ def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path)
     if different:
         raise ValueError(
             f'{folder / METADATA} describes another network than the weights beside it, of '
-            f'which {", ".join(different)}; remove it if it does not belong to them'
+            f'which {", ".join(different)}; put the weights and a model.json that belong together '
+            'into one folder'
         )
 
 

@@ -185,11 +185,19 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a metrics.jsonl; a last line that a kill cut off is left out."""
     if not path.exists():
         return []
-    lines = path.read_text().split('\n')[:-1]  # what follows the last newline is incomplete
-    try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is damaged: {error}; repair or remove it') from None
+    lines = path.read_bytes().split(b'\n')[:-1]  # what follows the last newline is incomplete
+    content = []
+    for number, line in enumerate(lines, 1):
+        try:
+            content.append(json.loads(line))
+            if not isinstance(content[-1].get('step'), int):
+                raise ValueError('it names no step')
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f'line {number} of {path} is damaged ({error}); correct it, or move the file '
+                'elsewhere: a run goes on without it'
+            ) from None
+    return content
 
 
 def truncate(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -185,7 +185,7 @@ def _inspect(
         raise ValueError(
             f'{len(damaged):,} of {len(everything):,} files are damaged and nothing is written:\n'
             + printable('\n'.join([*lines, *['  ...'][: len(damaged) > NAMED]]))
-            + f'\nall are in {path}; repair or remove them, or leave them out with --drop damaged'
+            + f'\nall are in {path}; repair them, or leave them out with --drop damaged'
         )
     for split, images in splits.items():
         missing = set(range(len(layout.classes))) - {image.file.label for image in images}
