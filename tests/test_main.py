@@ -27,6 +27,7 @@ from jcls.tools.bench.input import bench_input
 from jcls.tools.plan.measure import bench_step
 from jcls.training.loop import Result
 from jcls.weights import imported
+from jcls.weights.foreign.convert import UNTOLD
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 OVERRIDES = ['--config.duration=3 steps', '--config.log.every', '1 steps']
@@ -392,6 +393,7 @@ CHOICES = {
     ('predict', 'ema'): imported.EMA_CHOICES,
     ('import', 'ema'): imported.EMA_CHOICES,
     ('import', 'interpolation'): crop.INTERPOLATIONS,
+    **{('import', what): UNTOLD[what] for what in ('stem', 'shortcut', 'padding')},
     ('export', 'ema'): imported.EMA_CHOICES,
     ('export', 'format'): export.FORMATS,
     ('prepare', 'drop'): prepare.DROP,
