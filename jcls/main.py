@@ -72,6 +72,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return _leave(EXIT_ERROR)
     if as_json:
         print(json.dumps(result, allow_nan=False))
+    if verb == 'predict' and any('error' in prediction for prediction in result):
+        return EXIT_ERROR
     return EXIT_INTERRUPTED if verb == 'train' and result.get('interrupted') else 0
 
 

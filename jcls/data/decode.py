@@ -8,7 +8,7 @@ uses the accurate integer DCT, and resizing an antialiased triangle filter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,10 +31,24 @@ def size(image: Image) -> tuple[Any, Any]:
         return shape[0], shape[1]
     extent = tf.cond(
         tf.io.is_jpeg(image),
-        lambda: tf.image.extract_jpeg_shape(image)[:2],
+        lambda: _bounded(tf.image.extract_jpeg_shape(image)[:2]),
         lambda: tf.shape(_decode_other(image))[:2],
     )
     return extent[0], extent[1]
+
+
+def _bounded(extent: Any) -> Any:
+    """The (height, width) that a file's header says, int32 [2]; an error if they are too many.
+
+    Nothing of that size must have been allocated before: a damaged header may say anything.
+    """
+    product = tf.reduce_prod(tf.cast(extent, tf.int64))
+    words = [extent[0], 'x', extent[1], f'pixels, {formats.TOO_LARGE}']
+    check = tf.debugging.Assert(
+        (product <= formats.MOST_PIXELS) & tf.reduce_all(extent >= 0), words
+    )
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(extent)
 
 
 def require(image: Image, holds: Callable[[Any, Any], Any], complaint: str) -> list[Any]:
@@ -58,11 +72,12 @@ def pixels(image: Image) -> Any:
     """The whole image as uint8 [H, W, C], C = 3 if it was encoded; a damaged file is an error."""
     if not is_encoded(image):
         return image
-    decoded = tf.cond(
-        tf.io.is_jpeg(image),
-        lambda: tf.io.decode_jpeg(image, channels=3, dct_method=DCT),
-        lambda: _decode_other(image),
-    )
+
+    def jpeg() -> Any:
+        with tf.control_dependencies([_bounded(tf.image.extract_jpeg_shape(image)[:2])]):
+            return tf.io.decode_jpeg(image, channels=3, dct_method=DCT)
+
+    decoded = tf.cond(tf.io.is_jpeg(image), jpeg, lambda: _decode_other(image))
     return tf.ensure_shape(decoded, [None, None, 3])
 
 
@@ -128,10 +143,30 @@ def _crop(
     return tf.ensure_shape(decoded, [None, None, 3])
 
 
+class Window(NamedTuple):
+    """Where one side of a part of a resized image comes from, all in double precision.
+
+    Attributes:
+      scale: length of a side of the whole resized image over the length before.
+      start: where the part begins, in resized pixels from the corner of the image that is given.
+    """
+
+    scale: Any
+    start: Any
+
+
 def resize(
-    image: Any, height: Any, width: Any, *, method: str = 'bilinear', antialias: bool = True
+    image: Any,
+    height: Any,
+    width: Any,
+    *,
+    method: str = 'bilinear',
+    antialias: bool = True,
+    windows: tuple[Window, Window] | None = None,
 ) -> Any:
     """Resize uint8 [H, W, C] to [height, width, C]; with `antialias` the result is Pillow's.
+
+    With `windows`, of rows and of columns, the result is that part of the resized image alone.
 
     As in Pillow, the width is resized first, then the height, with rounding in between; Pillow 13
     begins with the height where that shrinks much more. Each direction is resized as an image of
@@ -144,16 +179,27 @@ def resize(
             scaled = tf.clip_by_value(scaled, 0.0, 255.0)
         return tf.cast(scaled + 0.5, tf.uint8)
 
-    def along(image: Any, length: Any) -> Any:
+    def along(image: Any, length: Any, window: Window | None) -> Any:
         """Resize uint8 [L, M, C] along its first axis to [length, M, C]."""
         shape = tf.shape(image)
         rows = tf.reshape(image, [shape[0], 1, shape[1] * shape[2]])
-        rows = levels(tf.image.resize(rows, [length, 1], method=method, antialias=True))
-        return tf.reshape(rows, [length, shape[1], shape[2]])
+        if window is None:
+            scaled = tf.image.resize(rows, [length, 1], method=method, antialias=antialias)
+        else:
+            scaled = tf.raw_ops.ScaleAndTranslate(
+                images=rows[None],
+                size=[length, 1],
+                scale=tf.cast([window.scale, 1.0], tf.float32),
+                translation=tf.cast([-window.start, 0.0], tf.float32),
+                kernel_type={'bilinear': 'triangle', 'bicubic': 'keyscubic'}[method],
+                antialias=antialias,
+            )
+        return tf.reshape(levels(scaled), [length, shape[1], shape[2]])
 
-    if antialias:
-        columns = along(tf.transpose(image, [1, 0, 2]), width)
-        resized = along(tf.transpose(columns, [1, 0, 2]), height)
+    if antialias or windows:
+        down, across = windows or (None, None)
+        columns = along(tf.transpose(image, [1, 0, 2]), width, across)
+        resized = along(tf.transpose(columns, [1, 0, 2]), height, down)
     else:
         resized = levels(tf.image.resize(image, [height, width], method=method))
     known = [n if isinstance(n, int) else None for n in (height, width)]
@@ -172,11 +218,15 @@ def _decode_other(image: Image) -> Any:
         with tf.control_dependencies([] if check is None else [check]):
             return tf.ensure_shape(tf.identity(decoded), [None, None, 3])
 
-    return tf.cond(
-        tf.strings.substr(image, 0, 4) == b'\x89PNG',
-        lambda: tf.ensure_shape(tf.io.decode_png(image, channels=3), [None, None, 3]),
-        by_pillow,
-    )
+    def png() -> Any:
+        # Its header begins with width and height, most significant byte first.
+        start = tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.uint8)
+        sides = tf.reshape(tf.cast(start, tf.int32), [2, 4])
+        width, height = tf.unstack(tf.reduce_sum(sides * [1 << 24, 1 << 16, 1 << 8, 1], axis=1))
+        with tf.control_dependencies([_bounded(tf.stack([height, width]))]):
+            return tf.ensure_shape(tf.io.decode_png(image, channels=3), [None, None, 3])
+
+    return tf.cond(tf.strings.substr(image, 0, 4) == b'\x89PNG', png, by_pillow)
 
 
 def _decode_by_pillow(content: Any) -> tuple[np.ndarray, str]:

@@ -20,6 +20,10 @@ FORMATS = (
     'PCX', 'SGI', 'QOI',
 )  # fmt: skip
 NO_EXTENSION = ''
+# An image of more is refused by its header. One of so many takes 0.4 GB, and about 1 GB when it is
+# resized; several are read at once.
+MOST_PIXELS = 2**27
+TOO_LARGE = 'more than the 134,217,728 that are decoded (jcls.data.formats.MOST_PIXELS)'
 
 
 def pillow_formats() -> tuple[str, ...]:
@@ -67,15 +71,36 @@ def pixels(content: bytes) -> np.ndarray:
     """The pixels, uint8 [H, W, 3], of an image file's content: its first frame, as stored.
 
     Raises:
-      ValueError: if it is no image of `FORMATS`, is damaged, or has no 8-bit colours.
+      ValueError: if it is no image of `FORMATS`, is too large or damaged, or has no 8-bit colours.
     """
     try:
         with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
+            require_size(image)
             return np.asarray(flat(image).convert('RGB'))
     except UnidentifiedImageError:
         raise ValueError('its content is of no known format') from None
+    except TooLargeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(bomb(error)) from None
     except Exception as error:  # a damaged file may make Pillow raise anything
         raise ValueError(f'{type(error).__name__}: {error}') from None
+
+
+class TooLargeError(ValueError):
+    """An image has more pixels than `MOST_PIXELS`."""
+
+
+def require_size(image: Any) -> None:
+    """Raise TooLargeError if a Pillow image, of which only the header was read, is too large."""
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise TooLargeError(f'{height} x {width} pixels, {TOO_LARGE}')
+
+
+def bomb(error: Image.DecompressionBombError) -> str:
+    """What Pillow says of an image of more than 2^27 * 4 / 3 pixels, with our limit."""
+    return re.sub(r'\D*(\d+) pixels.*', rf'\1 pixels, {TOO_LARGE}', str(error), flags=re.DOTALL)
 
 
 def flat(image: Any) -> Any:

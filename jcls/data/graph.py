@@ -8,7 +8,7 @@ graph against damaged images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def create(
     steps: range,
     *,
     mean: np.ndarray,
-    guarded: Iterable[int],
+    tolerant: bool,
     mix: Mix | None,
     groups: range,
 ) -> Any:
@@ -45,8 +45,8 @@ def create(
       chain: the operations on each example.
       sampler: which examples a step sees; an index below 0 is padding.
       steps: the steps to make batches for.
-      mean: uint8 [C], the colour of padding and of images that cannot be read.
-      guarded: indices of images that may be unreadable; those that are get mask 0.
+      mean: uint8 [C], the colour of padding and of examples that cannot be read.
+      tolerant: whether an example that cannot be read gets mask 0; else it ends the dataset.
       mix: how groups of examples are mixed; None not to mix.
       groups: the numbers of this process's groups in a global batch.
     """
@@ -55,7 +55,7 @@ def create(
     group = local if mix is None else mix.size
     shape = (*one_size(size), source.channels)
     no_autograph = tf.autograph.experimental.do_not_convert  # it would wrap our messages in its own
-    read = _reader(source, head, shape, mean, sorted(guarded))
+    read = _reader(source, head, shape, mean)
     each = tf.TensorSpec((local,), tf.int64)
     examples = _each_step(
         steps,
@@ -67,7 +67,15 @@ def create(
     # TensorFlow's own search settles on too few parallel calls: with it, two cores were 1.75 times
     # as fast as one; with the numbers below they are 1.9 times as fast.
     options.autotune.enabled = False
-    dataset = examples.map(no_autograph(read), num_parallel_calls=4 * cores())
+    if tolerant:
+
+        def numbered(place: Any, which: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return place, read(which)
+
+        dataset = examples.enumerate().map(no_autograph(numbered), num_parallel_calls=4 * cores())
+        dataset = _without_gaps(dataset.ignore_errors(), len(steps) * local, mean)
+    else:
+        dataset = examples.map(no_autograph(read), num_parallel_calls=4 * cores())
     dataset = dataset.with_options(options)
     if tail is None:
         dataset = dataset.map(_without_key).batch(group, drop_remainder=True)
@@ -102,42 +110,49 @@ def one_size(size: Size) -> tuple[int, int]:
 
 
 def _reader(
-    source: Source, head: Any, shape: tuple[int, ...], mean: np.ndarray, guarded: list[int]
+    source: Source, head: Any, shape: tuple[int, ...], mean: np.ndarray
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The function from an index and a seed to an example, its image as the head left it."""
     blank = np.broadcast_to(mean, shape)
 
-    def read(index: Any, rng: Rng) -> tuple[Any, Any, Any]:
-        image, label = load(source, index)
-        return tf.ensure_shape(head(image, rng), shape), label, True
-
-    def padding() -> tuple[Any, Any, Any]:
-        return tf.constant(blank), 0, False
-
-    def under_guard(index: Any, rng: Rng) -> tuple[Any, Any, Any]:
-        def attempt(index: Any, key: Any) -> Any:
-            label: Any = 0
-            try:
-                image, label = load(source, index)
-                return tf.ensure_shape(head(image, Rng(key, mean)), shape), label, True
-            except tf.errors.OpError:
-                return blank, label, False
-
-        types = (tf.uint8, tf.int32, tf.bool)
-        image, label, real = tf.py_function(attempt, [index, rng.key], types)
-        shaped = tf.ensure_shape(image, shape)
-        return shaped, tf.ensure_shape(label, []), tf.ensure_shape(real, [])
-
     def example(which: dict[str, Any]) -> dict[str, Any]:
         index, rng = which['index'], example_rng(which['index'], which['seed'], mean)
-        suspect = tf.reduce_any(index == tf.constant(guarded, tf.int64))
-        image, label, real = tf.case(
-            [(index < 0, padding), (suspect, lambda: under_guard(index, rng))],
-            default=lambda: read(index, rng),
-        )
-        return {'image': image, 'label': label, 'mask': tf.cast(real, tf.float32), 'key': rng.key}
+
+        def padding() -> tuple[Any, Any, Any]:
+            return tf.constant(blank), 0, 0.0
+
+        def read() -> tuple[Any, Any, Any]:
+            image, label = load(source, index)
+            return tf.ensure_shape(head(image, rng), shape), label, 1.0
+
+        image, label, mask = tf.cond(index < 0, padding, read)
+        return {'image': image, 'label': label, 'mask': mask, 'key': rng.key}
 
     return example
+
+
+def _without_gaps(dataset: Any, count: int, mean: np.ndarray) -> Any:
+    """Of (place, example), `count` examples: one of mask 0 at each place that lacks.
+
+    TensorFlow has no other way to go on after an error without reading anything again.
+    """
+    spec = dataset.element_spec[1]
+    blank = {name: tf.zeros(part.shape, part.dtype) for name, part in spec.items()}
+    blank['image'] += mean
+    end = tf.data.Dataset.from_tensors((tf.constant(count, tf.int64), blank))
+
+    def fill(expected: Any, element: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+        place, example = element
+        lacking, here = place - expected, tf.cast(place < count, tf.int64)
+        filled = {
+            name: tf.concat([tf.repeat(blank[name][None], lacking, 0), part[None][:here]], 0)
+            for name, part in example.items()
+        }
+        return place + 1, filled
+
+    first = tf.constant(0, tf.int64)
+    fill = tf.autograph.experimental.do_not_convert(fill)
+    return dataset.concatenate(end).scan(first, fill).unbatch()
 
 
 def load(source: Source, index: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,11 @@ class Damage:
     def __init__(self, limit: int = 0, *, log: bool = True) -> None:
         self.limit, self._log = limit, log
         self.reasons: dict[str, str] = {}
-        self._suspects: dict[Source, set[int]] = {}
+        self._labels: dict[Source, dict[int, int]] = {}
 
-    def suspects(self, source: Source) -> set[int]:
-        """The indices of the images of `source` that are read under guard from now on."""
-        return self._suspects.setdefault(source, set())
+    def labels(self, source: Source) -> dict[int, int]:
+        """The damaged images of `source` by index, and their labels; 0 where that is unreadable."""
+        return self._labels.setdefault(source, {})
 
     def add(self, name: str, reason: str) -> None:
         """Note a damaged image; raises a ValueError that names them all if they are too many."""
@@ -72,40 +72,71 @@ def batches(
 
     With `mix`, `groups` are the numbers of its examples' groups in a global batch.
 
-    TensorFlow ends a pipeline at the first image that it cannot read. The batch is then read again
-    image by image and the unreadable ones are noted in `damage`. Reading goes on at the same step,
-    and these *suspects* are read under guard from then on. Being a suspect changes no result:
+    TensorFlow ends a pipeline at the first image that it cannot read. That batch is then read again
+    image by image, and the unreadable ones are noted in `damage`. Reading goes on at the same step,
+    from then on tolerant, which takes a little time for every image. That changes no result:
     whether an image is masked depends on the image and its own crop alone, as exact resuming needs.
     """
     colour = np.round(255 * np.array(mean)).astype(np.uint8)
-    suspects = damage.suspects(source)
-    unreadable = tf.errors.OpError
+    labels = damage.labels(source)
+    tolerant = bool(labels)
+    unreadable = tf.errors.OpError  # no more to be had when Python ends
     step = start
+
+    def note(examples: Examples, error: Any = None) -> None:
+        damaged, whole = _failing(source, chain, examples, colour)
+        if not damaged or (tolerant and whole):
+            image = f', at {next(iter(whole))}' if whole else ''
+            message = next(iter(whole.values()), '') if error is None else _reason(error)
+            raise ValueError(f'the pipeline failed at step {step}{image}: {message}') from error
+        for index, reason in damaged.items():
+            damage.add(source.name(index), reason)
+            labels[index] = _label(source, index)
+
     while step < stop:
-        guarded = frozenset(suspects)  # another pipeline of this source may add to them meanwhile
         dataset = graph.create(
             source,
             chain,
             sampler,
             range(step, stop),
             mean=colour,
-            guarded=guarded,
+            tolerant=tolerant,
             mix=mix,
             groups=groups,
         )
         try:
             for batch in _elements(dataset, stop - step):
+                examples = sampler(step)
+                holes = (batch['mask'] == 0) & (examples.indices >= 0)
+                if holes.any():
+                    new = holes & ~np.isin(examples.indices, list(labels))
+                    if new.any():
+                        note(Examples(*(part[new] for part in examples)))
+                    batch = _labelled(batch, holes, [labels[i] for i in examples.indices[holes]])
                 yield batch
                 step += 1
         except unreadable as error:
-            damaged, whole = _failing(source, chain, sampler(step), guarded, colour)
-            if not damaged:
-                image = f', at {whole[0]}' if whole else ''
-                message = f'the pipeline failed at step {step}{image}: {_reason(error)}'
-                raise ValueError(message) from error
-            for index, reason in damaged.items():
-                damage.add(source.name(index), reason)
-                suspects.add(index)
+            if tolerant:
+                raise ValueError(f'the pipeline failed at step {step}: {_reason(error)}') from error
+            note(sampler(step), error)
+            tolerant = True
+
+
+def _labelled(batch: Batch, rows: np.ndarray, labels: list[int]) -> Batch:
+    """The batch with these labels in these rows."""
+    changed = dict(batch)
+    for name in {'label', 'label2'} & batch.keys():
+        changed[name] = batch[name].copy()
+        changed[name][rows] = labels
+    return changed
+
+
+def _label(source: Source, index: int) -> int:
+    """The label of an image that may be unreadable; 0 if the label is."""
+    try:
+        return int(source.read(tf.constant(index, tf.int64))[1])
+    except tf.errors.OpError:
+        return 0
 
 
 def _elements(dataset: Any, count: int) -> Iterator[Batch]:
@@ -119,35 +150,37 @@ def _elements(dataset: Any, count: int) -> Iterator[Batch]:
 
 
 def _failing(
-    source: Source, chain: Chain, examples: Examples, guarded: Collection[int], mean: np.ndarray
-) -> tuple[dict[int, str], list[str]]:
-    """Read the examples of a batch one by one: {index: reason} of the damaged ones.
+    source: Source, chain: Chain, examples: Examples, mean: np.ndarray
+) -> tuple[dict[int, str], dict[str, str]]:
+    """Read examples one by one: {index: reason} of those whose image is damaged.
 
-    The second result has the names of examples that can be read, but on which an operation fails:
-    an error of the config, not damage.
+    The second result is {name: reason} of the others that fail: an operation cannot take them,
+    which is an error of the config, not damage.
     """
     damaged: dict[int, str] = {}
-    whole: list[str] = []
+    whole: dict[str, str] = {}
     head = chain.split(source.image_size).head
     for index, seed in zip(*map(np.ndarray.tolist, examples), strict=True):
-        if index >= 0 and index not in guarded:
+        if index >= 0:
             place = tf.constant(index, tf.int64)
             try:
                 image, _ = graph.load(source, place)
                 head(image, graph.example_rng(place, tf.constant(seed, tf.int64), mean))
-            except tf.errors.OpError:
+            except tf.errors.OpError as failed:
                 try:
                     decode.pixels(source.read(place)[0])
                 except tf.errors.OpError as error:
                     damaged[index] = _reason(error)
                 else:
-                    whole.append(source.name(index))
+                    whole[source.name(index)] = _reason(failed)
     return damaged, whole
 
 
 def _reason(error: Any) -> str:
     """TensorFlow's message without the names of its nodes; an assertion's message alone."""
-    message = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]|\[\[.*', '', str(error.message), flags=re.DOTALL)
+    message = re.sub(
+        r'\{\{.*?\}\}|\[Op:.*?\]( name:)?|\[\[.*', '', str(error.message), flags=re.DOTALL
+    )
     complaint = re.fullmatch(r'Expected .* to be true. Summarized data: (.*)', message, re.DOTALL)
     if complaint is None:
         return message.strip().split('\n')[0]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ from jcls.weights.metadata import display_names
 
 logger = logging.getLogger(__name__)
 
-Prediction = dict[str, Any]  # {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}
+# {'image': path, 'classes': [{'name': ..., 'probability': ...}, ...]}, or with an 'error' instead
+Prediction = dict[str, Any]
 
 
 def predict(
@@ -48,6 +50,9 @@ def predict(
 ) -> list[Prediction]:
     """The most probable classes of image files, prepared as model.json says.
 
+    An image that cannot be used has an 'error', the reason, in place of 'classes', and is named in
+    the log. So has a folder without images.
+
     Args:
       path: weights, anything that `jcls.load` takes.
       images: image files and folders of them, or one of either.
@@ -60,12 +65,12 @@ def predict(
       batch_size: number of images at a time, which changes no result.
 
     Raises:
-      ValueError: for weights that cannot be used, an empty folder, or files that are no images or
-        of another size than the weights need. All files are read first, and the error names all.
+      ValueError: for weights that cannot be used, or if none of the images can; the error names
+        them all.
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f'top={top}, batch_size={batch_size}: at least 1')
-    files = find_images(images)
+    files, failed = find_images(images)
     metadata, variables = read(path, step, ema=ema)
     model, variables = usable(metadata, variables, path)
     names = display_names(metadata['classes'])
@@ -83,29 +88,34 @@ def predict(
     metadata = {**metadata, 'exif': exif or metadata.get('exif', False)}
     turned: set[int] = set()
     predictions: list[Prediction] = []
-    size = min(batch_size, len(files))
+    size = max(min(batch_size, len(files)), 1)
     steps = -(-len(files) // size)
     damage = pipeline.Damage(len(files), log=False)  # so that all damaged files are named at once
     for batch in track(
-        _batches(files, metadata, size, damage, turned),
+        _batches(files, metadata, size, damage, turned) if files else (),
         description='predicting',
         total=steps,
         console=Console(stderr=True),
         transient=True,
         disable=steps < 3,
     ):
-        if damage.reasons:
-            continue  # the error is certain; the other files are only checked
-        values = probabilities(variables, batch, False)
+        pixels = jnp.asarray(batch['image'])
+        values = probabilities(variables, pixels, False)
         if flip:
-            values = (values + probabilities(variables, batch, True)) / 2
-        for row in np.asarray(values)[: len(files) - len(predictions)]:
+            values = (values + probabilities(variables, pixels, True)) / 2
+        rows = zip(np.asarray(values), batch['mask'], strict=True)
+        for (row, mask), file in zip(rows, files[len(predictions) :], strict=False):
             best = np.argsort(-row, kind='stable')[:top]
             classes = [{'name': names[i], 'probability': float(row[i])} for i in best]
-            predictions.append({'image': files[len(predictions)], 'classes': classes})
-    if damage.reasons:
-        lines = [f'{name}: {reason}' for name, reason in damage.reasons.items()]
-        raise ValueError(f'{len(lines)} of {len(files)} images cannot be used:\n{shown(lines)}')
+            found = {'classes': classes} if mask else {'error': damage.reasons[file]}
+            predictions.append({'image': file, **found})
+    predictions += [{'image': path, 'error': reason} for path, reason in failed.items()]
+    if wrong := [p for p in predictions if 'error' in p]:
+        lines = shown([f'{p["image"]}: {p["error"]}' for p in wrong])
+        message = f'{len(wrong)} of {len(predictions)} images cannot be used:\n{lines}'
+        if len(wrong) == len(predictions):
+            raise ValueError(message)
+        logger.warning('%s', message)
     if turned:
         logger.warning(
             'note: %s of the %s images say that they are turned (EXIF orientation), and the '
@@ -117,30 +127,47 @@ def predict(
     return predictions
 
 
-def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
+def find_images(paths: str | Path | Iterable[str | Path]) -> tuple[list[str], dict[str, str]]:
     """The image files named, and all those below the folders named, in the order of their names.
 
-    What else is in a folder is counted in the log.
+    What else is in a folder is counted in the log. The second result has, of each path named that
+    gives no image or cannot be read whole, the reason.
     """
     files: list[str] = []
+    failed: dict[str, str] = {}
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        if path.is_dir():
-            others: list[tuple[str, str]] = []
-            inside = [entry.where for entry in tree.images(tree.walk(path), others)]
-            counts = Counter(reason for _, reason in others).most_common()
-            left_out = ', '.join(f'{count:,} {reason}' for reason, count in counts)
-            if not inside:
-                raise ValueError(f'{path} has no images{f", but {left_out}" if left_out else ""}')
-            if left_out:
-                logger.warning('%s: left out: %s', path, left_out)
-            files += sorted(inside)
-        elif path.exists():
-            files.append(str(path))
-        else:
-            raise ValueError(f'{path}: no such file or folder')
-    if not files:
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+            inside, problem = _inside(path) if is_folder else ([str(path)], '')
+        except FileNotFoundError:
+            inside, problem = [], 'no such file or folder'
+        except OSError as error:
+            inside, problem = [], error.strerror or str(error)
+        files += inside
+        if problem:
+            failed[str(path)] = problem
+    if not files and not failed:
         raise ValueError('no images were named')
-    return files
+    return files, failed
+
+
+def _inside(folder: Path) -> tuple[list[str], str]:
+    """The images below a folder, and what is wrong with it, or ''."""
+    inside: list[str] = []
+    others: list[tuple[str, str]] = []
+    problem = ''
+    try:
+        for entry in tree.images(tree.walk(folder), others):
+            inside.append(entry.where)
+    except ValueError as error:  # folders that cannot be read, once all others are
+        problem = str(error)
+    counts = Counter(reason for _, reason in others).most_common()
+    left_out = ', '.join(f'{count:,} {reason}' for reason, count in counts)
+    if inside and left_out:
+        logger.warning('%s: left out: %s', folder, left_out)
+    if not inside and not problem:
+        problem = f'the folder has no images{f", but {left_out}" if left_out else ""}'
+    return sorted(inside), problem
 
 
 def _batches(
@@ -149,8 +176,8 @@ def _batches(
     size: int,
     damage: pipeline.Damage,
     turned: set[int],
-) -> Iterable[jax.Array]:
-    """Batches of prepared pixels, uint8 [size, H, W, 3]; the last one is padded.
+) -> Iterable[pipeline.Batch]:
+    """Batches of prepared images, `size` in each; the last one is padded.
 
     `turned` gets the indices of files that say that they are turned, and are not.
     """
@@ -161,10 +188,9 @@ def _batches(
     if not _makes_one_size(chain):
         source = _of_size(source, *metadata['image_shape'][:2])
     sample, steps = sampler.eval_sampler(np.arange(len(files)), sampler.ProcessShard(size, 0, 1))
-    for batch in pipeline.batches(
+    return pipeline.batches(
         source, chain, sample, 0, steps, mean=tuple(metadata['mean']), damage=damage
-    ):
-        yield jnp.asarray(batch['image'])
+    )
 
 
 def _makes_one_size(chain: Chain) -> bool:
@@ -203,7 +229,7 @@ def run(*, path: str, images: Sequence[str], **given: Any) -> list[Prediction]:
     predictions = predict(path, images, **given)
     table = Table('image', 'class', 'probability', box=None)
     for prediction in predictions:
-        for i, entry in enumerate(prediction['classes']):
+        for i, entry in enumerate(prediction.get('classes', ())):
             image = '' if i else prediction['image']
             # A Text, because in a str [brackets] would be markup.
             table.add_row(Text(image), Text(entry['name']), f'{entry["probability"]:.4f}')

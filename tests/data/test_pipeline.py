@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import platform
+import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcls.data import augment, pipeline
+from jcls.data import augment, graph, pipeline
 from jcls.data.augment.chain import Chain
 from jcls.data.augment.operation import Operation, Rng
 from jcls.data.pipeline import Batch, Damage
@@ -353,7 +356,7 @@ def test_an_image_that_cannot_be_augmented_is_named(tmp_path: Path, files: Sourc
 
 
 def test_an_image_as_long_as_a_street(tmp_path: Path, files: Source) -> None:
-    """20,000 x 1 pixels are no trouble to a crop; resized by its shorter side it is refused."""
+    """20,000 x 1 pixels are no trouble to a crop, nor to a resize by the shorter side."""
     del files
     path = tmp_path / 'train' / 'left' / '0 a.jpg'
     Image.fromarray(np.full((20_000, 1, 3), 77, np.uint8)).save(path)
@@ -361,5 +364,63 @@ def test_an_image_as_long_as_a_street(tmp_path: Path, files: Source) -> None:
     cropped = read(source, train_sampler(len(source), 0, FOUR), range(3), RANDOM[:1], None)
     assert all((batch['mask'] == 1).all() for batch in cropped)
     chain = ({'name': 'resize', 'size': 256}, {'name': 'center_crop', 'size': 8})
-    with pytest.raises(ValueError, match=r'0 a\.jpg: .*size=256 makes too long an image.*20000'):
-        train(source, range(3), Damage(limit=9), chain=chain)
+    resized = read(source, train_sampler(len(source), 0, FOUR), range(3), chain, None)
+    assert all((batch['mask'] == 1).all() for batch in resized)
+
+
+@pytest.mark.parametrize('chain', [RANDOM, CENTRAL])
+def test_an_image_of_too_many_pixels(files: Source, chain: Any) -> None:
+    """It is refused by its header, whatever the format, before anything of its size is made; the
+    message has its size and the limit."""
+    kinds = {0: 'JPEG', 1: 'PNG', 2: 'GIF', 3: 'BMP'}
+    for index, kind in kinds.items():
+        file = io.BytesIO()
+        Image.fromarray(np.zeros((21, 18, 3), np.uint8)).save(file, kind)
+        Path(files.name(index)).write_bytes(claiming(kind, file.getvalue(), 50_000, 60_000))
+    damage = Damage(4)
+    assert np.sum(join(train(files, range(3), damage, chain=chain), 'mask')) == 8
+    assert sorted(damage.reasons) == sorted(map(files.name, kinds))
+    for reason in damage.reasons.values():
+        assert re.search(r'(50000 x 60000|3000000000) pixels, more than the 134,217,728 ', reason)
+
+
+def claiming(kind: str, data: bytes, height: int, width: int) -> bytes:
+    """The file with another size in its header."""
+    at, form = {
+        'JPEG': (data.find(b'\xff\xc0') + 5, '>HH'),
+        'PNG': (16, '>II'),
+        'GIF': (6, '<HH'),
+        'BMP': (18, '<ii'),
+    }[kind]
+    sides = (height, width) if kind == 'JPEG' else (width, height)
+    return data[:at] + struct.pack(form, *sides) + data[at + struct.calcsize(form) :]
+
+
+def test_damage_begins_a_pipeline_once_more(files: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not once for each batch with a damaged image; another pass is tolerant from the start."""
+    begun: list[bool] = []
+
+    def counted(*args: Any, create: Any = graph.create, **fields: Any) -> Any:
+        begun.append(fields['tolerant'])
+        return create(*args, **fields)
+
+    monkeypatch.setattr(graph, 'create', counted)
+    wanted = train(files, range(6))
+    for which in (0, 1, 5, 6, 7, 10):
+        truncate(files.name(which))
+    damage = Damage(12)
+    found = train(files, range(6), damage)
+    mask_out(wanted, train_sampler(12, 0, FOUR), (0, 1, 5, 6, 7, 10))
+    assert_same(found, wanted)
+    assert_same(train(files, range(6), damage), wanted)
+    assert begun == [False, False, True, True]
+
+
+def test_an_example_at_the_end_is_not_lost(files: Source) -> None:
+    """Nor are several in a row, or all."""
+    for damaged in ((11,), (8, 9, 10, 11), range(12)):
+        for which in damaged:
+            truncate(files.name(which))
+        batches = in_order(files, 4, Damage(12))
+        assert len(batches) == 3
+        np.testing.assert_array_equal(np.flatnonzero(join(batches, 'mask') == 0), damaged)

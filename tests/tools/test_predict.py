@@ -150,14 +150,48 @@ def test_every_damaged_image_is_told_once(
     """Of all batches, in one message of some lines, and not in the log as well."""
     for i in range(18):
         (tmp_path / f'{i:02d}.jpg').write_text('no image')
-    photo(64, 64).save(tmp_path / '18.jpg')
-    with pytest.raises(ValueError, match='18 of 19 images cannot be used') as error:
+    with pytest.raises(ValueError, match='18 of 18 images cannot be used') as error:
         jcls.predict(weights, tmp_path, batch_size=4)
     lines = str(error.value).split('\n')
     assert [Path(line.strip().split(': ')[0]).name for line in lines[1:3]] == ['00.jpg', '01.jpg']
     assert lines[1].endswith('00.jpg: not a readable image: its content is of no known format')
     assert (len(lines), lines[-1]) == (14, '  ... and 6 more')
     assert 'damaged' not in caplog.text
+
+
+def test_what_cannot_be_read_costs_nothing_else(
+    weights: Path, folder: Path, tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others have their results; each that has none is named with its reason, in the list as
+    well; and the exit code says that some failed."""
+    wanted = jcls.predict(weights, folder)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'no.jpg').write_bytes(b'')
+    whole = (folder / 'a.jpg').read_bytes()
+    (tmp_path / 'half.jpg').write_bytes(whole[: len(whole) // 2])
+    at = whole.index(b'\xff\xc0') + 5  # of the height, in the header
+    (tmp_path / 'huge.jpg').write_bytes(whole[:at] + b'\x75\x30\x75\x30' + whole[at + 4 :])
+    (tmp_path / 'gone.jpg').symlink_to('nowhere')
+    names = {
+        'empty': 'the folder has no images',
+        'gone.jpg': 'no such file or folder',
+        'half.jpg': 'jpeg::Uncompress failed',
+        'huge.jpg': '30000 x 30000 pixels, more than the 134,217,728 that are decoded',
+        'no.jpg': 'not a readable image',
+    }
+    words = ['predict', str(weights), *(str(tmp_path / name) for name in names), str(folder)]
+    assert main([*words, '--json', '--batch_size', '2']) == 1
+    found = json.loads(capsys.readouterr().out.rstrip().split('\n')[-1])
+    good = [prediction for prediction in found if 'classes' in prediction]
+    for one, other in zip(good, wanted, strict=True):
+        assert one['image'] == other['image']
+        assert table(one) == pytest.approx(table(other), abs=1e-5)
+    bad = {Path(entry['image']).name: entry['error'] for entry in found if 'error' in entry}
+    assert sorted(bad) == sorted(names)
+    assert '5 of 8 images cannot be used' in caplog.text
+    for name, reason in names.items():
+        assert reason in bad[name]
+        assert f'{tmp_path / name}: {bad[name]}' in caplog.text
 
 
 def test_names_with_brackets_are_printed_as_they_are(
@@ -191,8 +225,9 @@ print(len(jcls.predict(sys.argv[1], sys.argv[2])))
 """
     out = run_python(code, str(tmp_path / 'run'), str(tmp_path / 'good.png'))
     assert out[0].split()[-1] == '1'
-    with pytest.raises(ValueError, match=r'tall.png: .*height and width 8 8, not 10 8$'):
-        jcls.predict(tmp_path / 'run', tmp_path)
+    good, tall = jcls.predict(tmp_path / 'run', [tmp_path / 'good.png', tmp_path / 'tall.png'])
+    assert 'classes' in good
+    assert tall['error'].endswith('height and width 8 8, not 10 8')
 
 
 def test_the_size_in_model_json_is_that_of_evaluation(tiny: Any) -> None:
@@ -207,7 +242,7 @@ def test_the_size_in_model_json_is_that_of_evaluation(tiny: Any) -> None:
     [
         (['broken.jpg'], {}, r'1 of 1 images cannot be used:\n  .*broken.jpg: '),
         (['notes.jpg', 'broken.jpg'], {}, 'notes.jpg: not a readable image.*\n.*broken.jpg'),
-        (['empty'], {}, 'empty has no images'),
+        (['empty'], {}, 'empty: the folder has no images'),
         (['nowhere.jpg'], {}, 'nowhere.jpg: no such file or folder'),
         ([], {}, 'no images were named'),
         (['good.png'], {'top': 0}, 'top=0'),

@@ -17,7 +17,7 @@ from jcls.data.decode import Image
 from jcls.host.tensorflow import tf
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
-LONGEST = 2**26  # pixels of a resized image, at most: they take 800 MB in float32
+LARGEST = 2**22  # pixels of a resized image, about: they take 50 MB in float32
 TRIES = 10  # boxes that the random-resized crop tries before it takes a central one
 
 
@@ -111,6 +111,9 @@ def resize(
 ) -> Operation:
     """Resize the shorter side to `size` pixels, the longer one to int(size * long / short).
 
+    Of a thin strip that would become very long only the middle is made. What a center_crop takes
+    from it is the same.
+
     Args:
       size: length of the shorter side.
       interpolation: 'bilinear' or 'bicubic'.
@@ -123,23 +126,40 @@ def resize(
         del rng
         image = decoding.pixels(image)
         height, width = decoding.size(image)
-        short, long = tf.minimum(height, width), tf.maximum(height, width)
-        other = tf.cast(size * tf.cast(long, tf.int64) // tf.cast(short, tf.int64), tf.int32)
-        most = LONGEST // size + 1
-        check = decoding.require(
-            image,
-            lambda h, w: (size * (h / w) < most) & (size * (w / h) < most),
-            f'resize: size={size} makes too long an image of one of',
-        )
-        with tf.control_dependencies(check):
-            portrait = tf.identity(height >= width)
-        return decoding.resize(
-            image,
-            tf.where(portrait, other, size),
-            tf.where(portrait, size, other),
-            method=interpolation,
-            antialias=antialias,
-        )
+        short, long = (tf.cast(f(height, width), tf.int64) for f in (tf.minimum, tf.maximum))
+        whole = size * long // short
+        kept = whole - tf.maximum(_surplus(whole, size), 0)
+        portrait = height >= width
+
+        def resized(image: Any, **options: Any) -> Any:
+            other = tf.cast(kept, tf.int32)
+            return decoding.resize(
+                image,
+                tf.where(portrait, other, size),
+                tf.where(portrait, size, other),
+                method=interpolation,
+                antialias=antialias,
+                **options,
+            )
+
+        def middle() -> Any:
+            scale = tf.cast(whole, tf.float64) / tf.cast(long, tf.float64)
+            start = tf.cast((whole - kept) // 2, tf.float64)
+            margin = 2 * tf.maximum(1 / scale, 1) + 1  # pixels that the widest filter looks at
+            first = tf.maximum(tf.floor(start / scale - margin), 0)
+            end = tf.math.ceil((start + tf.cast(kept, tf.float64)) / scale + margin)
+            begin, end = tf.cast(first, tf.int32), tf.cast(end, tf.int32)
+            part = tf.cond(portrait, lambda: image[begin:end], lambda: image[:, begin:end])
+            long_side = decoding.Window(scale, start - first * scale)
+            shorter = tf.cast(size, tf.float64) / tf.cast(short, tf.float64)
+            short_side = decoding.Window(shorter, tf.constant(0.0, tf.float64))
+            return tf.cond(
+                portrait,
+                lambda: resized(part, windows=(long_side, short_side)),
+                lambda: resized(part, windows=(short_side, long_side)),
+            )
+
+        return tf.cond(kept < whole, middle, lambda: resized(image))
 
     def output_size(before: Size) -> Size:
         return None if before is None else _resized(*before, size)
@@ -148,8 +168,17 @@ def resize(
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
-    other = size * max(height, width) // min(height, width)
+    whole = size * max(height, width) // min(height, width)
+    other = whole - max(_surplus(whole, size), 0)
     return (other, size) if height >= width else (size, other)
+
+
+def _surplus(whole: Any, size: int) -> Any:
+    """How many pixels of a resized image's longer side are not made; none if it is not positive.
+
+    It is a multiple of 4, so that half of it is even: a central box is rounded to the same place.
+    """
+    return (whole - max(LARGEST // size, 16 * size) + 3) // 4 * 4
 
 
 def center_crop(*, size: int = 224) -> Operation:

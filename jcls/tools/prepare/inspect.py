@@ -75,6 +75,8 @@ def examine(content: bytes) -> ImageInfo:
     except UnidentifiedImageError:
         return info._replace(damage=_what_it_is(content))
     except Image.DecompressionBombError as error:
+        return info._replace(damage=f'too large: {formats.bomb(error)}')
+    except formats.TooLargeError as error:
         return info._replace(damage=f'too large: {error}')
     except Exception as error:  # a damaged file may make Pillow raise anything
         return info._replace(damage=_damage(content, f'{type(error).__name__}: {error}'))
@@ -88,6 +90,7 @@ def digest(content: bytes) -> str:
 
 def _header(content: bytes, info: ImageInfo) -> ImageInfo:
     with Image.open(io.BytesIO(content), formats=formats.pillow_formats()) as image:
+        formats.require_size(image)
         kind, mode = str(image.format), image.mode
         info = info._replace(format=kind, width=image.width, height=image.height)
         bits = 16 if mode[0] in 'IF' else 8

@@ -132,6 +132,22 @@ def test_evaluation_is_torchvisions(golden: Any) -> None:
     assert np.abs(found.numpy() - numbers['eval_image'].astype(int)).max() <= 1
 
 
+def test_thin_strips_are_torchvisions(golden: Any) -> None:
+    """Within a grey level, although only the middle of what resize would make is made."""
+    for name, wanted in golden('strips.npz').items():
+        height, width, size, side, kind = name.split('_')
+        image = np.random.default_rng(int(height) * 10_007 + int(width)).integers(
+            0, 256, (int(height), int(width), 3), np.uint8
+        )
+        first = {'name': 'resize', 'size': int(size), 'interpolation': kind}
+        chain = augment.compose((first, {'name': 'center_crop', 'size': int(side)}), 'x')
+        resized = composed('resize', size=int(size)).apply(tf.constant(image), rng(0))
+        assert resized.shape[0] * resized.shape[1] <= crop.LARGEST, name
+        assert composed('resize', size=int(size)).output_size(image.shape[:2]) == resized.shape[:2]
+        found = chain.apply(tf.constant(image), rng(0)).numpy()
+        assert np.abs(found - wanted.astype(int)).max() <= 1, name
+
+
 def test_resize_makes_torchvisions_sizes(golden: Any) -> None:
     """Resizing gives, and foretells, the height and width that torchvision's does."""
     for height, width, size, *wanted in golden('transforms.npz')['resize_table'].tolist():

@@ -116,13 +116,13 @@ def test_what_systems_leave_in_folders(tmp_path: Path, name: str) -> None:
     layout = laid_out(tmp_path)
     assert (layout.classes, [file.path for file in layout.files[TRAIN]]) == (('a', 'b'), expected)
     assert [path for path, _ in layout.left_out] == sorted([name, f'a/{name}'])
-    assert find_images(tmp_path) == [str(tmp_path / path) for path in expected]
+    assert find_images(tmp_path) == ([str(tmp_path / path) for path in expected], {})
     prepared = find_files(tmp_path, None, tmp_path)
     assert [file.path for file in prepared.files[TRAIN]] == expected
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are an error that names them, in training, predict and prepare alike."""
+    """They are an error that names them in training and prepare; predict goes on without them."""
     paint(tmp_path / 'a/1.png', tmp_path / 'b/1.png', tmp_path / 'b/deep/2.png')
     scandir = os.scandir
 
@@ -134,12 +134,14 @@ def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, 'scandir', guarded)
     calls: list[Callable[[], object]] = [
         lambda: folder(dir=str(tmp_path)),
-        lambda: find_images(tmp_path),
         lambda: find_files(tmp_path, None, tmp_path),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=r'1 folder.* cannot be read.*b/deep \(Permission den'):
             call()
+    files, failed = find_images(tmp_path)
+    assert files == [str(tmp_path / 'a/1.png'), str(tmp_path / 'b/1.png')]
+    assert 'b/deep (Permission denied)' in failed[str(tmp_path)]
 
 
 @pytest.mark.parametrize('kind', formats.pillow_formats())
