@@ -36,6 +36,12 @@ def entries(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def of_card(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a model.json lists; cards of before have the names alone."""
+    listed = metadata.get('assumed') or {}
+    return dict(listed) if isinstance(listed, Mapping) else entries(dict.fromkeys(listed))
+
+
 def lines(assumed: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each, to read: what, its value, the option, and what it is about."""
     return [

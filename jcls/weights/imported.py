@@ -14,7 +14,7 @@ from jcls import models
 from jcls.config.parts import choose
 from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
-from jcls.weights import artifact
+from jcls.weights import artifact, assumed
 from jcls.weights.fetch import fetch, hash_in, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.convert import COUNTERS, UNTOLD, Converted, Report, Row, convert
@@ -148,7 +148,7 @@ def _rebuilt(
     described: dict[str, Any], choices: dict[str, Any], bgr: bool | None, source: str | Path
 ) -> dict[str, Any]:
     """A card with other choices of what was assumed when it was written."""
-    listed = described.get('assumed', {})
+    listed = assumed.of_card(described)
     asked = {*choices} if bgr is None else {*choices, 'bgr'}
     if asked - {*listed}:
         raise ValueError(
@@ -157,7 +157,7 @@ def _rebuilt(
         )
     rest = {what: entry for what, entry in listed.items() if what not in choices}
     architecture = {**described['architecture'], **choices}
-    return {**described, 'architecture': architecture, 'assumed': rest} if choices else described
+    return {**described, 'architecture': architecture, 'assumed': rest}
 
 
 def with_turned_channels(variables: dict[str, Any]) -> dict[str, Any]:

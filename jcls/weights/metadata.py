@@ -131,9 +131,7 @@ def revised(metadata: Mapping[str, Any], known: Mapping[str, Any], source: str) 
     changed['preprocess'] = [
         {**step, **resize} if step['name'] == 'resize' else step for step in changed['preprocess']
     ]
-    # Of cards of before, the option is not known.
-    listed = metadata.get('assumed', {})
-    listed = listed if isinstance(listed, Mapping) else assumed.entries(dict.fromkeys(listed))
+    listed = assumed.of_card(metadata)
     changed['assumed'] = {what: entry for what, entry in listed.items() if what not in settled}
     crops = [step['size'] for step in changed['preprocess'] if step['name'] == 'center_crop']
     if 'preprocess' in known and crops:
@@ -145,7 +143,7 @@ def of_channels(metadata: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """The `metadata` for images of this many channels, with averaged mean and deviation."""
     shape = [*metadata['image_shape'][:2], channels]
     same = {len(metadata['mean']), len(metadata['std'])} == {channels}
-    listed = metadata.get('assumed', {})
+    listed = assumed.of_card(metadata)
     moments = {
         key: list(metadata[key]) if same else [sum(metadata[key]) / len(metadata[key])] * channels
         for key in ('mean', 'std')

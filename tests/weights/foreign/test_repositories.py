@@ -510,3 +510,15 @@ def test_a_folder_of_transformers(tmp_path: Path, config: Any, strides: bool) ->
     (tmp_path / 'config.json').write_text(json.dumps({**labels, 'hidden_act': 'gelu'}))
     with pytest.raises(ValueError, match="no ResNet of jcls is built with hidden_act='gelu'"):
         imported.read(tmp_path)
+
+
+def test_a_card_of_before_lists_names_alone(tmp_path: Path, file: Any) -> None:
+    """It is read, revised and written anew; the values were not kept."""
+    import_weights(file(state(name='resnet50')), tmp_path / 'in')
+    path = tmp_path / 'in' / 'model.json'
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, 'assumed': ['classes', 'mean', 'stride_in_1x1']}))
+    import_weights(tmp_path / 'in', tmp_path / 'out', stride_in_1x1=True, classes=list('abc'))
+    again, _ = artifact.read(tmp_path / 'out')
+    assert again['assumed'].keys() == {'mean'}
+    assert again['architecture']['stride_in_1x1'] is True
