@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jcls.distributed.mesh import kind, replicated
-from jcls.host.cache import cache_folder
+from jcls.host.cache import cache_folder, unusable
 from jcls.host.machine import processor
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def create(
     ours = _cache() if bool(place) != cache else None
     if cache and not place:
         jax.config.update('jax_compilation_cache_dir', ours)
+        if ours and (why := unusable()):
+            logger.warning('caching in %s, since %s', ours, why)
     elif not cache and place == ours:  # an earlier config of this process has set it
         jax.config.update('jax_compilation_cache_dir', None)
     platform = kind(mesh.devices.flat)

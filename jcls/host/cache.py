@@ -8,7 +8,6 @@ user's. Deleting it costs the time to compute and download it again, and nothing
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -30,34 +29,36 @@ def cache_folder() -> Path:
     """The folder of all caches of jcls, which may not exist yet.
 
     Raises:
-      OSError: if there is none that can be written.
+      OSError: if there is none that can be written and is the user's alone.
     """
-    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    wanted = os.environ.get('JCLS_CACHE') or f'{base}/jcls'
+    return _temporary() if unusable() else local(_wanted())
+
+
+def unusable() -> str:
+    """Why the cache is in a temporary folder; '' if it is where it should be."""
     try:
-        folder = local(wanted)
+        folder = local(_wanted())
     except ValueError:
-        return _temporary('there is no home folder')
+        return 'there is no home folder'
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return folder
-    return _temporary(f'{folder} cannot be written')
+    usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return '' if usable else f'{folder} cannot be written'
 
 
-@functools.cache
-def _temporary(why: str) -> Path:
-    """A temporary folder that is the user's alone, and a line in the log that says so, once.
+def _wanted() -> str:
+    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return os.environ.get('JCLS_CACHE') or f'{base}/jcls'
 
-    Anybody may have made a folder of the known name, so it is used only if it is private.
-    """
+
+def _temporary() -> Path:
+    """The user's temporary folder; anybody may have made one of this name, so it is checked."""
     folder = Path(tempfile.gettempdir()) / f'jcls-{os.getuid()}'
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()
     private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
     if not private or status.st_uid != os.getuid():
-        folder = Path(tempfile.mkdtemp(prefix='jcls-'))
-    logger.warning('caching in %s, since %s; JCLS_CACHE names another folder', folder, why)
+        raise PermissionError(f"{folder} is not this user's alone; JCLS_CACHE names another")
     return folder
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import jax
 import numpy as np
 import pytest
 
 from jcls.data.sources import tfrecord
+from jcls.distributed import compiler
+from jcls.distributed.mesh import create_mesh
 from jcls.host import cache
 from jcls.host.cache import cache_folder
 from jcls.host.tensorflow import tf
@@ -67,34 +71,40 @@ def test_without_a_home_the_cache_is_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """A folder that is the user's alone, which is said once; never one of somebody else."""
-    cache._temporary.cache_clear()
     for name in ('HOME', 'XDG_CACHE_HOME', 'JCLS_CACHE'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     monkeypatch.setattr(pwd, 'getpwuid', Mock(side_effect=KeyError))
     known = tmp_path / f'jcls-{os.getuid()}'
     assert [cache_folder(), cache_folder()] == [known, known]
-    assert cache_folder().stat().st_mode & 0o777 == 0o700
-    assert len(caplog.messages) == 1
-    assert 'there is no home folder; JCLS_CACHE names another' in caplog.text
-    known.chmod(0o777)
-    cache._temporary.cache_clear()
-    assert cache_folder().name.startswith('jcls-')
-    assert cache_folder() != known
-    cache._temporary.cache_clear()
+    assert known.stat().st_mode & 0o777 == 0o700
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update('jax_compilation_cache_dir', None)
+        for _ in range(2):
+            compiler.create(create_mesh('any', 8))
+        assert jax.config.jax_compilation_cache_dir.startswith(f'{known}/xla/')
+        assert len(caplog.messages) == 1
+        assert 'since there is no home folder' in caplog.text
+        jax.config.update('jax_compilation_cache_dir', None)
+        known.chmod(0o777)
+        with pytest.raises(PermissionError, match="is not this user's alone; JCLS_CACHE names"):
+            cache_folder()
+        compiler.create(create_mesh('any', 8))
+        assert jax.config.jax_compilation_cache_dir is None
+        assert 'compiled programs are not kept: ' in caplog.text
+    finally:
+        jax.config.update('jax_compilation_cache_dir', before)
 
 
 @pytest.mark.parametrize('variable', ['JCLS_CACHE', 'XDG_CACHE_HOME'])
 def test_a_cache_that_cannot_be_written_is_temporary(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below a file, or where the user may not write."""
-    cache._temporary.cache_clear()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     monkeypatch.delenv('JCLS_CACHE', raising=False)
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv(variable, str(tmp_path / 'file' / 'cache'))
     assert cache_folder() == tmp_path / f'jcls-{os.getuid()}'
-    assert 'file/cache' in caplog.text
-    assert 'cannot be written' in caplog.text
-    cache._temporary.cache_clear()
+    assert re.fullmatch('.*file/cache.* cannot be written', cache.unusable())
