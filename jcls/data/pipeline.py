@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from jcls.data import decode, graph
 from jcls.data.augment.chain import Chain
 from jcls.data.mix import Mix
-from jcls.data.sampler import Examples, Sampler
+from jcls.data.sampler import Sampler
 from jcls.data.sources.source import Source
 from jcls.host.tensorflow import tf
 
@@ -72,26 +72,16 @@ def batches(
 
     With `mix`, `groups` are the numbers of its examples' groups in a global batch.
 
-    TensorFlow ends a pipeline at the first image that it cannot read. That batch is then read again
-    image by image, and the unreadable ones are noted in `damage`. Reading goes on at the same step,
-    from then on tolerant, which takes a little time for every image. That changes no result:
-    whether an image is masked depends on the image and its own crop alone, as exact resuming needs.
+    TensorFlow ends a pipeline at the first image that it cannot read. Reading then begins again at
+    the same step, tolerant: what cannot be read is masked, and noted in `damage` when its batch
+    comes. That changes no result: whether an image is masked depends on the image and its own crop
+    alone, as exact resuming needs.
     """
     colour = np.round(255 * np.array(mean)).astype(np.uint8)
     labels = damage.labels(source)
     tolerant = bool(labels)
     unreadable = tf.errors.OpError  # no more to be had when Python ends
     step = start
-
-    def note(examples: Examples, error: Any = None) -> None:
-        damaged, whole = _failing(source, chain, examples, colour)
-        if not damaged or (tolerant and whole):
-            image = f', at {next(iter(whole))}' if whole else ''
-            message = next(iter(whole.values()), '') if error is None else _reason(error)
-            raise ValueError(f'the pipeline failed at step {step}{image}: {message}') from error
-        for index, reason in damaged.items():
-            damage.add(source.name(index), reason)
-            labels[index] = _label(source, index)
 
     while step < stop:
         dataset = graph.create(
@@ -110,15 +100,16 @@ def batches(
                 holes = (batch['mask'] == 0) & (examples.indices >= 0)
                 if holes.any():
                     new = holes & ~np.isin(examples.indices, list(labels))
-                    if new.any():
-                        note(Examples(*(part[new] for part in examples)))
+                    for index, seed in zip(*(part[new].tolist() for part in examples), strict=True):
+                        reason = _damage(source, chain, index, seed, colour, step)
+                        damage.add(source.name(index), reason)
+                        labels[index] = _label(source, index)
                     batch = _labelled(batch, holes, [labels[i] for i in examples.indices[holes]])
                 yield batch
                 step += 1
         except unreadable as error:
             if tolerant:
                 raise ValueError(f'the pipeline failed at step {step}: {_reason(error)}') from error
-            note(sampler(step), error)
             tolerant = True
 
 
@@ -149,31 +140,38 @@ def _elements(dataset: Any, count: int) -> Iterator[Batch]:
     return elements
 
 
-def _failing(
-    source: Source, chain: Chain, examples: Examples, mean: np.ndarray
-) -> tuple[dict[int, str], dict[str, str]]:
-    """Read examples one by one: {index: reason} of those whose image is damaged.
+def _damage(
+    source: Source, chain: Chain, index: int, seed: int, mean: np.ndarray, step: int
+) -> str:
+    """Why an example's image cannot be read.
 
-    The second result is {name: reason} of the others that fail: an operation cannot take them,
-    which is an error of the config, not damage.
+    Raises:
+      ValueError: if it can, and an operation fails: an error of the config, not damage.
     """
-    damaged: dict[int, str] = {}
-    whole: dict[str, str] = {}
-    head = chain.split(source.image_size).head
-    for index, seed in zip(*map(np.ndarray.tolist, examples), strict=True):
-        if index >= 0:
-            place = tf.constant(index, tf.int64)
-            try:
-                image, _ = graph.load(source, place)
-                head(image, graph.example_rng(place, tf.constant(seed, tf.int64), mean))
-            except tf.errors.OpError as failed:
-                try:
-                    decode.pixels(source.read(place)[0])
-                except tf.errors.OpError as error:
-                    damaged[index] = _reason(error)
-                else:
-                    whole[source.name(index)] = _reason(failed)
-    return damaged, whole
+    place = tf.constant(index, tf.int64)
+
+    def alone() -> None:
+        decode.pixels(source.read(place)[0])
+
+    def augmented() -> None:
+        image, _ = graph.load(source, place)
+        head = chain.split(source.image_size).head
+        head(image, graph.example_rng(place, tf.constant(seed, tf.int64), mean))
+
+    reason = _complaint(alone)
+    if not reason:
+        failure = _complaint(augmented) or 'it could not be read, and now it can'
+        raise ValueError(f'the pipeline failed at step {step}, at {source.name(index)}: {failure}')
+    return reason
+
+
+def _complaint(read: Callable[[], None]) -> str:
+    """Why something cannot be read, or ''."""
+    try:
+        read()
+    except tf.errors.OpError as error:
+        return _reason(error) or type(error).__name__
+    return ''
 
 
 def _reason(error: Any) -> str:
