@@ -17,7 +17,7 @@ from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
 from jcls.workdir import reading
 from jcls.workdir.checkpoint import FOLDER, read_tree
-from jcls.workdir.files import METADATA
+from jcls.workdir.files import METADATA, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def read(
     here = local(path).resolve()
     if is_run(here):
         workdir, step = place(here, step)
+        read_config(workdir)  # a run with a damaged one is no whole run
         metadata = read_model_json(workdir / METADATA) if (workdir / METADATA).exists() else {}
         saved = reading.read(workdir, step)
         variables, averaged = choose_variables(saved.variables, ema, path)
