@@ -25,7 +25,10 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later; the same co
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    Without `argv`, the words and the process are this command's own; with it, they are a caller's.
+    """
     from jcls.host import output
 
     with output.lasting():
@@ -50,6 +53,8 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error(f'{verb} has no config: --config.{next(iter(overrides))} means nothing')
     elif verb not in arguments.WITHOUT_CONFIG:
         args['overrides'] = overrides
+    if verb == 'train':
+        args['own_process'] = argv is None
     _set_up_logging()
     try:
         name = f'{verb}_' if keyword.iskeyword(verb) else verb

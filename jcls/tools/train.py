@@ -129,6 +129,7 @@ def run(
     config: str,
     workdir: str = '',
     dry_run: bool = False,
+    own_process: bool = False,
     **joining: Any,
 ) -> dict[str, Any]:
     """The verb: join the other processes of the run, if there are any, and train."""
@@ -137,7 +138,7 @@ def run(
         return _dry_run(config, overrides)
     with watch.watching():
         prepared = _config(config, overrides, local(workdir))
-        result = train(prepared, workdir, own_process=True)
+        result = train(prepared, workdir, own_process=own_process)
     ended = {'step': result.step, 'total': result.total, 'workdir': str(result.workdir)}
     return {**ended, **result.metrics, 'interrupted': result.interrupted}
 

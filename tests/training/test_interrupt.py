@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.runs import TINY, environment
+from jcls.main import main
 from jcls.training import interrupt
 from jcls.training.interrupt import Interrupt
 from jcls.workdir import log
@@ -57,6 +58,13 @@ def test_what_is_ignored_or_used_is_left_alone() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_run_from_python_leaves_the_signals_to_its_caller(tmp_path: Path) -> None:
+    """The command line, called with words, does not take the process to be its own."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    assert main(command(tmp_path, '--config.duration=2 steps')) == 0
+    assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
