@@ -52,6 +52,7 @@ def train(
     settings, primary = experiment.checkpoint, jax.process_index() == 0
     began = time.perf_counter()
     agree.agree(_compared(experiment), experiment.data.checksums, path)
+    files.check_name(path)
     with ExitStack() as stack:
         if not has_checkpoint(path):
             files.check_apart(path, experiment.config['data'])

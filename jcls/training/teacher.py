@@ -44,7 +44,12 @@ def create(
         metadata, saved = read(distillation.teacher, distillation.step)
         model, variables = usable(metadata, saved, distillation.teacher)
     except ValueError as error:
-        raise ValueError(f'{where}: {error}') from None
+        begun = isinstance(distillation.step, int)  # config.distill.step is a str
+        cure = (
+            '. This run began with that checkpoint: bring it back from a copy, or begin again in '
+            'another --workdir'
+        )
+        raise ValueError(f'{where}: {error}{cure * begun}') from None
     order = np.array(require_same(metadata['classes'], classes, where))
     in_order = bool((order == np.arange(len(order))).all())
     if len(metadata['mean']) != channels:

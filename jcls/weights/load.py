@@ -15,8 +15,8 @@ from jcls.host.disk import local
 from jcls.weights import artifact, assumed, imported
 from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
-from jcls.workdir import reading
-from jcls.workdir.checkpoint import FOLDER, read_tree
+from jcls.workdir import reading, trees
+from jcls.workdir.checkpoint import FOLDER
 from jcls.workdir.files import METADATA, read_config
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def read(
     if step != 'last':
         raise ValueError(f'step={step!r}, but {path} holds one set of weights: it is no workdir')
     if here.is_dir() and not imported.is_folder(here):
-        variables = choose_variables(read_tree(here), ema, path)[0]
+        variables = choose_variables(trees.read(here), ema, path)[0]
         require_sound(variables, path)
         return {}, imported.below(variables, prefix, path)
     weights = imported.read(path, prefix=prefix, ema=ema, classifier=classifier)

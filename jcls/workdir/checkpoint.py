@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +22,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jcls.host.disk import free_space
-from jcls.workdir import damage
+from jcls.workdir import damage, trees
 
 State = Any  # a pytree of arrays with a `step`: `jcls.training.state.State`
 policy = ocp.checkpoint_managers
 logger = logging.getLogger(__name__)
 
 FOLDER = 'checkpoints'
-PATTERN = r'[*?[]'  # Orbax looks for its files by the whole path as a pattern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,20 +66,14 @@ class Checkpoints:
         write: bool = True,
     ) -> None:
         self.directory = workdir.resolve() / FOLDER
-        if write and (found := re.search(PATTERN, str(self.directory))):
-            raise ValueError(
-                f'--workdir: {workdir.resolve()} has {found[0]!r} in it, which makes it a pattern '
-                'of names for what writes the checkpoints, so that they could not be read again; '
-                'choose another'
-            )
         self._best, self._best_is_highest = best, best_is_highest
         policies: list[Any] = [policy.LatestN(n=keep)]
         if best is not None:
             policies.append(policy.BestN(get_metric_fn=self._rank, n=1))
         # A process that reads needs nothing of the others, and may have to read again.
-        alone = {} if write else _alone()
+        alone = {} if write else trees.alone()
         try:
-            with _quiet():
+            with trees.quiet():
                 self._manager = ocp.CheckpointManager(
                     self.directory,
                     options=ocp.CheckpointManagerOptions(
@@ -220,7 +212,7 @@ class Checkpoints:
         folder = self.directory / str(step)
         with self._named(step):
             damage.read_metrics(folder)
-            tree = read_tree(folder)
+            tree = trees.read(folder)
             damage.require_same(folder, tree)
             return tree
 
@@ -279,63 +271,6 @@ def steps_in(workdir: Path) -> list[int]:
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved anything in this workdir yet."""
     return bool(steps_in(workdir))
-
-
-def read_tree(folder: Path) -> dict[str, Any]:
-    """Those of 'params', 'batch_stats' and 'ema' that Orbax saved in `folder`, as NumPy arrays.
-
-    Raises:
-      ValueError: if this is no checkpoint of Orbax, or holds none of these.
-    """
-    alone = _alone()
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
-    items = [path for path in (folder, *sorted(folder.iterdir())) if (path / '_METADATA').exists()]
-    if len(items) != 1:
-        inside = ', '.join(path.name for path in items or sorted(folder.iterdir())[:12])
-        raise ValueError(
-            f'{folder} is not a workdir of jcls, and not a checkpoint of Orbax, nor is one thing '
-            f'in it; name the folder of one (there are: {inside or "no files"})'
-        )
-    folder = items[0]
-    with _quiet():
-        metadata = reader.metadata(folder).item_metadata
-    if metadata is None:
-        raise ValueError(f'{folder}: its files do not hold what its _METADATA says')
-    tree = metadata.tree
-    saved = {name: tree[name] for name in damage.VARIABLES if name in tree}
-    if not saved:
-        raise ValueError(
-            f'{folder} has none of {", ".join(damage.VARIABLES)}, only {", ".join(tree)}'
-        )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
-    )
-    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-    args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-    with _quiet():
-        return jax.device_get(reader.restore(folder, args=args))
-
-
-def _alone() -> dict[str, Any]:
-    """The option of Orbax by which this process waits for no other one."""
-    me = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'reader{me}'
-    )
-    return {'multiprocessing_options': options}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the warnings by which Orbax comments on its own options, read-only folders and such."""
-    absl = logging.getLogger('absl')
-    level = absl.level
-    absl.setLevel(max(level, logging.ERROR))
-    try:
-        yield
-    finally:
-        absl.setLevel(level)
 
 
 def _unwritable(directory: Path, error: Exception) -> OSError:

@@ -7,6 +7,7 @@ model.json    what someone needs to use the weights: architecture, classes, prep
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ def unwritable(workdir: Path, error: OSError) -> OSError:
         f'cannot write to the workdir {workdir}: {error.strerror or error}; choose another '
         '--workdir, or make this one writable and with room to spare'
     )
+
+
+def check_name(workdir: Path) -> None:
+    """Refuse a workdir whose checkpoints could be written but not read.
+
+    Orbax looks for its files by the whole path as a pattern.
+    """
+    if found := re.search(r'[*?[]', str(workdir.resolve())):
+        raise ValueError(
+            f'--workdir: {workdir.resolve()} has {found[0]!r} in it, which makes it a pattern of '
+            'names for what writes the checkpoints, so that they could not be read again; choose '
+            'another'
+        )
 
 
 def check_apart(workdir: Path, data: Mapping[str, Any]) -> None:

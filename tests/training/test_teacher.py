@@ -14,6 +14,7 @@ import jcls
 from helpers.runs import TINY, assert_same_run, batch_of, crashing
 from jcls.training import loop
 from jcls.training.step import normalise
+from jcls.workdir.checkpoint import FOLDER, steps_in
 
 
 @pytest.fixture(scope='module')
@@ -88,3 +89,17 @@ def test_a_student_keeps_the_teacher_it_began_with(teacher, tiny, tmp_path):
     loop.train(jcls.build({**tiny, 'duration': '5 steps'}), tmp_path / 'teacher')
     loop.train(jcls.build({**tiny, 'distill': section}), tmp_path / 'run')
     assert_same_run(tmp_path / 'run', tmp_path / 'whole', student)
+
+
+def test_a_teacher_whose_checkpoint_is_gone_is_told_with_a_cure(teacher, tiny, tmp_path):
+    """It was deleted by its own run, which keeps the newest ones alone."""
+    section = {'name': 'soft', 'teacher': str(tmp_path / 'teacher')}
+    shutil.copytree(teacher, tmp_path / 'teacher')
+    student = jcls.build({**tiny, 'distill': section})
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(student, 6), tmp_path / 'run')
+    (newest,) = steps_in(tmp_path / 'teacher')
+    folder = tmp_path / 'teacher' / FOLDER
+    (folder / str(newest)).rename(folder / str(newest + 1))
+    with pytest.raises(ValueError, match=rf'step={newest}: no such .* bring it back from a copy'):
+        loop.train(jcls.build({**tiny, 'distill': section}), tmp_path / 'run')

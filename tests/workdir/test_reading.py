@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jcls
-from jcls.workdir import checkpoint, reading
+from jcls.workdir import reading, trees
 from jcls.workdir.checkpoint import FOLDER, steps_in
 
 
@@ -30,7 +30,7 @@ def trains(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> Callable[[int], li
     """
 
     def let(times: int) -> list[Path]:
-        read_tree, read = checkpoint.read_tree, []
+        read_tree, read = trees.read, []
 
         def disturbed(folder: Path) -> Any:
             read.append(folder)
@@ -42,7 +42,7 @@ def trains(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> Callable[[int], li
                     shutil.rmtree(folder / 'default' / 'ocdbt.process_0')
             return read_tree(folder)
 
-        monkeypatch.setattr(checkpoint, 'read_tree', disturbed)
+        monkeypatch.setattr(trees, 'read', disturbed)
         return read
 
     return let
