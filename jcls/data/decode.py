@@ -226,7 +226,9 @@ def _decode_other(image: Image) -> Any:
         with tf.control_dependencies([_bounded(tf.stack([height, width]))]):
             return tf.ensure_shape(tf.io.decode_png(image, channels=3), [None, None, 3])
 
-    return tf.cond(tf.strings.substr(image, 0, 4) == b'\x89PNG', png, by_pillow)
+    has_header = tf.strings.length(image) >= 24  # Pillow says what is wrong with a shorter one
+    is_png = tf.strings.substr(image, 0, 4) == b'\x89PNG'
+    return tf.cond(is_png & has_header, png, by_pillow)
 
 
 def _decode_by_pillow(content: Any) -> tuple[np.ndarray, str]:
