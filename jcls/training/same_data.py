@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +89,30 @@ def copied(data: Data, copies_are: str) -> list[str]:
 
 
 def trained_on(weights: str | Path, held_out: Source) -> list[str]:
-    """A warning about images to evaluate on whose names are of images that `weights` trained on.
+    """A warning about images to evaluate on that `weights` trained on, by their names or places.
 
     There is none for `weights` that are not a run, or without names to compare.
     """
-    known = known_data(place(weights)[0]) if is_run(weights) else None
+    if not is_run(weights):
+        return []
+    workdir = place(weights)[0]
+    known = known_data(workdir)
     if known is None or known.train is None or held_out.names is None:
         return []
-    count = np.count_nonzero(np.isin(held_out.names, known.train))
+    root = os.fsencode(local(files.read_config(workdir)['data'].get('dir') or '.'))
+    theirs = _places(os.path.join(root, name) for name in known.train.tolist())  # noqa: PTH118
+    ours = _places(os.fsencode(held_out.name(i)) for i in range(len(held_out)))
+    count = np.count_nonzero(np.isin(held_out.names, known.train) | np.isin(ours, theirs))
     if not count:
         return []
     return [
         f'{count:,} of the {len(held_out):,} images to evaluate on have the names of images that '
         f'{weights} trained on'
     ]
+
+
+def _places(paths: Iterable[bytes]) -> np.ndarray:
+    """The files' whole paths, bytes [N], with no links in the names of their folders."""
+    real = functools.cache(os.path.realpath)
+    split = map(os.path.split, paths)
+    return np.array([os.path.join(real(folder), name) for folder, name in split])  # noqa: PTH118

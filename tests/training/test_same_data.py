@@ -148,3 +148,30 @@ def test_a_start_from_weights_says_which_held_out_images_they_know(
     jcls.train(changed, tmp_path / 'run')
     warning = f'of the 4 images to evaluate on have the names of images that {source} trained on'
     assert (warning in capsys.readouterr().out) == seen
+
+
+def test_images_that_trained_are_known_by_their_places(
+    begun: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A list and a folder, also by a link, call the same files by other names."""
+    folder, workdir = begun
+    names = [name.decode() for name in read_names(workdir)['train'].tolist()]
+    lines = ''.join(f'{folder / name} {name[0]}\n' for name in names)
+    (tmp_path / 'list.txt').write_text(lines)
+    (tmp_path / 'link').symlink_to(folder)
+    data = {'name': 'list', 'train_list': str(tmp_path / 'list.txt')}
+    jcls.train(config(folder, data=data, duration='1 steps'), tmp_path / 'run')
+    for source, images in (
+        (workdir, tmp_path / 'list.txt'),
+        (tmp_path / 'run', tmp_path / 'link'),
+        (workdir, folder),
+    ):
+        caplog.clear()
+        jcls.evaluate(source, images=images)
+        seen = len(names) if source == workdir else len(names) * 9 // 10
+        assert f'{seen} of the {len(names) if "list" in images.name else 40} images' in caplog.text
+    shutil.copytree(folder, tmp_path / 'other' / 'deeper')
+    (tmp_path / 'other.txt').write_text(lines.replace(str(folder), str(tmp_path / 'other/deeper')))
+    caplog.clear()
+    jcls.evaluate(tmp_path / 'run', images=tmp_path / 'other.txt')
+    assert 'trained on' not in caplog.text
