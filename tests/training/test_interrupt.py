@@ -27,10 +27,18 @@ NUMBERS = [getattr(signal, name) for name in (*interrupt.ALWAYS, *interrupt.UNLE
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[list[object]]:
-    """The handlers before the test, which is over with the same ones."""
-    before = [signal.getsignal(number) for number in NUMBERS]
-    yield before
-    assert [signal.getsignal(number) for number in NUMBERS] == before
+    """The system's handlers, also under nohup; the test is over with the same ones."""
+    before = [
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
+        for number in NUMBERS
+    ]
+    usual = [signal.getsignal(number) for number in NUMBERS]
+    yield usual
+    assert [signal.getsignal(number) for number in NUMBERS] == usual
+    for number, handler in zip(NUMBERS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('number', NUMBERS)

@@ -7,6 +7,7 @@ makes batches of its examples.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Data(NamedTuple):
             'training images': len(train),
             'held-out images': len(val),
             'classes': len(train.classes),
-            'checksum of class names': zlib.crc32('\n'.join(train.classes).encode()),
+            'checksum of class names': zlib.crc32(os.fsencode('\n'.join(train.classes))),
             'checksum of training images and labels': train.checksum(),
             'checksum of held-out images and labels': val.checksum(),
         }

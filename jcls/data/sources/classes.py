@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jcls.host.disk import local
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 5  # names in a message
 
@@ -22,6 +25,15 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in unique):
         unique.sort(key=int)
     return tuple(unique)
+
+
+def warn_of_alike(names: Iterable[str]) -> None:
+    """Warn of names that are one name but for capital letters and white space."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(' '.join(name.casefold().split()), []).append(name)
+    for same in (some for some in alike.values() if len(some) > 1):
+        logger.warning('warning: %s are %d classes', ' and '.join(map(repr, same)), len(same))
 
 
 def listed(names: Collection[str]) -> str:

@@ -17,12 +17,11 @@ from jcls.data.sources.layout import (
     VALIDATION,
     File,
     Layout,
-    arrange,
+    arrange_folder,
     count_left_out,
     with_validation,
 )
 from jcls.data.sources.source import Source, from_files
-from jcls.data.sources.tree import walk
 from jcls.host.disk import local
 
 
@@ -54,9 +53,9 @@ def folder(
       copies: what to do about exact copies in both sets: 'warn', keep them 'together' in one of
         them, or 'ignore' them.
     """
-    layout = listed(dir, 'dir', val_incomplete=val_incomplete)
+    layout = listed(dir, 'dir', val_incomplete=val_incomplete, single=val_dir is not None)
     if val_dir is not None:
-        other = listed(val_dir, 'val_dir', empty=True)
+        other = listed(val_dir, 'val_dir', empty=True, single=True)
         if local(dir).samefile(local(val_dir)):
             raise ValueError(
                 f'config.data.val_dir={val_dir!r} is config.data.dir: the training images'
@@ -77,19 +76,19 @@ def folder(
 
 def one_set(root: Path) -> Source:
     """All images of a folder of class folders, some of which may be empty."""
-    layout = arrange(walk(root), str(root), empty=True)
+    layout = arrange_folder(root, empty=True, single=True)
     if VALIDATION in layout.files:
         raise ValueError(f'{root} has a training and a validation set: name the folder of one')
     return _source(layout, layout.files[TRAIN])
 
 
-def listed(dir: str, field: str, *, val_incomplete: bool = False, empty: bool = False) -> Layout:
-    """The layout of a folder that the config names."""
+def listed(dir: str, field: str, **allowed: bool) -> Layout:
+    """The layout of a folder that the config names; `allowed` are options of `arrange`."""
     root = local(dir)
     if not root.is_dir():
         raise ValueError(f'config.data.{field}={dir!r}: {elsewhere(root) or "no such folder"}')
     try:
-        return arrange(walk(root), str(root), val_incomplete=val_incomplete, empty=empty)
+        return arrange_folder(root, **allowed)
     except ValueError:
         if other := records(root):
             raise ValueError(f'config.data.{field}={dir!r}: {other}') from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jcls.data.sources.classes import ordered
+from jcls.data.formats import flat
+from jcls.data.sources.classes import composed, ordered, warn_of_alike
 from jcls.data.sources.hold_out import stratified_split
 from jcls.data.sources.source import Source, constant, from_files, from_memory
 from jcls.host.tensorflow import tf
@@ -51,6 +53,8 @@ def from_python(
         if unknown or 'val' not in data:
             raise ValueError(f"data: {{'train': set, 'val': set}}; got {', '.join(data)}")
         sets = [_columns(data[part], f'data[{part!r}]') for part in ('train', 'val')]
+        if len({labels.dtype.kind == 'U' for _, labels in sets}) > 1:
+            raise ValueError("data: labels are names in one of 'train' and 'val', and not in both")
         classes = _classes(np.concatenate([labels for _, labels in sets]))
         train, val = (
             _source(images, _numbers(labels, classes), classes, part)
@@ -72,7 +76,7 @@ def checksum_of(data: Any) -> int:
     crc = 0
     for name, part in parts.items():
         images, labels = _columns(part, f'data[{name!r}]' if name else 'data')
-        crc = zlib.crc32('\n'.join([name, *map(str, labels)]).encode(), crc)
+        crc = zlib.crc32(os.fsencode('\n'.join([name, *map(str, labels)])), crc)
         for image in images:
             crc = zlib.crc32(_bytes(image), crc)
     return crc
@@ -96,6 +100,8 @@ def _columns(data: Any, where: str) -> tuple[Sequence[Any], np.ndarray]:
     if not len(images):
         raise ValueError(f'{where} is empty')
     labels = np.asarray(labels)
+    if labels.dtype.kind == 'U':
+        labels = np.array([composed(name) for name in labels.tolist()])
     if labels.ndim != 1 or labels.dtype.kind not in 'iuU':
         raise ValueError(f'{where}: labels must be all names or all whole numbers, one an image')
     if labels.dtype.kind in 'iu' and labels.min() < 0:
@@ -106,7 +112,9 @@ def _columns(data: Any, where: str) -> tuple[Sequence[Any], np.ndarray]:
 def _classes(labels: np.ndarray) -> tuple[str, ...]:
     """The class names: the labels' names, ordered, or the numbers from 0 to the highest label."""
     if labels.dtype.kind == 'U':
-        return ordered(labels.tolist())
+        names = ordered(labels.tolist())
+        warn_of_alike(names)
+        return names
     return tuple(map(str, range(int(labels.max()) + 1)))
 
 
@@ -121,7 +129,7 @@ def _source(
     images: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], what: str
 ) -> Source:
     if all(isinstance(image, str | Path) for image in images):
-        files = np.array([str(image).encode() for image in images])
+        files = np.array([os.fsencode(image) for image in images])
         return from_files(files, labels, classes)
     pixels = [_pixels(image, f'{what} image {i}') for i, image in enumerate(images)]
     shapes = {array.shape for array in pixels if isinstance(array, np.ndarray)}
@@ -145,7 +153,10 @@ def _pixels(image: Any, name: str) -> np.ndarray | bytes:
     if isinstance(image, str | Path):
         return Path(image).read_bytes()
     if hasattr(image, 'convert'):  # an image of Pillow's
-        image = np.asarray(image if image.mode in ('L', 'RGB') else image.convert('RGB'))
+        try:
+            image = np.asarray(flat(image))
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.dtype != np.uint8:
         kind = getattr(image, 'dtype', type(image).__name__), getattr(image, 'shape', '')
         raise ValueError(
@@ -166,7 +177,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _bytes(image: Any) -> bytes:
     if isinstance(image, str | Path):
-        return str(image).encode()
+        return os.fsencode(image)
     if isinstance(image, bytes):
         return image
     array = np.ascontiguousarray(image)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jcls.data.formats import recogniser
 from jcls.data.sources.classes import composed, listed
 from jcls.data.sources.file_list import listing
 from jcls.data.sources.folder import one_set
@@ -32,6 +34,8 @@ def labelled(
     if path.is_dir():
         found = one_set(path)
     elif path.is_file():
+        if recogniser()(path.name, functools.partial(path.open, 'rb')):
+            raise ValueError(f'{path} is an image, neither a folder nor a list: jcls predict')
         found, _ = listing(train_list=str(path), val_list=str(path), dir=dir, classes=classes)
     else:
         raise ValueError(f'{path}: no such folder or list')

@@ -9,12 +9,14 @@ names. What looks like sets and is not understood is an error, so that no set be
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from jcls.data.sources.classes import composed, listed, ordered
+from jcls.data.sources.classes import composed, listed, ordered, warn_of_alike
 from jcls.data.sources.elsewhere import unsorted
 from jcls.data.sources.sets import (
     GIVE_BOTH,
@@ -27,7 +29,7 @@ from jcls.data.sources.sets import (
     kind_of,
     names_in,
 )
-from jcls.data.sources.tree import Entry, images
+from jcls.data.sources.tree import ANYWAY, Entry, images, walk
 
 
 class File(NamedTuple):
@@ -47,6 +49,7 @@ class File(NamedTuple):
     where: str
     offset: int
     problem: str
+    linked: bool
 
 
 class Layout(NamedTuple):
@@ -63,8 +66,31 @@ class Layout(NamedTuple):
     left_out: list[tuple[str, str]]
 
 
+def arrange_folder(root: str | Path, **allowed: bool) -> Layout:
+    """The layout of a folder; `allowed` are options of `arrange`.
+
+    Where files would be missing from a set because they are links to files elsewhere in the folder,
+    as in a folder of all images beside sets of links, the links count.
+
+    Raises:
+      ValueError: as `arrange` and `walk` do.
+    """
+    try:
+        return arrange(walk(root), str(root), **allowed)
+    except ValueError as error:
+        try:
+            return arrange(walk(root, links=True), str(root), **allowed)
+        except ValueError:
+            raise error from None
+
+
 def arrange(
-    entries: Iterable[Entry], source: str, *, val_incomplete: bool = False, empty: bool = False
+    entries: Iterable[Entry],
+    source: str,
+    *,
+    val_incomplete: bool = False,
+    empty: bool = False,
+    single: bool = False,
 ) -> Layout:
     """The layout of a source.
 
@@ -73,6 +99,7 @@ def arrange(
       source: name of the source in messages.
       val_incomplete: whether the validation set may lack classes.
       empty: whether a training class may have no image.
+      single: whether it is known to be one set, so that train/ beside other folders is a class.
 
     Raises:
       ValueError: if it cannot be told which folders are classes, a training class has no image, or
@@ -94,8 +121,8 @@ def arrange(
         files[entry.path] = entry
         folders.update(_parents(entry.path))
     holding = Counter(path.rpartition('/')[0] for path in files)  # folders with images right inside
-    around = _unwrapped('', folders, holding)
-    sets = _sets(around, folders, source)
+    around = _unwrapped('', folders, holding, sets=True)
+    sets = _sets(around, folders, source, single=single)
     bases: dict[str, str] = {}
     labels: dict[str, int] = {}
     for kind, base in sets.items():
@@ -109,7 +136,9 @@ def arrange(
                 f'{where} has no class folders; expected {where}/<class>/<image>.jpg{inside}'
             )
         check_below(bases[kind], folders, holding, source)
-        labels = labels or {name: label for label, name in enumerate(ordered(names))}
+        if not labels:
+            labels = {name: label for label, name in enumerate(ordered(names))}
+            warn_of_alike(labels)
     grouped: dict[str, list[File]] = {kind: [] for kind in bases}
     for path, entry in files.items():
         kind = next((kind for kind, base in bases.items() if path.startswith(base)), '')
@@ -119,13 +148,15 @@ def arrange(
             grouped[kind].append(File(path, name, label, *entry[2:]))
         else:
             left_out.append((path, 'outside the class folders'))
-    left_out.sort()
-    for some in grouped.values():
+    for kind, some in grouped.items():
         some.sort(key=lambda file: (class_of(file.name), file.name))
+        grouped[kind], again = _each_once(some)
+        left_out += [(file.path, ANYWAY) for file in again]
+    left_out.sort()
     filled = {file.label for file in grouped[TRAIN]}
     hollow = [name for name, label in labels.items() if label not in filled]
     if hollow and (not empty or not filled):
-        where = f'{source}/{bases[TRAIN]}'
+        where = f'{source}/{bases[TRAIN]}'.rstrip('/')
         raise ValueError(_without_images(where, bases[TRAIN], hollow, left_out))
     layout = Layout(tuple(labels), grouped, left_out)
     if VALIDATION in grouped:
@@ -186,7 +217,23 @@ def check_validation(layout: Layout, source: str, *, val_incomplete: bool) -> No
         )
 
 
-def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
+def _each_once(files: list[File]) -> tuple[list[File], list[File]]:
+    """The files of a set, and those among them that show again what an earlier one is."""
+    if not any(file.linked for file in files):
+        return files, []
+    kept: dict[object, File] = {}
+    for file in sorted(files, key=lambda file: file.linked):
+        status = None if file.problem else os.stat(file.where)  # noqa: PTH116
+        place = (status.st_dev, status.st_ino) if status else file.path
+        kept.setdefault(place, file)
+    first = {file.path for file in kept.values()}
+    return (
+        [file for file in files if file.path in first],
+        [file for file in files if file.path not in first],
+    )
+
+
+def _sets(around: str, folders: Collection[str], source: str, *, single: bool) -> dict[str, str]:
     """The folder of each set, as a path with a slash at its end: `around` if there is only one."""
     names = names_in(around, folders)
     kinds = {name: kind_of(name) for name in names}
@@ -197,6 +244,8 @@ def _sets(around: str, folders: Collection[str], source: str) -> dict[str, str]:
         if len(same) > 1:
             raise ValueError(f'{place} has {listed(same)}: which one is for {kind}? {GIVE_BOTH}')
     held_out = by_kind[VALIDATION] or by_kind[TEST]
+    if single and beside and not (by_kind[TRAIN] and held_out):
+        return {TRAIN: around}
     if held_out and not by_kind[TRAIN]:
         raise ValueError(
             f'{place} has {held_out[0]}/ but no train/; give both, or class folders only '
@@ -254,7 +303,12 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _unwrapped(
-    base: str, folders: Collection[str], holding: Collection[str], classes: Collection[str] = ()
+    base: str,
+    folders: Collection[str],
+    holding: Collection[str],
+    classes: Collection[str] = (),
+    *,
+    sets: bool = False,
 ) -> str:
     """The folder around all class folders or sets below `base`, as a path with a slash, or ''.
 
@@ -263,11 +317,12 @@ def _unwrapped(
       folders: all folders.
       holding: those with images right inside, which makes them classes.
       classes: names that are classes in any case.
+      sets: whether a folder with the name of a set is one.
     """
     while True:
         names = names_in(base, folders)
         deeper = f'{base}{names[0]}/' if len(names) == 1 else ''
-        a_set = bool(deeper and not base and kind_of(names[0]))
+        a_set = bool(sets and deeper and kind_of(names[0]))
         if not deeper or a_set or names[0] in classes or deeper[:-1] in holding:
             return base
         if not names_in(deeper, folders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Collection, Iterable
 
 from jcls.data.sources.classes import listed
@@ -44,17 +45,26 @@ def check_below(base: str, folders: Collection[str], holding: Collection[str], s
         parent, _, name = folder.rpartition('/')
         if f'{parent}/'.startswith(base) and len(parent) > len(base):
             below.setdefault(parent, set()).add(name)
+    with_sets = {}
     for parent, names in sorted(below.items()):
         kinds = {kind_of(name): name for name in sorted(names)}
         held_out = kinds.get(VALIDATION) or kinds.get(TEST)
         if TRAIN in kinds and held_out:
-            name = parent[len(base) :]
-            raise ValueError(
-                f'{source}/{parent} has {kinds[TRAIN]}/ and {held_out}/ inside: the sets lie below '
-                f'the classes. Expected {source}/train/{name}/ and {source}/val/{name}/; or list '
-                'the images of each set (--config.data.name=list --config.data.train_list=FILE '
-                '--config.data.val_list=FILE)'
-            )
+            with_sets[parent] = f'{source}/{parent} has {kinds[TRAIN]}/ and {held_out}/ inside'
+    if len(with_sets) == 1:
+        ((parent, found),) = with_sets.items()
+        raise ValueError(
+            f'{found}: if they are the sets, give it by itself: --config.data.dir='
+            f'{shlex.quote(f"{source}/{parent}")} (SRC of jcls prepare)'
+        )
+    if with_sets:
+        parent, found = next(iter(with_sets.items()))
+        name = parent[len(base) :]
+        raise ValueError(
+            f'{found}: the sets lie below the classes. Expected {source}/train/{name}/ and '
+            f'{source}/val/{name}/; or list the images of each set (--config.data.name=list '
+            '--config.data.train_list=FILE --config.data.val_list=FILE)'
+        )
     classes = [f'{base}{name}' for name in names_in(base, folders)]
     first = below.get(classes[0], set())
     if (

@@ -43,6 +43,7 @@ class Entry(NamedTuple):
       where: file to open.
       offset: first byte of the content in `where`.
       problem: why the content cannot be read, if it cannot.
+      linked: whether it may be here a second time, through a link.
     """
 
     path: str
@@ -52,13 +53,15 @@ class Entry(NamedTuple):
     where: str = ''
     offset: int = 0
     problem: str = ''
+    linked: bool = False
 
 
-def walk(root: str | Path) -> Iterator[Entry]:
+def walk(root: str | Path, *, links: bool = False) -> Iterator[Entry]:
     """All entries below a folder, every real file and folder once, in no order.
 
     A link counts like what it points to. But a link to what the tree has anyway, or to a folder
-    above it, is left out, and so is each further link to the same place.
+    above it, is left out, and so is each further link to the same place. With `links`, only those
+    to a folder above are, so that the same file may come several times.
 
     Raises:
       ValueError: for folders that cannot be read; the error names them.
@@ -71,8 +74,9 @@ def walk(root: str | Path) -> Iterator[Entry]:
     unreadable: list[str] = []
     to_folders: list[os.DirEntry[str]] = []
     to_files: list[os.DirEntry[str]] = []
+    nested: set[str] = set()  # links found behind links
 
-    def below(start: str) -> Iterator[Entry]:
+    def below(start: str, visited: set[Place], *, linked: bool = False) -> Iterator[Entry]:
         """What is below a folder, without links, which are noted for later."""
         stack = [start]
         while stack:
@@ -88,34 +92,44 @@ def walk(root: str | Path) -> Iterator[Entry]:
                 if reason := _reason(entry.name):
                     yield Entry(path, reason)
                 elif entry.is_symlink():
-                    (to_folders if entry.is_dir() else to_files).append(entry)
+                    (to_folders if _leads_to_folder(entry) else to_files).append(entry)
+                    if linked:
+                        nested.add(entry.path)
                 elif entry.is_dir():
-                    place = _place(entry.stat())
+                    try:
+                        place = _place(entry.stat())
+                    except OSError as error:
+                        unreadable.append(f'{entry.path} ({error.strerror})')
+                        continue
                     yield Entry(path, ANYWAY if place in visited else 'folder')
                     if place not in visited:
                         visited.add(place)
                         stack.append(entry.path)
                 elif entry.is_file():
-                    yield Entry(path, 'file', where=entry.path)
+                    yield Entry(path, 'file', where=entry.path, linked=linked and links)
                 else:
                     yield Entry(path, NEITHER)
 
-    yield from below(base)
+    yield from below(base, visited)
     # Links come last, and those to files after those to folders, so that a file is found where it
     # is and not where a link shows it.
     while to_folders:
-        links, to_folders[:] = sorted(to_folders, key=lambda link: link.path), []
-        for link in links:
-            place = _place(link.stat())
-            if place in above or place in visited:
-                reason = 'a link to a folder above' if place in above else ANYWAY
-                yield Entry(link.path[prefix:], reason)
-                continue
-            visited.add(place)
-            yield Entry(link.path[prefix:], 'folder')
-            yield from below(link.path)
+        found, to_folders[:] = sorted(to_folders, key=lambda link: link.path), []
+        for link in found:
+            place, path = _place(link.stat()), link.path[prefix:]
+            again = links and link.path not in nested
+            if place in above or (again and place in _folders_above(path, base)):
+                yield Entry(path, 'a link to a folder above')
+            elif place in visited and not again:
+                yield Entry(path, ANYWAY)
+            else:
+                new = place not in visited
+                visited.add(place)
+                yield Entry(path, 'folder')
+                yield from below(link.path, visited if new else {place}, linked=True)
     for link in sorted(to_files, key=lambda link: link.path):
-        yield _linked_file(Entry(link.path[prefix:], 'file', where=link.path), visited, linked)
+        file = _linked_file(Entry(link.path[prefix:], 'file', where=link.path, linked=links))
+        yield file if links or file.problem else _once(file, visited, linked)
     if unreadable:
         more = ', ...' if unreadable[5:] else ''
         raise ValueError(
@@ -124,20 +138,39 @@ def walk(root: str | Path) -> Iterator[Entry]:
         )
 
 
-def _linked_file(entry: Entry, folders: set[Place], linked: set[Place]) -> Entry:
-    """What a link to a file, or to nothing, is; `linked` are the files of the links before it."""
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # it goes in a circle, through a file, or where nobody may look
+        return False
+
+
+def _folders_above(path: str, base: str) -> set[Place]:
+    """The places of `base` and of the folders between it and `path`, which is below it."""
+    parents = Path(base, path).parents[: path.count('/') + 1]
+    return {_place(parent.stat()) for parent in parents}
+
+
+def _linked_file(entry: Entry) -> Entry:
+    """What a link to a file, or to nothing, is."""
     try:
         target = os.stat(entry.where)  # noqa: PTH116
     except OSError as error:
         broken = 'a broken link' if isinstance(error, FileNotFoundError) else error.strerror
         return entry._replace(problem=f'unreadable: {broken}')
-    if not stat.S_ISREG(target.st_mode):
-        return Entry(entry.path, NEITHER)
+    return entry if stat.S_ISREG(target.st_mode) else Entry(entry.path, NEITHER)
+
+
+def _once(entry: Entry, folders: set[Place], linked: set[Place]) -> Entry:
+    """A link to a file; left out if the file is in `folders` or among `linked`, which it joins."""
+    if entry.kind != 'file':
+        return entry
+    target = _place(os.stat(entry.where))  # noqa: PTH116
     folder, name = os.path.split(os.path.realpath(entry.where))
     here = _place(os.stat(folder)) in folders and not _reason(name)  # noqa: PTH116
-    if here or _place(target) in linked:
+    if here or target in linked:
         return Entry(entry.path, ANYWAY)
-    linked.add(_place(target))
+    linked.add(target)
     return entry
 
 

@@ -7,8 +7,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jcls.data.sources.layout import TRAIN, VALIDATION, File, Layout, arrange, with_validation
-from jcls.data.sources.tree import visible, walk
+from jcls.data.sources.elsewhere import TAR, elsewhere
+from jcls.data.sources.layout import (
+    TRAIN,
+    VALIDATION,
+    File,
+    Layout,
+    arrange,
+    arrange_folder,
+    with_validation,
+)
+from jcls.data.sources.tree import visible
 from jcls.tools.prepare import archive
 
 
@@ -16,11 +25,11 @@ def find_files(
     source: Path, validation: Path | None, work: Path, *, val_incomplete: bool = False
 ) -> Layout:
     """The images of `source` and `validation`; `work` is for copies."""
-    layout = _layout(source, work, val_incomplete=val_incomplete)
+    layout = _layout(source, work, val_incomplete=val_incomplete, single=validation is not None)
     if validation is not None:
         if VALIDATION in layout.files:
             raise ValueError(f'--val={validation}, but {source} has one already: which is it?')
-        other = _layout(validation, work)
+        other = _layout(validation, work, empty=True, single=True)
         if VALIDATION in other.files:
             raise ValueError(f'--val={validation} has two sets itself: give one of them')
         prefix = f'{validation.resolve().name}:'
@@ -57,15 +66,18 @@ def name_dataset(source: Path, name: str | None) -> str:
     return name
 
 
-def _layout(source: Path, work: Path, *, val_incomplete: bool = False) -> Layout:
+def _layout(source: Path, work: Path, **allowed: bool) -> Layout:
     if source.is_dir():
-        layout = arrange(walk(source), str(source), val_incomplete=val_incomplete)
+        layout = arrange_folder(source, **allowed)
         files = {kind: [_measured(file) for file in part] for kind, part in layout.files.items()}
         return layout._replace(files=files)
     if not source.is_file():
         raise ValueError(f'{source}: no such folder or tar')
-    entries = visible(archive.entries(archive.plain(source, work), str(source)))
-    return arrange(entries, str(source), val_incomplete=val_incomplete)
+    tar = archive.plain(source, work)
+    if not re.fullmatch(TAR, source.name.lower()) and (other := elsewhere(source)):
+        raise ValueError(other)
+    entries = visible(archive.entries(tar, str(source)))
+    return arrange(entries, str(source), **allowed)
 
 
 def _measured(file: File) -> File:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,39 @@ def test_what_is_no_set_of_images_is_named(data: Any, message: str) -> None:
     """With what was given and what is taken."""
     with pytest.raises(ValueError, match=message):
         from_python(data)
+
+
+def test_images_of_pillow_in_every_mode() -> None:
+    """Of 16 bits the upper ones count, palettes are looked up; what has no range is refused."""
+    wide = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    palette = Image.fromarray(PIXELS[0]).quantize(4)
+    given = [Image.fromarray(wide), palette, Image.fromarray(PIXELS[0, :, :, 0] > 99)]
+    expected = [wide >> 8, np.asarray(palette.convert('RGB')), PIXELS[0, :, :, 0] > 99]
+    source, _ = from_python(
+        {part: {'image': given, 'label': [0, 1, 0]} for part in ('train', 'val')}
+    )
+    np.testing.assert_array_equal(pixels_of(source, 0)[..., 0], expected[0])
+    np.testing.assert_array_equal(pixels_of(source, 1), expected[1])
+    np.testing.assert_array_equal(pixels_of(source, 2)[..., 0], 255 * expected[2])
+    for kind in (np.int32, np.float32):
+        with pytest.raises(ValueError, match=r'image 0: pixels .*store them with 8 or 16 bits'):
+            from_python({'image': [Image.fromarray(wide.astype(kind))] * 4, 'label': [0, 0, 1, 1]})
+
+
+def test_labels_of_both_sets(tmp_path: Path) -> None:
+    """Names with accents, composed or not, are one class; names and numbers do not mix."""
+    one, other = 'caf\u00e9', 'cafe\u0301'
+    sets = [{'image': PIXELS[:2], 'label': [name, 'tea']} for name in (one, other)]
+    train, val = from_python(dict(zip(('train', 'val'), sets, strict=True)))
+    assert (train.classes, val.labels.tolist()) == ((one, 'tea'), [0, 1])
+    with pytest.raises(ValueError, match='names in one of'):
+        from_python({'train': sets[0], 'val': {'image': PIXELS[:2], 'label': [0, 1]}})
+    file = tmp_path / os.fsdecode(b'\xff.png')
+    Image.fromarray(PIXELS[0]).save(tmp_path / 'a.png')
+    (tmp_path / 'a.png').rename(file)
+    data = {'image': [file] * 40, 'label': LABELS}
+    np.testing.assert_array_equal(pixels_of(from_python(data)[0], 0), PIXELS[0])
+    assert checksum_of(data)
 
 
 def test_a_run_goes_on_with_the_same_images_only(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from PIL import Image
 from helpers.folders import paint
 from jcls.data import formats
 from jcls.data.sources.folder import folder
-from jcls.data.sources.layout import TRAIN, VALIDATION, Layout, arrange, count_left_out
+from jcls.data.sources.labelled import labelled
+from jcls.data.sources.layout import TRAIN, VALIDATION, Layout, arrange_folder, count_left_out
 from jcls.data.sources.tree import images, walk
 from jcls.tools.predict import find_images
 from jcls.tools.prepare.find import find_files
@@ -99,6 +100,46 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     assert [file.name for file in layout.files[TRAIN]] == [
         'class x/1.png', 'class y/1.png', 'class y/2.png'
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize('whole', [False, True], ids=['files', 'folders'])
+def test_sets_of_links_into_a_pool_beside_them(tmp_path: Path, whole: bool) -> None:
+    """They are sets as others are; no file is twice in one of them, and the pool is no class."""
+    names = [f'{part}/{c}' for part in ('train', 'val') for c in 'ab']
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if whole:
+            paint(tmp_path / f'all/{i}/{i}.png')
+            (tmp_path / name).symlink_to(f'../all/{i}')
+        else:
+            paint(tmp_path / f'all/{i}.png')
+            (tmp_path / name).mkdir()
+            (tmp_path / name / f'{i}.png').symlink_to(f'../../all/{i}.png')
+            (tmp_path / name / 'again.png').symlink_to(f'../../all/{i}.png')
+    (tmp_path / 'train/up').symlink_to('..')
+    for layout in (laid_out(tmp_path), find_files(tmp_path, None, tmp_path)):
+        assert layout.classes == ('a', 'b')
+        found = [[os.path.realpath(f.where) for f in files] for files in layout.files.values()]
+        files = [
+            str(tmp_path / (f'all/{i}/{i}.png' if whole else f'all/{i}.png')) for i in range(4)
+        ]
+        assert found == [files[:2], files[2:]]
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """They are damaged images or nothing, in training and predict; the others are found."""
+    paint(tmp_path / 'a/1.png', tmp_path / 'b/1.png')
+    (tmp_path / 'a/circle.png').symlink_to('circle.png')
+    (tmp_path / 'a/through_a_file.png').symlink_to('1.png/x')
+    (tmp_path / 'b/long').symlink_to('x' * 300)
+    layout = laid_out(tmp_path)
+    assert [file.path for file in layout.files[TRAIN] if not file.problem] == ['a/1.png', 'b/1.png']
+    assert {file.path: file.problem for file in layout.files[TRAIN] if file.problem} == {
+        'a/circle.png': 'unreadable: Too many levels of symbolic links',
+        'a/through_a_file.png': 'unreadable: Not a directory',
+    }
+    assert layout.left_out == [('b/long', 'unreadable: File name too long')]
+    assert len(find_images(tmp_path)[0]) == 4
 
 
 @pytest.mark.parametrize(
@@ -191,9 +232,12 @@ def test_16_bits_are_not_cut_off() -> None:
     np.testing.assert_array_equal(formats.pixels(buffer.getvalue())[..., 0], values >> 8)
     for kind in (np.float32, np.int32):
         buffer = io.BytesIO()
-        Image.fromarray(values.astype(kind) * 1000).save(buffer, 'TIFF')
-        with pytest.raises(ValueError, match='store them with 8 or 16 bits'):
-            formats.pixels(buffer.getvalue())
+        for scale in (1000, 1 / 1000):
+            Image.fromarray((values * scale).astype(kind)).save(buffer, 'TIFF')
+            with pytest.raises(ValueError, match='store them with 8 or 16 bits'):
+                formats.pixels(buffer.getvalue())
+    Image.fromarray(values.astype(np.int32)).save(buffer := io.BytesIO(), 'PPM')
+    np.testing.assert_array_equal(formats.pixels(buffer.getvalue())[..., 0], values >> 8)
 
 
 # Sets and classes
@@ -201,7 +245,7 @@ def test_16_bits_are_not_cut_off() -> None:
 
 def laid_out(root: Path) -> Layout:
     """The layout of a folder."""
-    return arrange(walk(root), str(root))
+    return arrange_folder(root)
 
 
 def tree(root: Path, *folders: str) -> Path:
@@ -258,7 +302,15 @@ def test_a_set_in_a_folder_of_its_name(tmp_path: Path) -> None:
             ['a/train', 'a/val', 'b/train', 'b/val'],
             'has train/ and val/ inside: the sets lie be',
         ),
-        (['a/x/Training', 'a/x/test', 'b/x'], r'a/x has Training/ and test/ inside.*val/a/x/; or'),
+        (
+            ['a/x/Training', 'a/x/test', 'b/x'],
+            r'a/x has Training/ and test/ inside: if .*dir=.*/a/x',
+        ),
+        (
+            ['Data/CLS-LOC/train/a', 'Data/CLS-LOC/val/a', 'Annotations/x'],
+            'data.dir=.*Data/CLS-LOC ',
+        ),
+        (['x/test/a', 'x/test/b'], 'x has test/ but no train/'),
         (['images/train/a', 'images/val/a', 'masks/train/a'], 'images has train/ and val/ inside'),
         (['train/a', 'train/b', 'val/a'], r'no image of 1 class\(es\): b; add some, or allow it'),
         (['train/a', 'val/a', 'val/c'], 'only in validation: c; only in training: none'),
@@ -278,6 +330,25 @@ def test_classes_that_are_called_like_sets(tmp_path: Path, names: list[str]) -> 
             laid_out(tree(tmp_path, *names))
     else:
         assert laid_out(tree(tmp_path, *names)).classes == tuple(sorted(names))
+
+
+def test_a_class_that_is_called_train(tmp_path: Path) -> None:
+    """Among vehicles it is one wherever it is said that the folder is a single set."""
+    tree(tmp_path, *(f'{part}/{c}' for part in ('train', 'val') for c in ('bus', 'train')))
+    train, val = str(tmp_path / 'train'), str(tmp_path / 'val')
+    sets = (*folder(dir=str(tmp_path)), *folder(dir=train, val_dir=val))
+    assert [part.classes for part in sets] == [('bus', 'train')] * 4
+    assert labelled(val, ('train', 'bus')).labels.tolist() == [1, 0]
+    layout = find_files(Path(train), Path(val), tmp_path)
+    assert [len(files) for files in layout.files.values()] == [2, 2]
+
+
+def test_names_that_differ_little_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cat and cat are two classes, and probably should not be."""
+    laid_out(tree(tmp_path, 'Cat', 'cat', 'cat ', 'dog'))
+    assert caplog.messages == ["warning: 'Cat' and 'cat' and 'cat ' are 3 classes"]
 
 
 @pytest.mark.parametrize(
