@@ -82,8 +82,10 @@ def evaluate(
     theirs = read_metadata(path).get('classes', ours)
     if tuple(theirs) != tuple(ours):
         require_same(theirs, ours, str(workdir))
-    _say_changes(known, experiment)
-    if any(key.removeprefix('config.').startswith('data.') for key in overrides or {}):
+    elsewhere = any(key.removeprefix('config.').startswith('data.') for key in overrides or {})
+    if _say_changes(known, experiment) or elsewhere or data is not None:
+        _say_trained_on(path, experiment.data.val)
+    if elsewhere:
         held_out, rest = len(experiment.data.val), len(experiment.data.train)
         logger.warning(
             'these are the %s held-out images of %s; jcls evaluate %s FOLDER takes all',
@@ -96,14 +98,15 @@ def evaluate(
     return {**_results(experiment, variables), 'step': saved.step, 'ema': averaged}
 
 
-def _say_changes(known: Known | None, experiment: Experiment) -> None:
-    """Say in numbers how the images differ from those that the run began with."""
+def _say_changes(known: Known | None, experiment: Experiment) -> bool:
+    """Say in numbers how the images differ from those that the run began with; whether they do."""
     if known is None:
-        return
+        return False
     changes = differences(known, experiment.data.train, experiment.data.val)
     for what, lines in zip(('training', 'held-out'), changes, strict=True):
         if lines:
             logger.warning('%s images since the run began: %s', what, '; '.join(lines))
+    return any(changes)
 
 
 def _elsewhere(

@@ -137,8 +137,10 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> tuple[list[str], di
     failed: dict[str, str] = {}
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         try:
-            is_folder = stat.S_ISDIR(path.stat().st_mode)
-            inside, problem = _inside(path) if is_folder else ([str(path)], '')
+            kind = stat.S_IFMT(path.stat().st_mode)
+            inside, problem = _inside(path) if kind == stat.S_IFDIR else ([str(path)], '')
+            if kind not in (stat.S_IFDIR, stat.S_IFREG):
+                inside, problem = [], tree.NEITHER
         except FileNotFoundError:
             inside, problem = [], 'no such file or folder'
         except OSError as error:

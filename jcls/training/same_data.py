@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,13 @@ def _short(value: Any) -> str:
 
 def note(workdir: Path, data: Data) -> None:
     """Note the names of the run's images in its workdir, if they have names."""
-    if data.train.names is not None and data.val.names is not None:
-        images.write_names(workdir, {'train': data.train.names, 'val': data.val.names})
+    sets = {}
+    for part, source in (('train', data.train), ('val', data.val)):
+        if source.names is None:
+            return
+        places = [os.path.abspath(source.name(i)) for i in range(len(source))]  # noqa: PTH100
+        sets[part] = images.Files(source.names, copies.sizes(places), places)
+    images.write(workdir, sets)
 
 
 def copied(data: Data, copies_are: str) -> list[str]:
@@ -81,38 +85,44 @@ def copied(data: Data, copies_are: str) -> list[str]:
     if not pairs:
         return []
     image, copy = pairs[0]
+    if data.train.whole is not None and data.train.whole is data.val.whole:
+        cure = 'A new run with --config.data.copies=together keeps copies on one side'
+    else:
+        cure = 'Remove them from one of the two sets'
     return [
         f'{len(pairs):,} of the {len(data.val):,} held-out images are exact copies of images that '
         f'train ({data.val.name(image)} is {data.train.name(copy)}), so evaluations are too good. '
-        'A new run with --config.data.copies=together keeps copies on one side'
+        f'{cure}'
     ]
 
 
 def trained_on(weights: str | Path, held_out: Source) -> list[str]:
-    """A warning about images to evaluate on that `weights` trained on, by their names or places.
+    """Warnings about images to evaluate on that `weights` trained on.
 
-    There is none for `weights` that are not a run, or without names to compare.
+    Whole files are compared, so that their names and folders do not matter. Where a training image
+    is no longer where it was, its name and size are; of older runs, the name within the data set.
+    There is no warning for `weights` that are not a run, or without files.
     """
-    if not is_run(weights):
+    if not is_run(weights) or held_out.names is None:
         return []
-    workdir = place(weights)[0]
-    known = known_data(workdir)
-    if known is None or known.train is None or held_out.names is None:
+    theirs = images.read(place(weights)[0], 'train')
+    if theirs is None:
         return []
-    root = os.fsencode(local(files.read_config(workdir)['data'].get('dir') or '.'))
-    theirs = _places(os.path.join(root, name) for name in known.train.tolist())  # noqa: PTH118
-    ours = _places(os.fsencode(held_out.name(i)) for i in range(len(held_out)))
-    count = np.count_nonzero(np.isin(held_out.names, known.train) | np.isin(ours, theirs))
-    if not count:
-        return []
+    ours = [held_out.name(i) for i in range(len(held_out))]
+    noted = theirs.sizes != copies.MISSING
+    there = noted & (copies.sizes(theirs.places) == theirs.sizes)
+    same = copies.pairs([theirs.places[row] for row in np.flatnonzero(there)], ours)
+    gone = {
+        (Path(theirs.places[row]).name, theirs.sizes[row]) for row in np.flatnonzero(noted & ~there)
+    }
+    named = np.isin(held_out.names, theirs.names[~noted])
+    for i, size in enumerate(copies.sizes(ours) if gone else ()):
+        named[i] |= (Path(ours[i]).name, size) in gone
+    named[[image for image, _ in same]] = False
+    alike = 'have the names and sizes of' if gone else 'have the names of'
     return [
-        f'{count:,} of the {len(held_out):,} images to evaluate on have the names of images that '
-        f'{weights} trained on'
+        f'{count:,} of the {len(ours):,} images to evaluate on {are} images that {weights} '
+        'trained on'
+        for count, are in ((len(same), 'are'), (np.count_nonzero(named), alike))
+        if count
     ]
-
-
-def _places(paths: Iterable[bytes]) -> np.ndarray:
-    """The files' whole paths, bytes [N], with no links in the names of their folders."""
-    real = functools.cache(os.path.realpath)
-    split = map(os.path.split, paths)
-    return np.array([os.path.join(real(folder), name) for folder, name in split])  # noqa: PTH118

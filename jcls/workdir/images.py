@@ -1,6 +1,9 @@
-"""images.txt.gz: the names of a run's training and held-out images, one a line, as JSON strings.
+"""images.txt.gz: a run's training and held-out images, one a line.
 
-They say on which side an image is, when a run goes on or is evaluated and its folder has changed.
+They say on which side an image is, when a run goes on or is evaluated and its folder has changed. A
+line has, with tabs between them, the set, the image's name as JSON, the size of its file in bytes,
+and where the file was: what stands before the name, or the whole path where it does not end with
+the name. Runs of before noted the set and the name alone.
 """
 
 from __future__ import annotations
@@ -8,20 +11,37 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 IMAGES = 'images.txt.gz'
 
 
-def write_names(workdir: Path, names: Mapping[str, np.ndarray]) -> None:
-    """Note the names (bytes [N]) of each set, atomically."""
+class Files(NamedTuple):
+    """The image files of a set.
+
+    Attributes:
+      names: their names in the data set, bytes [N].
+      sizes: their sizes in bytes, int64 [N]; -1 where unknown.
+      places: their whole paths, [N].
+    """
+
+    names: np.ndarray
+    sizes: np.ndarray
+    places: list[str]
+
+
+def write(workdir: Path, sets: Mapping[str, Files]) -> None:
+    """Note the files of each set, atomically."""
     lines = [
-        f'{part}\t{json.dumps(os.fsdecode(name))}\n'
-        for part, some in names.items()
-        for name in some.tolist()
+        f'{part}\t{json.dumps(name)}\t{size}\t{json.dumps(_front(place, name))}\n'
+        for part, files in sets.items()
+        for name, size, place in zip(
+            map(os.fsdecode, files.names.tolist()), files.sizes.tolist(), files.places, strict=True
+        )
     ]
     temporary = workdir / f'{IMAGES}.tmp'
     temporary.write_bytes(gzip.compress(''.join(lines).encode(), mtime=0))
@@ -34,14 +54,42 @@ def read_names(workdir: Path) -> dict[str, np.ndarray] | None:
     Raises:
       ValueError: if the file is damaged.
     """
+    names: dict[str, list[bytes]] = {}
+    for part, name, *_ in _lines(workdir):
+        names.setdefault(part, []).append(os.fsencode(name))
+    return {part: np.array(some) for part, some in names.items()} or None
+
+
+def read(workdir: Path, part: str) -> Files | None:
+    """The files of a set, of which sizes and places may be unknown; None if the run noted none.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    names, sizes, places = [], [], []
+    for of, name, size, front in _lines(workdir):
+        if of == part:
+            names.append(os.fsencode(name))
+            sizes.append(size)
+            places.append(front + name if front[-1:] in ('', '/') else front)
+    return Files(np.array(names), np.array(sizes, np.int64), places) if names else None
+
+
+def _front(place: str, name: str) -> str:
+    """What is before the name, ending with a slash or nothing; the place if it has another end."""
+    front = place.removesuffix(name)
+    return front if front[-1:] in ('', '/') else place
+
+
+def _lines(workdir: Path) -> Iterator[tuple[str, str, int, str]]:
+    """(set, name, size or -1, what is before the name or the whole path) of each line."""
     path = workdir / IMAGES
     if not path.exists():
-        return None
-    names: dict[str, list[bytes]] = {}
+        return
     try:
         for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-            part, name = line.split('\t')
-            names.setdefault(part, []).append(os.fsencode(json.loads(name)))
+            part, name, *more = line.split('\t')
+            size, front = more or (-1, '""')
+            yield part, json.loads(name), int(size), json.loads(front)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f'{path} is damaged: {error}') from None
-    return {part: np.array(some) for part, some in names.items()}

@@ -15,6 +15,7 @@ from PIL import Image
 import jcls
 from helpers.folders import noise
 from helpers.runs import TINY
+from jcls.data.sources.labelled import labelled
 from jcls.training.distill import soft
 from jcls.training.teacher import create as create_teacher
 from jcls.weights.load import read
@@ -63,7 +64,7 @@ def test_all_of_a_folder(run: tuple[Path, Path], tmp_path: Path, caplog: Any) ->
     assert 'trained on' not in caplog.text
     with caplog.at_level(logging.WARNING):
         assert jcls.evaluate(workdir, images=folder)['examples'] == 60
-    assert '54 of the 60 images to evaluate on have the names of images that' in caplog.text
+    assert '54 of the 60 images to evaluate on are images that' in caplog.text
 
 
 def test_turned_images_are_counted(run: tuple[Path, Path], tmp_path: Path, caplog: Any) -> None:
@@ -115,7 +116,7 @@ def test_other_classes_are_refused(run: tuple[Path, Path], tmp_path: Path) -> No
         with pytest.raises(ValueError, match=unknown):
             jcls.evaluate(workdir, images=place)
     (tmp_path / 'list.txt').write_text(f'{folder}/ant/00.png 0\n{folder}/bee/00.png 1\n')
-    with pytest.raises(ValueError, match='do not know: 0, 1; they know ant'):
+    with pytest.raises(ValueError, match=r'do not know: 0, 1; they know ant.*\. Give .*classes=FI'):
         jcls.evaluate(workdir, images=tmp_path / 'list.txt')
     (tmp_path / 'names.txt').write_text('ant\nbee\ncat\n')
     numbered = {'data.classes': str(tmp_path / 'names.txt')}
@@ -127,6 +128,11 @@ def test_other_classes_are_refused(run: tuple[Path, Path], tmp_path: Path) -> No
         jcls.evaluate(workdir, images=tmp_path / 'sets')
     with pytest.raises(ValueError, match='nowhere: no such folder or list'):
         jcls.evaluate(workdir, images=tmp_path / 'nowhere')
+    with pytest.raises(ValueError, match=r'00\.png is an image, neither .*: jcls predict'):
+        jcls.evaluate(workdir, images=folder / 'ant/00.png')
+    assert labelled(folder, ('ant', 'bee', 'cat', 'cow', 'cow')).labels.tolist()
+    with pytest.raises(ValueError, match='ant: the weights have several classes of this name'):
+        labelled(folder, ('ant', 'bee', 'ant', 'cat'))
 
 
 def in_another_order(workdir: Path, to: Path) -> Path:

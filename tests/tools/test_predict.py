@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,14 @@ def test_what_cannot_be_read_costs_nothing_else(
     at = whole.index(b'\xff\xc0') + 5  # of the height, in the header
     (tmp_path / 'huge.jpg').write_bytes(whole[:at] + b'\x75\x30\x75\x30' + whole[at + 4 :])
     (tmp_path / 'gone.jpg').symlink_to('nowhere')
+    os.mkfifo(tmp_path / 'pipe.jpg')
     names = {
         'empty': 'the folder has no images',
         'gone.jpg': 'no such file or folder',
         'half.jpg': 'jpeg::Uncompress failed',
         'huge.jpg': '30000 x 30000 pixels, more than the 134,217,728 that are decoded',
         'no.jpg': 'not a readable image',
+        'pipe.jpg': 'neither a file nor a folder',
     }
     words = ['predict', str(weights), *(str(tmp_path / name) for name in names), str(folder)]
     assert main([*words, '--json', '--batch_size', '2']) == 1
@@ -188,7 +191,7 @@ def test_what_cannot_be_read_costs_nothing_else(
         assert table(one) == pytest.approx(table(other), abs=1e-5)
     bad = {Path(entry['image']).name: entry['error'] for entry in found if 'error' in entry}
     assert sorted(bad) == sorted(names)
-    assert '5 of 8 images cannot be used' in caplog.text
+    assert '6 of 9 images cannot be used' in caplog.text
     for name, reason in names.items():
         assert reason in bad[name]
         assert f'{tmp_path / name}: {bad[name]}' in caplog.text

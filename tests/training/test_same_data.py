@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 import jcls
-from helpers.folders import noise
+from helpers.folders import noise, paint
 from helpers.runs import TINY
-from jcls.workdir.images import IMAGES, read_names, write_names
+from jcls.data.sources import copies
+from jcls.workdir import images
+from jcls.workdir.images import IMAGES, Files, read_names
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +58,12 @@ def test_the_names_are_noted(begun: tuple[Path, Path]) -> None:
 def test_any_name_can_be_noted(tmp_path: Path) -> None:
     """Line breaks, tabs, quotes and bytes that are not UTF-8 come back as they were."""
     names = np.array([b'a/\xff\n.jpg', b'a/\t".jpg', 'ä/☃.jpg'.encode(), b'a/\xe2\x80\xa8'])
-    write_names(tmp_path, {'train': names, 'val': names[:1]})
+    places = ['/x/' + os.fsdecode(name) for name in names[:2]] + ['/y/\udcff\t', '/xa/\u2028']
+    train = Files(names, np.array([0, 1, 1 << 40, copies.MISSING]), places)
+    images.write(tmp_path, {'train': train, 'val': Files(names[:1], np.array([5]), ['/z'])})
+    noted = images.read(tmp_path, 'train')
+    assert noted is not None
+    assert [list(part) for part in noted] == [list(part) for part in train]
     found = read_names(tmp_path)
     assert found is not None
     assert [found[part].tolist() for part in ('train', 'val')] == [
@@ -146,14 +154,14 @@ def test_a_start_from_weights_says_which_held_out_images_they_know(
     changed = config(folder, init={'source': str(source)}, duration='1 steps')
     changed['data'] |= {'split_seed': seed}
     jcls.train(changed, tmp_path / 'run')
-    warning = f'of the 4 images to evaluate on have the names of images that {source} trained on'
+    warning = f'of the 4 images to evaluate on are images that {source} trained on'
     assert (warning in capsys.readouterr().out) == seen
 
 
-def test_images_that_trained_are_known_by_their_places(
+def test_images_that_trained_are_known_whatever_they_are_called(
     begun: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A list and a folder, also by a link, call the same files by other names."""
+    """A list and a folder, also by a link or a copy, call the same files by other names."""
     folder, workdir = begun
     names = [name.decode() for name in read_names(workdir)['train'].tolist()]
     lines = ''.join(f'{folder / name} {name[0]}\n' for name in names)
@@ -161,17 +169,54 @@ def test_images_that_trained_are_known_by_their_places(
     (tmp_path / 'link').symlink_to(folder)
     data = {'name': 'list', 'train_list': str(tmp_path / 'list.txt')}
     jcls.train(config(folder, data=data, duration='1 steps'), tmp_path / 'run')
-    for source, images in (
+    for source, where in (
         (workdir, tmp_path / 'list.txt'),
         (tmp_path / 'run', tmp_path / 'link'),
         (workdir, folder),
     ):
         caplog.clear()
-        jcls.evaluate(source, images=images)
+        jcls.evaluate(source, images=where)
         seen = len(names) if source == workdir else len(names) * 9 // 10
-        assert f'{seen} of the {len(names) if "list" in images.name else 40} images' in caplog.text
-    shutil.copytree(folder, tmp_path / 'other' / 'deeper')
-    (tmp_path / 'other.txt').write_text(lines.replace(str(folder), str(tmp_path / 'other/deeper')))
+        assert f'{seen} of the {len(names) if "list" in where.name else 40} images' in caplog.text
+    for c in 'ab':
+        shutil.copytree(folder / c, tmp_path / 'other' / f'{c}_')
+        for i, image in enumerate(sorted((tmp_path / 'other' / f'{c}_').iterdir())):
+            image.rename(tmp_path / 'other' / f'{c}_' / f'image {i}.png')
+        (tmp_path / 'other' / f'{c}_').rename(tmp_path / 'other' / c)
     caplog.clear()
-    jcls.evaluate(tmp_path / 'run', images=tmp_path / 'other.txt')
-    assert 'trained on' not in caplog.text
+    jcls.evaluate(workdir, images=tmp_path / 'other')
+    assert f'36 of the 40 images to evaluate on are images that {workdir} trained on' in caplog.text
+
+
+def test_a_set_whose_names_are_those_of_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """train/a/00.png and val/a/00.png are two images; what matters is the file, also once moved."""
+    root = tmp_path / 'data'
+    names = [f'{c}/{i:02}.png' for c in 'ab' for i in range(10)]
+    noise(root / 'train', *names)
+    paint(*(root / 'val' / name for name in names))
+    monkeypatch.chdir(tmp_path)
+    jcls.train(config(Path('data'), duration='1 steps'), tmp_path / 'run')
+    run = tmp_path / 'run'
+
+    def said(**given: Any) -> str:
+        caplog.clear()
+        jcls.evaluate(run, **given)
+        return caplog.text
+
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    assert 'trained on' not in said(images=root / 'val')
+    all_of_them = f'20 of the 20 images to evaluate on are images that {run} trained on'
+    assert all_of_them in said(images=root / 'train')
+    val_dir = {'data.dir': str(root / 'val'), 'data.val_dir': str(root / 'train')}
+    assert all_of_them in said(overrides=val_dir)
+    root.rename(tmp_path / 'moved')
+    assert 'trained on' not in said(images=tmp_path / 'moved/val')
+    moved = '20 of the 20 images to evaluate on have the names and sizes of images that'
+    assert moved in said(images=tmp_path / 'moved/train')
+    lines = gzip.decompress((run / IMAGES).read_bytes()).decode().splitlines()
+    older = ''.join('\t'.join(line.split('\t')[:2]) + '\n' for line in lines)
+    (run / IMAGES).write_bytes(gzip.compress(older.encode()))
+    assert 'have the names of images that' in said(images=tmp_path / 'moved/train')

@@ -121,8 +121,21 @@ def create(
         raise ValueError(f'config.data.repeats={repeats}: at least 1')
     if exif:
         train, val = upright(train), upright(val)
+    together = fields.get('copies') == 'together'
+    if together and not folds and (train.whole is None or train.whole is not val.whole):
+        raise ValueError(
+            "config.data.copies='together' is for sets that jcls divides; here both are given: "
+            'remove the copies from one of them'
+        )
     train, val = splits.apply(
-        train, val, folds=folds, fold=fold, subset=subset, seed=subset_seed, by_row=by_row
+        train,
+        val,
+        folds=folds,
+        fold=fold,
+        subset=subset,
+        seed=subset_seed,
+        by_row=by_row,
+        together=together,
     )
     if balanced:
         splits.labels_for(train, 'balanced')

@@ -60,9 +60,15 @@ def class_names(file: str) -> tuple[str, ...]:
     """The class names in a text file, one a line, in label order; blank lines do not count."""
     try:
         text = text_of(file)
-        text.encode()
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f'config.data.classes={file!r}: not a readable text file: {error}'
         ) from None
-    return tuple(composed(line.strip()) for line in text.splitlines() if line.strip())
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        if line != line.encode(errors='replace').decode():
+            raise ValueError(
+                f'config.data.classes={file!r}: line {number}, {line!r}, is not UTF-8: save the '
+                'file as UTF-8'
+            )
+    return tuple(composed(line.strip()) for line in lines if line.strip())

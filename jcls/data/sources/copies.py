@@ -32,12 +32,21 @@ def groups(files: Sequence[str]) -> np.ndarray:
 
 def across(train: Source, val: Source) -> list[tuple[int, int]]:
     """(a held-out image, an exact copy of it that trains) for each held-out image with a copy."""
-    files = [source.name(i) for source in (train, val) for i in range(len(source))]
-    held_out = np.arange(len(files)) >= len(train)
-    group = _grouped(files, held_out, both=True)
+    return pairs(*([source.name(i) for i in range(len(source))] for source in (train, val)))
+
+
+def pairs(train: Sequence[str], val: Sequence[str]) -> list[tuple[int, int]]:
+    """The same for files."""
+    files = [*train, *val]
+    group = _grouped(files, np.arange(len(files)) >= len(train), both=True)
     trains = {int(group[i]): i for i in reversed(range(len(train)))}
-    pairs = ((i, trains.get(int(group[len(train) + i]))) for i in range(len(val)))
-    return [(i, copy) for i, copy in pairs if copy is not None]
+    found = ((i, trains.get(int(group[len(train) + i]))) for i in range(len(val)))
+    return [(i, copy) for i, copy in found if copy is not None]
+
+
+def sizes(files: Sequence[str]) -> np.ndarray:
+    """The size of each file in bytes, int64 [N]; `MISSING` where it cannot be read."""
+    return np.array([size for size, _ in _each(files, _state)], np.int64)
 
 
 def _grouped(files: Sequence[str], held_out: np.ndarray, *, both: bool) -> np.ndarray:

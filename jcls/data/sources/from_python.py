@@ -130,7 +130,7 @@ def _source(
 ) -> Source:
     if all(isinstance(image, str | Path) for image in images):
         files = np.array([os.fsencode(image) for image in images])
-        return from_files(files, labels, classes)
+        return from_files(files, labels, classes, files)
     pixels = [_pixels(image, f'{what} image {i}') for i, image in enumerate(images)]
     shapes = {array.shape for array in pixels if isinstance(array, np.ndarray)}
     if len(shapes) == 1 and all(isinstance(array, np.ndarray) for array in pixels):

@@ -75,7 +75,7 @@ def deal(
       seed: key of the hash.
       known: the names that a run noted, which keep their sides.
       groups: group of each image, int [N]; no group is divided, and the counts are then near to
-        what they should be.
+        what they should be. A group of several classes trains.
 
     Raises:
       ValueError: if the fraction is impossible, or a class cannot be divided.
@@ -85,6 +85,7 @@ def deal(
     if groups is None:  # a list may have a name twice
         groups = np.unique(names, return_inverse=True)[1]
     _together(side, groups)
+    side[_over_classes(groups, labels) & (side < 0)] = TRAINS
     hashes = hashes_of(names, seed)
     first = np.full(int(groups.max()) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(first, groups, hashes)  # copies go where the first of them goes
@@ -98,7 +99,7 @@ def deal(
         missing = min(max(wanted - held, 0), len(free))
         side[free] = TRAINS
         side[free[: _whole(groups[free], missing, len(rows))]] = HELD_OUT
-    # A group over several classes may have come to lie on both sides.
+    # A run may know members of one group on both sides.
     torn = np.intersect1d(groups[side == HELD_OUT], groups[side == TRAINS])
     side[np.isin(groups, torn)] = TRAINS
     for part, what in ((TRAINS, 'trains'), (HELD_OUT, 'is held out')):
@@ -128,6 +129,15 @@ def _together(side: np.ndarray, groups: np.ndarray) -> None:
     np.minimum.at(of_group, groups[side >= 0], side[side >= 0])
     follows = (side < 0) & (of_group[groups] != unknown)
     side[follows] = of_group[groups[follows]]
+
+
+def _over_classes(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the group of each image has images of several classes, bool [N]."""
+    lowest = np.full(int(groups.max()) + 1, np.iinfo(np.int64).max)
+    highest = np.full(len(lowest), -1)
+    np.minimum.at(lowest, groups, labels)
+    np.maximum.at(highest, groups, labels)
+    return (lowest != highest)[groups]
 
 
 def hashes_of(names: np.ndarray, seed: int) -> np.ndarray:

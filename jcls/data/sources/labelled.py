@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,12 +31,15 @@ def labelled(
       ValueError: if there is no such folder or list, or it has other classes.
     """
     path = local(place)
+    hint = ''
     if path.is_dir():
         found = one_set(path)
     elif path.is_file():
-        if recogniser()(path.name, functools.partial(path.open, 'rb')):
+        if recogniser()(path.name, lambda: path.open('rb')):
             raise ValueError(f'{path} is an image, neither a folder nor a list: jcls predict')
         found, _ = listing(train_list=str(path), val_list=str(path), dir=dir, classes=classes)
+        if classes is None and all(name.isdigit() for name in found.classes):
+            hint = '. Give --config.data.classes=FILE, with a name on each line, for its numbers'
     else:
         raise ValueError(f'{path}: no such folder or list')
     labels = {composed(name): label for label, name in enumerate(known)}
@@ -45,7 +48,13 @@ def labelled(
     if unknown:
         raise ValueError(
             f'{path} has {len(unknown)} class(es) that the weights do not know: {listed(unknown)}; '
-            f'they know {listed([*known])}'
+            f'they know {listed([*known])}{hint}'
+        )
+    counts = Counter(map(composed, known))
+    if twice := [name for name in present if counts[composed(name)] > 1]:
+        raise ValueError(
+            f'{path}: {listed(twice)}: the weights have several classes of this name, so that the '
+            'images may be of any of them (jcls import --classes gives imported weights others)'
         )
     numbers = [labels.get(composed(name), -1) for name in found.classes]
     return found.relabelled(tuple(known), numbers)

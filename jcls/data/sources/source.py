@@ -41,6 +41,7 @@ class Source:
         there are none.
       left_out: what was found beside the images, {reason: {folder: number}}.
       in_records: whether a label is read together with its image.
+      whole: the source that this one was selected from, if it was.
     """
 
     read: Callable[[Any], tuple[Any, Any]]
@@ -54,6 +55,7 @@ class Source:
     names: np.ndarray | None = None
     left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     in_records: bool = False
+    whole: Source | None = None
 
     def __len__(self) -> int:
         return self.examples
@@ -107,6 +109,7 @@ class Source:
             find_labels=None if find is None else lambda: self.labels[rows],
             name=lambda i: self.name(int(rows[i])),
             names=None if self.names is None else self.names[rows],
+            whole=self.whole or self,
         )
 
     def relabelled(self, classes: tuple[str, ...], labels: Sequence[int]) -> Source:

@@ -1,6 +1,7 @@
 """Folds and subsets by class, which decide for any source which examples train and which evaluate.
 
-They depend on ``config.data.subset_seed`` and the labels alone, so they are the same in every run.
+They depend on ``config.data.subset_seed``, the labels, and for folds the names where there are any,
+so they are the same in every run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import numpy as np
 
 from jcls.data.sampler import STREAMS, epoch_order
+from jcls.data.sources import copies
 from jcls.data.sources.hold_out import hashes_of
 from jcls.data.sources.source import Source
 
@@ -25,12 +27,14 @@ def apply(
     subset: float,
     seed: int,
     by_row: bool = False,
+    together: bool = False,
 ) -> tuple[Source, Source]:
     """The two sources after `folds` and `subset`; see `jcls.data.sources.create`.
 
     With folds, fold number `fold` of the training set replaces the validation set, and the others
     train. Of the examples that train, the fraction `subset` stays. Names decide the folds, where a
-    source has names; with `by_row` the places of the examples do.
+    source has names; with `by_row` the places of the examples do. With `together`, exact copies are
+    in one fold.
 
     Raises:
       ValueError: for impossible values, or a source that refuses to give its labels.
@@ -38,9 +42,9 @@ def apply(
     if not 0 <= seed < 2**32:
         raise ValueError(f'config.data.subset_seed={seed}: must be in 0..{2**32 - 1}')
     if folds:
-        rest, part = fold_rows(
-            labels_for(train, f'folds={folds}'), train, folds, fold, seed, by_row=by_row
-        )
+        labels = labels_for(train, f'folds={folds}')
+        groups = copies.groups([train.name(i) for i in range(len(train))]) if together else None
+        rest, part = fold_rows(labels, train, folds, fold, seed, by_row=by_row, groups=groups)
         unused = len(val)
         train, val = train.select(rest), train.select(part)
         logger.warning(
@@ -66,9 +70,19 @@ def labels_for(source: Source, field: str) -> np.ndarray:
 
 
 def fold_rows(
-    labels: np.ndarray, source: Source, folds: int, fold: int, seed: int, *, by_row: bool = False
+    labels: np.ndarray,
+    source: Source,
+    folds: int,
+    fold: int,
+    seed: int,
+    *,
+    by_row: bool = False,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of all folds but `fold`, and of `fold`, sorted, by a shuffled stratified K-fold."""
+    """The rows of all folds but `fold`, and of `fold`, sorted, by a shuffled stratified K-fold.
+
+    By names, no group of `groups`, int [N], is divided; the folds are then nearly equally large.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     if folds < 2:
@@ -87,6 +101,18 @@ def fold_rows(
         place = np.empty(len(labels), np.int64)
         # Classes follow each other without a gap, so that the folds are equally large in all.
         place[order] = np.arange(len(labels)) % folds
+        if groups is not None:
+            first = np.empty(int(groups.max()) + 1, np.int64)
+            first[groups[order[::-1]]] = order[::-1]  # of several, the last assignment stays
+            place = place[first[groups]]
+            for rows in (place != fold, place == fold):
+                missing = np.setdiff1d(labels, labels[rows])
+                if len(missing):
+                    raise ValueError(
+                        f'config.data.folds={folds}: all images of class '
+                        f'{source.classes[missing[0]]!r} outside or in fold {fold} are copies of '
+                        'those on the other side; use fewer folds'
+                    )
         return np.flatnonzero(place != fold), np.flatnonzero(place == fold)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     rest, part = list(splitter.split(labels, labels))[fold]

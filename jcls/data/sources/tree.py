@@ -217,6 +217,8 @@ def _reason(name: str) -> str:
     """Why a file or folder of this name is left out, or ''."""
     if name[0] == '.':
         return 'hidden'
+    if name[-1] == '~':
+        return 'a backup'
     return f"a system's {name}".rstrip() if re.fullmatch(NOT_OURS, name.lower()) else ''
 
 

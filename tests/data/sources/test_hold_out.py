@@ -19,6 +19,7 @@ from jcls.data.sources.folder import folder
 from jcls.data.sources.hold_out import deal, stratified_split
 from jcls.data.sources.known import Known
 from jcls.data.sources.source import Source
+from jcls.training import same_data
 
 
 def named(source: Source) -> set[bytes]:
@@ -242,6 +243,46 @@ def test_copies_in_two_classes(tmp_path: Path) -> None:
     assert copies.across(*folder(dir=str(root), val_fraction=0.4)) != []
     train, val = folder(dir=str(root), copies='together', val_fraction=0.4)
     assert copies.across(train, val) == []
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_an_image_of_two_classes_trains(seed: int) -> None:
+    """Whatever the hash, so that each class still has others to hold out."""
+    names = np.array([f'{i}'.encode() for i in (*range(6), 0, *range(6, 11))])
+    rows = deal(names, np.repeat([0, 1], 6), ('a', 'b'), 0.1, seed)
+    assert [int(row) // 6 for row in rows[1]] == [0, 1]
+    assert not {0, 6} & set(rows[1].tolist())
+
+
+def test_folds_keep_copies_together(tmp_path: Path) -> None:
+    """As held-out parts do; where a class cannot be divided, the message says why."""
+    root = fill(tmp_path, **{'train/a': 20, 'train/b': 20, 'val/a': 1, 'val/b': 1})
+    for image in sorted(root.glob('train/*/*.png')):
+        shutil.copy(image, image.with_name(f'{image.stem}_copy.png'))
+
+    def fold(i: int, copied: str) -> sources.Data:
+        return sources.create(dir=str(root), folds=4, fold=i, copies=copied)
+
+    assert copies.across(*fold(0, 'warn')[:2]) != []
+    evaluated = [fold(i, 'together') for i in range(4)]
+    assert all(copies.across(data.train, data.val) == [] for data in evaluated)
+    whole = set.union(*(named(data.val) for data in evaluated))
+    assert len(whole) == sum(len(data.val) for data in evaluated) == 80
+    for image in sorted(root.glob('train/b/*.png'))[1:]:
+        shutil.copy(root / 'train/b/000.png', image)
+    with pytest.raises(ValueError, match="all images of class 'b'"):
+        fold(0, 'together')
+
+
+def test_copies_across_given_sets(tmp_path: Path) -> None:
+    """jcls divides nothing there, so it keeps nothing together."""
+    root = fill(tmp_path, **{'train/a': 5, 'train/b': 5, 'val/a': 2, 'val/b': 2})
+    with pytest.raises(ValueError, match='remove the copies from one of them'):
+        sources.create(dir=str(root), copies='together')
+    shutil.copy(root / 'train/b/003.png', root / 'val/b')
+    data = sources.create(dir=str(root))
+    (warning,) = same_data.copied(data, 'warn')
+    assert warning.endswith('Remove them from one of the two sets')
 
 
 def test_a_class_of_copies_alone(tmp_path: Path) -> None:

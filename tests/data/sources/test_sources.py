@@ -295,14 +295,20 @@ def lists(root: Path, **texts: str) -> dict[str, str]:
     return {name: str(root / name) for name in texts}
 
 
-def test_a_list_of_numbers(tmp_path: Path) -> None:
-    """Paths and class numbers, with tabs or spaces between; the classes are 0 to the highest."""
+def test_a_list_of_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Paths and class numbers, with tabs or spaces between; the classes are 0 to the highest.
+
+    A file in two classes is said, and a class that the validation list lacks must be allowed.
+    """
     paint(*(tmp_path / 'pictures' / f'a {i}.png' for i in range(4)), tmp_path / 'b.png')
     text = 'pictures/a {i}.png\t{i}||  b.png 2 |./b.png 0\r'
     files = lists(tmp_path, train=text, val=f'{tmp_path}/b.png\t5\n')
-    train, val = sources.listing(
-        train_list=files['train'], val_list=files['val'], dir=str(tmp_path)
-    )
+    both = {'train_list': files['train'], 'val_list': files['val'], 'dir': str(tmp_path)}
+    with pytest.raises(ValueError, match=r'val has no image of 4 .*: 0, 1, 2, 3; .*val_incomplete'):
+        sources.listing(**both)
+    train, val = sources.listing(**both, val_incomplete=True)
+    assert 'warning: 1 line(s)' in caplog.text
+    assert 'b.png in lines 6 and 7' in caplog.text
     assert train.classes == val.classes == tuple('012345')
     assert train.labels.tolist() == [0, 1, 2, 3, 2, 0]
     assert val.labels.tolist() == [5]
@@ -316,25 +322,35 @@ def test_a_list_of_numbers(tmp_path: Path) -> None:
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
-    """Class names are sorted, unless a file gives their order; numbers then count in it."""
+    """Class names are sorted, unless a file gives their order; numbers then count in it.
+
+    All labels are names, or all are numbers: names that are numbers do not mix with their places.
+    """
     paint(*(tmp_path / f'{i}.png' for i in range(4)))
     files = lists(
         tmp_path,
         train='{i}.png zebra|0.png\tant bear|1.png\t2',
-        numbers='{i}.png 1|0.png 0|1.png bee',
+        named='{i}.png zebra|0.png\tant bear',
+        numbers='{i}.png 1|0.png 0',
         classes='zebra\n bee \nant bear\nwolf\n',
         digits='2\n1\n0',
+        from_one='1\n2\n3',
     )
     both = {'train_list': files['train'], 'val_list': files['train'], 'dir': str(tmp_path)}
     train, _ = sources.listing(**both)
     assert train.classes == ('2', 'ant bear', 'zebra')
     assert train.labels.tolist() == [2] * 4 + [1, 0]
+    with pytest.raises(ValueError, match=r"line 6: the label '2' is no class \(labels are all na"):
+        sources.listing(**both, classes=files['classes'])
+    both |= {'train_list': files['named'], 'val_list': files['named']}
     train, _ = sources.listing(**both, classes=files['classes'])
     assert train.classes == ('zebra', 'bee', 'ant bear', 'wolf')
-    assert train.labels.tolist() == [0] * 4 + [2, 2]
+    assert train.labels.tolist() == [0] * 4 + [2]
     both |= {'train_list': files['numbers'], 'val_list': files['numbers']}
     train, _ = sources.listing(**both, classes=files['classes'])
-    assert train.labels.tolist() == [1] * 4 + [0, 1]
+    assert train.labels.tolist() == [1] * 4 + [0]
+    train, _ = sources.listing(**both, classes=files['from_one'])  # there is no name 0
+    assert train.labels.tolist() == [1] * 4 + [0]
     (tmp_path / 'numbers').write_text('0.png 0\n1.png 2')
     train, _ = sources.listing(**both, classes=files['digits'])  # a name before a number
     assert train.labels.tolist() == [2, 0]
@@ -389,8 +405,12 @@ def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
         gone='{i}.png 0|no 1.png 0|' + '|'.join(f'deep/{i}.png 0' for i in range(7)),
         classes='a\nb\na',
         twice='{i}.png b|0.png a',
+        header='path label|{i}.png x',
+        quoted='"{i}.png" x',
+        comma='{i}.png, x',
     )
     train = files['good']
+    (tmp_path / 'latin').write_bytes('a\nb\ncaf\u00e9\n'.encode('latin-1'))
     for fields, message in (
         (
             {'train_list': str(tmp_path / 'none')},
@@ -417,6 +437,10 @@ def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
             r"twice line 5: the label 'a' is the name of two classes",
         ),
         ({'train_list': train, 'classes': 'none'}, r"config\.data\.classes='none': not a readable"),
+        ({'train_list': train, 'classes': str(tmp_path / 'latin')}, 'latin.: line 3, .* not UTF-8'),
+        ({'train_list': files['header']}, r'header are missing:\n.*\nIf it is a header, remove'),
+        ({'train_list': files['quoted']}, 'Paths are written without quotes'),
+        ({'train_list': files['comma']}, "Write a tab, without ',', between a path and its label"),
         (
             {'train_list': files['gone']},
             r'8 of the 12 files of .*gone are missing:\n  line 5: .*/no 1\.png\n  line 6: .*/deep/0'
