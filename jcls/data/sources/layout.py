@@ -10,7 +10,6 @@ names. What looks like sets and is not understood is an error, so that no set be
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -19,15 +18,12 @@ from typing import NamedTuple
 from jcls.data.sources.classes import composed, listed, ordered, warn_of_alike
 from jcls.data.sources.elsewhere import unsorted
 from jcls.data.sources.sets import (
-    GIVE_BOTH,
-    NAMES,
-    SET_LIKE,
-    TEST,
     TRAIN,
     VALIDATION,
     check_below,
-    kind_of,
+    find_sets,
     names_in,
+    unwrapped,
 )
 from jcls.data.sources.tree import ANYWAY, Entry, images, walk
 
@@ -121,12 +117,12 @@ def arrange(
         files[entry.path] = entry
         folders.update(_parents(entry.path))
     holding = Counter(path.rpartition('/')[0] for path in files)  # folders with images right inside
-    around = _unwrapped('', folders, holding, sets=True)
-    sets = _sets(around, folders, source, single=single)
+    around = unwrapped('', folders, holding, sets=True)
+    sets = find_sets(around, folders, source, single=single)
     bases: dict[str, str] = {}
     labels: dict[str, int] = {}
     for kind, base in sets.items():
-        bases[kind] = base if base == around else _unwrapped(base, folders, holding, labels)
+        bases[kind] = base if base == around else unwrapped(base, folders, holding, labels)
         names = _class_folders(bases[kind], folders, source)
         if not names:
             where = f'{source}/{bases[kind]}'.rstrip('/')
@@ -233,43 +229,6 @@ def _each_once(files: list[File]) -> tuple[list[File], list[File]]:
     )
 
 
-def _sets(around: str, folders: Collection[str], source: str, *, single: bool) -> dict[str, str]:
-    """The folder of each set, as a path with a slash at its end: `around` if there is only one."""
-    names = names_in(around, folders)
-    kinds = {name: kind_of(name) for name in names}
-    by_kind = {kind: [name for name in names if kinds[name] == kind] for kind in NAMES}
-    beside = [name for name in names if kinds[name] is None]
-    place = f'{source}/{around}'.rstrip('/')
-    for kind, same in by_kind.items():
-        if len(same) > 1:
-            raise ValueError(f'{place} has {listed(same)}: which one is for {kind}? {GIVE_BOTH}')
-    held_out = by_kind[VALIDATION] or by_kind[TEST]
-    if single and beside and not (by_kind[TRAIN] and held_out):
-        return {TRAIN: around}
-    if held_out and not by_kind[TRAIN]:
-        raise ValueError(
-            f'{place} has {held_out[0]}/ but no train/; give both, or class folders only '
-            f'(jcls evaluate RUN {place}/{held_out[0]} evaluates on it)'
-        )
-    if by_kind[TRAIN] and beside and not held_out:
-        raise ValueError(
-            f'{place} has {by_kind[TRAIN][0]}/ beside {listed(beside)}: is it a class or the '
-            f'training set? {GIVE_BOTH}'
-        )
-    if by_kind[TRAIN]:
-        found = {TRAIN: by_kind[TRAIN], VALIDATION: held_out}
-        return {kind: f'{around}{same[0]}/' for kind, same in found.items() if same}
-    like = [
-        n for n in names if re.search(SET_LIKE, n.lower()) and names_in(f'{around}{n}/', folders)
-    ]
-    if len(like) > 1:
-        raise ValueError(
-            f'{place} has {listed(like)} with folders inside, which look like sets and not like '
-            f'classes: {GIVE_BOTH}'
-        )
-    return {TRAIN: around}
-
-
 def _class_folders(base: str, folders: Collection[str], source: str) -> list[str]:
     """The names of the class folders right below `base`, with composed accents."""
     classes = [composed(name) for name in names_in(base, folders)]
@@ -300,31 +259,3 @@ def _parents(path: str) -> Iterator[str]:
     while at >= 0:
         yield path[:at]
         at = path.find('/', at + 1)
-
-
-def _unwrapped(
-    base: str,
-    folders: Collection[str],
-    holding: Collection[str],
-    classes: Collection[str] = (),
-    *,
-    sets: bool = False,
-) -> str:
-    """The folder around all class folders or sets below `base`, as a path with a slash, or ''.
-
-    Args:
-      base: where to begin: '' or a path with a slash.
-      folders: all folders.
-      holding: those with images right inside, which makes them classes.
-      classes: names that are classes in any case.
-      sets: whether a folder with the name of a set is one.
-    """
-    while True:
-        names = names_in(base, folders)
-        deeper = f'{base}{names[0]}/' if len(names) == 1 else ''
-        a_set = bool(sets and deeper and kind_of(names[0]))
-        if not deeper or a_set or names[0] in classes or deeper[:-1] in holding:
-            return base
-        if not names_in(deeper, folders):
-            return base
-        base = deeper
