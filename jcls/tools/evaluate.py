@@ -59,8 +59,9 @@ def evaluate(
     Raises:
       ValueError: for weights or data that cannot be used.
     """
-    for key in overrides or {}:
-        section, _, field = key.removeprefix('config.').partition('.')
+    changes = {key.removeprefix('config.'): value for key, value in (overrides or {}).items()}
+    for key in changes:
+        section, _, field = key.partition('.')
         if section in ('model', 'norm', 'init') and (section, field) != ('model', 'dtype'):
             raise ValueError(
                 f'{key}: belongs to the weights of {workdir}; evaluate cannot change it'
@@ -68,21 +69,21 @@ def evaluate(
     if images is not None:
         if config is not None or data is not None:
             raise ValueError('evaluate: give images, or a config or data, not both')
-        return _on_images(workdir, step, ema, dict(overrides or {}), images)
+        return _on_images(workdir, step, ema, changes, images)
     if config is not None:
-        return _elsewhere(workdir, step, ema, dict(overrides or {}), config)
+        return _elsewhere(workdir, step, ema, changes, config)
     if not is_run(workdir) and (fetch.is_remote(str(workdir)) or Path(workdir).exists()):
         raise ValueError(f'{workdir} is no workdir of jcls; name a config with the data: --config')
     path, step = place(workdir, step)
     saved = reading.read(path, step)  # now, since a run that trains here deletes it in a while
-    tree = complete(read_config(path), overrides, sections=SECTIONS)
+    tree = complete(read_config(path), changes, sections=SECTIONS)
     known = known_data(path)
     experiment = build(tree, data=data, known=known)
     ours = experiment.data.train.classes
     theirs = read_metadata(path).get('classes', ours)
     if tuple(theirs) != tuple(ours):
         require_same(theirs, ours, str(workdir))
-    elsewhere = any(key.removeprefix('config.').startswith('data.') for key in overrides or {})
+    elsewhere = any(key.startswith('data.') for key in changes)
     if _say_changes(known, experiment) or elsewhere or data is not None:
         _say_trained_on(path, experiment.data.val)
     if elsewhere:
@@ -151,11 +152,16 @@ def _on_images(
     """Evaluate weights on all images of a labelled folder or list."""
     metadata, variables = read(path, step, ema=ema)
     usable(metadata, variables, path)
-    of_list = {
-        key: overrides.pop(f'data.{key}')
-        for key in ('dir', 'classes')
-        if f'data.{key}' in overrides
-    }
+    of_lists = () if Path(images).is_dir() else ('dir', 'classes')
+    meaningful = ('mean', 'std', 'exif', 'max_damaged', 'cache', *of_lists)
+    for key in overrides:
+        section, _, field = key.partition('.')
+        if section == 'data' and field not in meaningful:
+            raise ValueError(
+                f'{key}: means nothing for all images of {images}; here data has '
+                f'{", ".join(meaningful)}'
+            )
+    of_list = {key: overrides.pop(f'data.{key}') for key in of_lists if f'data.{key}' in overrides}
     try:
         source = labelled(images, metadata['classes'], **of_list)
     except ValueError as error:

@@ -128,6 +128,9 @@ def test_other_classes_are_refused(run: tuple[Path, Path], tmp_path: Path) -> No
         jcls.evaluate(workdir, images=tmp_path / 'sets')
     with pytest.raises(ValueError, match='nowhere: no such folder or list'):
         jcls.evaluate(workdir, images=tmp_path / 'nowhere')
+    for key in ('data.dir', 'data.val_fraction'):
+        with pytest.raises(ValueError, match=f'{key}: means nothing for all images of'):
+            jcls.evaluate(workdir, images=folder, overrides={key: '0.5'})
     with pytest.raises(ValueError, match=r'00\.png is an image, neither .*: jcls predict'):
         jcls.evaluate(workdir, images=folder / 'ant/00.png')
     assert labelled(folder, ('ant', 'bee', 'cat', 'cow', 'cow')).labels.tolist()
