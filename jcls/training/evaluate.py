@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jcls.config.parts import choose
+from jcls.training.interrupt import Stopped
 from jcls.training.metrics import Metric
 from jcls.training.step import Batch, EvalStep
 
@@ -75,7 +76,10 @@ def check_best(
 
 
 def evaluate(
-    eval_step: EvalStep, variables: dict[str, Any], batches: Iterator[Batch]
+    eval_step: EvalStep,
+    variables: dict[str, Any],
+    batches: Iterator[Batch],
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """The mean of each metric over the examples with mask 1, and their number.
 
@@ -83,11 +87,14 @@ def evaluate(
     batches, in their order, in float64.
 
     Raises:
+      Stopped: if `stop`, which is asked before each batch, says so.
       ValueError: if there is no example.
       FloatingPointError: for a metric that is not finite.
     """
     sums: dict[str, list[jax.Array]] = {}
     for batch in batches:
+        if stop():
+            raise Stopped
         for name, value in eval_step(variables, batch).items():
             sums.setdefault(name, []).append(value)
     totals = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -229,11 +229,17 @@ class Experiment:
         return put_batches(batches, self.mesh)
 
     def evaluations(
-        self, variables: dict[str, Any], ema: dict[str, Any] | None = None, *, train: bool = True
+        self,
+        variables: dict[str, Any],
+        ema: dict[str, Any] | None = None,
+        *,
+        train: bool = True,
+        stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, dict[str, Any]]:
         """Evaluate on the validation set ('eval') and, if the config asks, on training images.
 
         Averaged variables, if there are any, are evaluated on the validation set ('eval_ema').
+        Before each batch `stop` is asked whether to leave with `jcls.training.interrupt.Stopped`.
         """
         source, count = self.data.train, self.evaluate.train_examples
         held_out = (self.data.val, np.arange(len(self.data.val)))
@@ -244,7 +250,7 @@ class Experiment:
             fixed = sampler.epoch_order(0, 0, len(source))[:count]  # the same in every run
             sets['eval_train'] = (variables, (source, fixed))
         return {
-            name: evaluate(self.eval_step, weights, self.eval_batches(*examples))
+            name: evaluate(self.eval_step, weights, self.eval_batches(*examples), stop)
             for name, (weights, examples) in sets.items()
         }
 

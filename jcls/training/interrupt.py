@@ -28,11 +28,16 @@ UNLESS_USED = ('SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU')
 ECHO = 5.0  # seconds in which a second SIGTERM repeats the first, as launchers and `timeout` do
 
 
+class Stopped(Exception):  # noqa: N818  (it is no error)
+    """An evaluation was left early, because the run shall end."""
+
+
 class Interrupt:
     """A context in which a first signal asks the run to end, and a second one ends it at once.
 
-    The second one is a SIGINT or SIGTERM. Schedulers and terminals repeat the others, and whoever
-    repeats a SIGTERM within `ECHO` seconds has said the same thing twice.
+    The second one is a SIGINT or SIGTERM after another of these two. Schedulers and terminals send
+    the others before them and repeat them, and whoever repeats a SIGTERM within `ECHO` seconds has
+    said the same thing twice.
 
     With `own_process`, signals remain without effect from the end of the context to the end of the
     process: when everything is saved, none may turn a run that is done into one that failed.
@@ -41,7 +46,7 @@ class Interrupt:
     def __init__(self, *, own_process: bool = False) -> None:
         self._own_process = own_process
         self._received: str | None = None
-        self._at = 0.0
+        self._asked: float | None = None  # when the first of `ALWAYS` came
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -58,6 +63,7 @@ class Interrupt:
 
     def __exit__(self, *_: object) -> None:
         if self._own_process:
+            self._ignore()
             atexit.register(self._ignore)  # Python would restore the defaults as its last act
             return
         for number, handler in self._previous.items():
@@ -65,18 +71,24 @@ class Interrupt:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
-        if self._received:
-            echo = name != 'SIGINT' and now < self._at + ECHO
-            if name in ALWAYS and not echo:
+        if name in ALWAYS:
+            echo = name != 'SIGINT' and now < (self._asked or now) + ECHO
+            if self._asked is not None and not echo:
                 raise KeyboardInterrupt
+            self._asked = self._asked or now
+        if self._received:
             return
-        self._received, self._at = name, now
+        self._received = name
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _ignore(self) -> None:
         for number in {*self._previous, signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN)
+
+    def is_requested(self) -> bool:
+        """Whether the run must end. Among several processes none can tell for all of them."""
+        return self._received is not None and jax.process_count() == 1
 
     def requested(self, step: int) -> str | None:
         """The signal's name if the run must end after `step`, on all processes alike; else None."""

@@ -20,7 +20,7 @@ from jcls.distributed import agree
 from jcls.host.disk import local
 from jcls.training import freezing, report, same_data, traps
 from jcls.training.experiment import Experiment
-from jcls.training.interrupt import Interrupt
+from jcls.training.interrupt import Interrupt, Stopped
 from jcls.training.report import Result
 from jcls.training.state import State
 from jcls.workdir import files
@@ -162,7 +162,7 @@ def _run(
         else:
             state, metrics = experiment.train_step(state, batch)
         unchecked.append((step, metrics))
-        signal = interrupt.requested(step)
+        signal, unfinished = interrupt.requested(step), step < total
         # A signal leaves little time, so save first. A best state can only be kept if it is saved.
         evaluating = due(step, 'evaluate') and (signal is None or step == total)
         best = evaluating and experiment.checkpoint.best is not None
@@ -179,11 +179,16 @@ def _run(
             with log.paused():
                 results: dict[str, dict[str, float]] = {}
                 if evaluating:
-                    results = experiment.evaluations(state.variables, state.ema)
-                    log.evaluation(step, results)
+                    try:
+                        results = experiment.evaluations(
+                            state.variables, state.ema, stop=interrupt.is_requested
+                        )
+                        log.evaluation(step, results)
+                    except Stopped:  # it is made up for when the run resumes
+                        signal, saving, unfinished = interrupt.requested(step), True, True
                 if saving:
                     checkpoints.save(state, flat(results))
-        if signal is not None and step < total:
+        if signal is not None and unfinished:
             return signal, state
     return None, state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -12,12 +13,15 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers.runs import TINY, environment
+import jcls
+from helpers.runs import TINY, assert_same_run, environment
 from jcls.main import main
 from jcls.training import interrupt
+from jcls.training.experiment import Experiment
 from jcls.training.interrupt import Interrupt
 from jcls.workdir import log
 from jcls.workdir.checkpoint import FOLDER, steps_in
@@ -82,7 +86,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
             os.kill(os.getpid(), number)
             assert signals.requested(1) == number.name
             if number != signal.SIGINT:
-                signals._at -= interrupt.ECHO
+                signals._asked -= interrupt.ECHO
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
 
@@ -92,9 +96,43 @@ def test_schedulers_may_repeat_themselves() -> None:
     with Interrupt() as signals:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), number)
-        signals._at -= interrupt.ECHO
+        signals._asked -= interrupt.ECHO
         os.kill(os.getpid(), signal.SIGHUP)
         assert signals.requested(1) == 'SIGTERM'
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_end_after_a_warning_is_no_second_request(number: int) -> None:
+    """Slurm sends SIGUSR1 as asked, and SIGTERM minutes later; the save goes on meanwhile."""
+    with Interrupt() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), number)
+        assert signals.requested(1) == 'SIGUSR1'
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(('at', 'batch'), [(5, 2), (12, 8)])
+def test_a_signal_during_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, batch: int
+) -> None:
+    """The state is saved at once, and the evaluation made up for; in the end all is as ever."""
+    jcls.train(TINY, tmp_path / 'whole', summary=False)
+    batches, seen = Experiment.eval_batches, itertools.count(1)
+
+    def signalled(self: Experiment, *examples: Any) -> Iterator[Any]:
+        for found in batches(self, *examples):
+            if next(seen) == batch:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, 'eval_batches', signalled)
+        result = jcls.train(TINY, tmp_path / 'run')
+    assert (result.step, result.interrupted, next(seen)) == (at, 'SIGTERM', batch + 1)
+    assert steps_in(tmp_path / 'run')[-1] == at
+    assert jcls.train(TINY, tmp_path / 'run', summary=False).interrupted is None
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole', jcls.build(TINY))
 
 
 # The command line, which signals itself in its last acts: while it saves, while it waits for that,
