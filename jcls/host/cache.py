@@ -40,7 +40,8 @@ def unusable() -> str:
         folder = local(_wanted())
     except ValueError:
         return 'there is no home folder'
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    paths = (folder, *folder.absolute().parents)
+    existing = next(path for path in paths if os.path.exists(path))  # noqa: PTH110  (Path's raises)
     usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     return '' if usable else f'{folder} cannot be written'
 

@@ -98,7 +98,7 @@ class BatchNorm(nn.Module):
             rows = mask.reshape(groups, -1, 1, 1, 1).astype(dtype)
             grouped = x.reshape(groups, -1, *x.shape[1:])
             y, means, variances, counts = self._masked(grouped, rows, scale, bias)
-            present = (counts > 0).astype(dtype)
+            present = (counts > 1).astype(dtype)  # a single value has no variance
             share = (groups * present / jnp.maximum(present.sum(), 1))[:, None]
             means = share * means
             variances = share * variances * (counts / jnp.maximum(counts - 1, 1))[:, None]

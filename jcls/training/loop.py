@@ -26,7 +26,7 @@ from jcls.training.state import State
 from jcls.workdir import files
 from jcls.workdir.checkpoint import Checkpoints, has_checkpoint
 from jcls.workdir.lock import Lock
-from jcls.workdir.log import Log, flat
+from jcls.workdir.log import FILE, Log, flat, read
 
 CHECK_EVERY = 100  # steps after which a loss that is not finite is found at the latest
 
@@ -59,6 +59,7 @@ def train(
         lock = stack.enter_context(closing(_lock(path))) if primary else None
         agree.wait()  # the others look at the workdir once nobody else changes it
         resumes = has_checkpoint(path)  # without one, the workdir begins anew
+        forgotten = 0 if resumes else len(read(path / FILE))
         before = files.read_metadata(path) if resumes else {}
         experiment = experiment.with_teacher(before.get('teacher_step'))
         experiment.check_sources(start=not resumes)
@@ -111,6 +112,11 @@ def train(
         ):
             log.say(f'warning: {warning}')
         log.say(f'workdir: {path}' + (f'; resuming from checkpoint {start}' if start else ''))
+        if forgotten and primary:
+            log.say(
+                f'no checkpoint is there, so the run begins anew: {forgotten} line(s) of '
+                f'{FILE} were dropped'
+            )
         state = experiment.init() if state is None else state
         mark = _frozen_checksum(experiment, state, path, log, write=primary)
         stopped_by, state = _run(

@@ -17,18 +17,27 @@ from jcls.host.disk import local
 from jcls.weights.load import is_run, place
 from jcls.workdir import checkpoint, files, images
 
+NOTED = 'images'  # key of model.json that names the file of the noted images
+
 
 def known_data(workdir: str | Path) -> Known | None:
     """What the run in a workdir knows of its data; None if it has not saved anything yet.
 
     Raises:
-      ValueError: if a file of the workdir is damaged.
+      ValueError: if a file of the workdir is damaged or lost.
     """
     path = local(workdir)
     if not checkpoint.has_checkpoint(path):
         return None
-    classes, names = files.read_metadata(path).get('classes', ()), images.read_names(path)
+    metadata, names = files.read_metadata(path), images.read_names(path)
+    classes = metadata.get('classes', ())
     if names is None:
+        if NOTED in metadata:
+            raise ValueError(
+                f'{path / images.IMAGES} is gone, which says which images trained: bring it back '
+                f'from a copy. (jcls evaluate {path} IMAGES needs none, but cannot tell which of '
+                'the images trained.)'
+            )
         return Known(tuple(classes), by_row=True)
     return Known(tuple(classes), names.get('train'), names.get('val'))
 
@@ -64,7 +73,7 @@ def _short(value: Any) -> str:
 
 
 def note(workdir: Path, data: Data) -> None:
-    """Note the names of the run's images in its workdir, if they have names."""
+    """Note the files of the run's images in its workdir, and that they are noted, if it has any."""
     sets = {}
     for part, source in (('train', data.train), ('val', data.val)):
         if source.names is None:
@@ -72,6 +81,7 @@ def note(workdir: Path, data: Data) -> None:
         places = [os.path.abspath(source.name(i)) for i in range(len(source))]  # noqa: PTH100
         sets[part] = images.Files(source.names, copies.sizes(places), places)
     images.write(workdir, sets)
+    files.update_metadata(workdir, {NOTED: images.IMAGES})
 
 
 def copied(data: Data, copies_are: str) -> list[str]:
@@ -105,8 +115,11 @@ def trained_on(weights: str | Path, held_out: Source) -> list[str]:
     """
     if not is_run(weights) or held_out.names is None:
         return []
-    theirs = images.read(place(weights)[0], 'train')
+    workdir = place(weights)[0]
+    theirs = images.read(workdir, 'train')
     if theirs is None:
+        if NOTED in files.read_metadata(workdir):
+            return [f'{workdir / images.IMAGES} is gone: nothing tells which images trained']
         return []
     ours = [held_out.name(i) for i in range(len(held_out))]
     noted = theirs.sizes != copies.MISSING

@@ -17,7 +17,7 @@ from jcls.weights.metadata import model_of, read_model_json
 from jcls.weights.sound import require_sound
 from jcls.workdir import reading, trees
 from jcls.workdir.checkpoint import FOLDER
-from jcls.workdir.files import METADATA, read_config
+from jcls.workdir.files import CONFIG, METADATA, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,11 @@ def _say(path: str | Path, metadata: dict[str, Any], *, known: Path) -> None:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether this is a workdir or a checkpoint folder in one."""
+    """Whether this is a workdir, which may have lost a file, or a checkpoint folder in one."""
     here = local(path).resolve()
     return any(
-        (workdir / FOLDER).is_dir() and (workdir / 'config.json').exists()
+        (workdir / FOLDER).is_dir()
+        and any((workdir / name).exists() for name in (CONFIG, METADATA))
         for workdir in (here, here.parent.parent)
     )
 

@@ -12,6 +12,8 @@ import dataclasses
 import itertools
 import logging
 import math
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,7 +237,7 @@ class Checkpoints:
             target.parent.mkdir(exist_ok=True)
             names = itertools.chain([str(step)], (f'{step}.{i}' for i in itertools.count(1)))
             target = next(p for p in map(target.with_name, names) if not p.exists())
-            (self.directory / str(step)).rename(target)
+            shutil.move(self.directory / str(step), target)  # `checkpoints` may be on another disk
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('damaged checkpoint set aside')
         logger.warning(
@@ -265,7 +267,7 @@ def steps_in(workdir: Path) -> list[int]:
     """The steps of which a workdir has a checkpoint, in order; what is being written is none."""
     saved = workdir / FOLDER
     names = [entry.name for entry in saved.iterdir()] if saved.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if re.fullmatch('0|[1-9][0-9]*', name))
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -63,7 +63,7 @@ def check_apart(workdir: Path, data: Mapping[str, Any]) -> None:
       data: the ``data`` section.
     """
     ours = local(workdir).resolve()
-    for field in ('dir', 'val_dir'):
+    for field in ('dir', 'val_dir', 'file', 'train_list', 'val_list'):
         if not data.get(field):
             continue
         theirs = local(data[field]).resolve()
@@ -129,11 +129,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a ValueError that names the file if there is none."""
     if not path.exists():
+        if any((path.parent / 'checkpoints').glob('*')):
+            raise ValueError(f'{path} is gone: bring it back from a copy')
         raise ValueError(f'{path.parent} is not a workdir of jcls: it has no {path.name}')
     try:
         content = json.loads(path.read_text('utf-8'))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is damaged: {error}') from None
+        raise ValueError(f'{path} is damaged: {error}. Bring it back from a copy') from None
     if not isinstance(content, dict):
-        raise ValueError(f'{path} is damaged: it is no JSON object')
+        raise ValueError(f'{path} is damaged: it is no JSON object. Bring it back from a copy')
     return content

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def write(workdir: Path, sets: Mapping[str, Files]) -> None:
 
 
 def read_names(workdir: Path) -> dict[str, np.ndarray] | None:
-    """The names (bytes [N]) of each set; None if the run noted none.
+    """The names (bytes [N]) of each set; None if the file is not there.
 
     Raises:
       ValueError: if the file is damaged.
@@ -61,7 +62,7 @@ def read_names(workdir: Path) -> dict[str, np.ndarray] | None:
 
 
 def read(workdir: Path, part: str) -> Files | None:
-    """The files of a set, of which sizes and places may be unknown; None if the run noted none.
+    """The files of a set, of which sizes and places may be unknown; None if there are none.
 
     Raises:
       ValueError: if the file is damaged.
@@ -87,9 +88,15 @@ def _lines(workdir: Path) -> Iterator[tuple[str, str, int, str]]:
     if not path.exists():
         return
     try:
-        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        if not lines:
+            raise ValueError('it is empty')
+        for line in lines:
             part, name, *more = line.split('\t')
             size, front = more or (-1, '""')
-            yield part, json.loads(name), int(size), json.loads(front)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f'{path} is damaged: {error}') from None
+            # Strings, or os.fsencode would raise TypeError.
+            yield part, os.fsdecode(json.loads(name)), int(size), os.fsdecode(json.loads(front))
+    except (OSError, EOFError, ValueError, TypeError, RecursionError, zlib.error) as error:
+        raise ValueError(
+            f'{path} is damaged: {error}. It says which images trained: bring it back from a copy'
+        ) from None

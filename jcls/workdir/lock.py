@@ -40,6 +40,7 @@ class Owner:
       pid: number of the process.
       started: when the process started, as the system counts; '' where that is not known.
       since: local time at which it took the lock.
+      folder: whole path of the folder; a copy of a folder has a copy of its lock.
     """
 
     token: str
@@ -48,6 +49,7 @@ class Owner:
     pid: int
     started: str
     since: str
+    folder: str
 
     def __str__(self) -> str:
         return f'process {self.pid} on {self.host}, since {self.since}'
@@ -85,6 +87,7 @@ class Lock:
             pid=os.getpid(),
             started=_started(os.getpid()),
             since=time.strftime('%Y-%m-%d %H:%M:%S'),
+            folder=str(folder.resolve()),
         )
         self._count, self._successor = 0, ''
         self._made = not folder.exists()
@@ -129,10 +132,12 @@ class Lock:
         """
         content = _read(self._path)
         if content is None:  # it was given back just now
+            if self._path.is_symlink():
+                raise ValueError(f'{self._path} is a link that leads nowhere')
             return
-        owner = _parsed(content)
+        owner, ours = _parsed(content), self._owner
         name = str(owner or 'another process')
-        here = owner is not None and owner.machine == self._owner.machine
+        here = owner and (owner.machine, owner.folder) == (ours.machine, ours.folder)
         if owner.runs() if owner and here else self._beats(content, name):
             raise ValueError(
                 f'{self._folder} is in use by {name}. Wait for its end, or {self._otherwise}'
@@ -195,8 +200,11 @@ def _parsed(content: bytes | None) -> Owner | None:
     """The owner that a lock names; None if it is damaged, as on a disk that was full."""
     try:
         fields = json.loads(content or b'')
-        return Owner(**{field.name: fields[field.name] for field in dataclasses.fields(Owner)})
-    except (ValueError, TypeError, KeyError):
+        owner = Owner(**{field.name: fields[field.name] for field in dataclasses.fields(Owner)})
+        texts = [value for name, value in dataclasses.asdict(owner).items() if name != 'pid']
+        valid = type(owner.pid) is int and 0 < owner.pid < 2**31
+        return owner if valid and all(type(text) is str for text in texts) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

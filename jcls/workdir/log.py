@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,6 +146,9 @@ class Log:
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._active:
             return
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise FloatingPointError(f'{name} at step {step} is {value}')
         line = json.dumps(
             {'step': step, 'epoch': self._horizon.epoch(step), **metrics}, allow_nan=False
         )
@@ -153,8 +157,8 @@ class Log:
                 file.write(line + '\n')
         except OSError as error:
             raise OSError(
-                f'cannot write {self._path}: {error.strerror}. Make room and run the same command '
-                'to resume from the last checkpoint.'
+                f'cannot write {self._path}: {error.strerror}. Once it can be written, the same '
+                'command resumes from the last checkpoint.'
             ) from error
         if self._writer is not None:
             scalars = {
@@ -215,7 +219,7 @@ def truncate_events(workdir: Path, keep: Callable[[dict[str, Any]], bool]) -> No
     Values that are not a run's own, train/... and eval.../..., stay, and so do files that need no
     change. What follows the last readable event of a file is the rest of one that a kill cut off.
     """
-    for path in sorted(workdir.glob('events.out.tfevents.*')):
+    for path in filter(Path.is_file, sorted(workdir.glob('events.out.tfevents.*'))):
         tf, kept, cut = tensorflow.load(), [], False
         events = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
         try:

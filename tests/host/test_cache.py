@@ -108,3 +108,16 @@ def test_a_cache_that_cannot_be_written_is_temporary(
     monkeypatch.setenv(variable, str(tmp_path / 'file' / 'cache'))
     assert cache_folder() == tmp_path / f'jcls-{os.getuid()}'
     assert re.fullmatch('.*file/cache.* cannot be written', cache.unusable())
+    # A home that is another's: below it nothing can be seen.
+    stat = os.stat
+
+    def guarded(path: Any, **options: Any) -> os.stat_result:
+        if 'closed/' in str(path):
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return stat(path, **options)
+
+    (tmp_path / 'closed').mkdir()
+    monkeypatch.setattr(os, 'stat', guarded)
+    monkeypatch.setattr(os, 'access', lambda path, _: not str(path).endswith('closed'))
+    monkeypatch.setenv(variable, str(tmp_path / 'closed' / 'cache'))
+    assert cache_folder() == tmp_path / f'jcls-{os.getuid()}'

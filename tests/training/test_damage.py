@@ -95,6 +95,20 @@ def test_a_group_without_images_moves_no_statistic(deferred: bool) -> None:
     jax.tree.map(np.testing.assert_array_equal, kept['batch_stats'], variables['batch_stats'])
 
 
+def test_a_group_with_a_single_value_left_moves_no_statistic() -> None:
+    """It has no variance, so the running one is that of the other group."""
+    x = np.random.default_rng(0).normal(3, 2, (4, 1, 1, 5))
+    layer = BatchNorm(batch_size=2, momentum=0.9)
+    variables = layer.init(jax.random.key(0), x, False)
+    mask = np.array([1, 1, 1, 0], np.float32)
+    y, updated = layer.apply(variables, x, True, mask, mutable=['batch_stats'])
+    assert np.isfinite(y).all()
+    stats = updated['batch_stats']
+    np.testing.assert_allclose(stats['mean'], 0.1 * x[:2].mean((0, 1, 2)), rtol=1e-5)
+    var = 0.9 + 0.1 * x[:2].var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(stats['var'], var, rtol=1e-5)
+
+
 def test_one_value_per_channel_is_refused() -> None:
     """It has no variance; one image of 2 x 2 has."""
     message = r'norm\d: 1 example of 1 x 1 in a group is one value for each channel.*batch_size'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,27 @@ def test_any_name_can_be_noted(tmp_path: Path) -> None:
         read_names(tmp_path)
 
 
+@pytest.mark.parametrize('content', [None, b'', b'\x1f\x8bnonsense', gzip.compress(b'train\t[1]')])
+def test_a_lost_or_damaged_note_is_no_older_run(
+    run: tuple[Path, Path], caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    """Who trained is then not known: nothing is evaluated or trained on as if it were."""
+    folder, workdir = run
+    (workdir / IMAGES).unlink()
+    if content is not None:
+        (workdir / IMAGES).write_bytes(content)
+    reason = 'is gone, which' if content is None else 'is damaged'
+    for call in (
+        lambda: jcls.evaluate(workdir),
+        lambda: jcls.train(config(folder, duration='16 steps'), workdir),
+    ):
+        with pytest.raises(ValueError, match=rf'images\.txt\.gz {reason}.* from a copy'):
+            call()
+    if content is None:
+        assert jcls.evaluate(workdir, images=folder)['examples'] == 40
+        assert 'is gone: nothing tells which images trained' in caplog.text
+
+
 def test_a_renamed_image_stops_a_resume(run: tuple[Path, Path]) -> None:
     """The message counts and names what is gone and what is new, and costs nothing."""
     folder, workdir = run
@@ -119,14 +141,15 @@ def test_a_folder_may_move(run: tuple[Path, Path], tmp_path: Path) -> None:
     assert jcls.train(config(tmp_path / 'elsewhere', duration='16 steps'), workdir).step == 16
 
 
-def test_a_workdir_without_a_checkpoint_begins_anew(run: tuple[Path, Path]) -> None:
-    """Nothing was learned from the images of before, so others are as good."""
+def test_a_workdir_without_a_checkpoint_begins_anew(run: tuple[Path, Path], capsys: Any) -> None:
+    """Nothing was learned from the images of before, so others are as good; it is said."""
     folder, workdir = run
     shutil.rmtree(workdir / 'checkpoints')
     for image in sorted(folder.glob('a/*'))[:3]:
         image.unlink()
     assert jcls.train(config(folder), workdir).step == 12
     assert len(read_names(workdir)['train']) == 33
+    assert re.search(r'begins anew: \d+ line\(s\) of metrics.jsonl were', capsys.readouterr().out)
 
 
 def test_copies_across_are_warned_of(run: tuple[Path, Path], capsys: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -31,6 +33,31 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert 'going on from checkpoint 8' in caplog.text
     assert (tmp_path / 'damaged' / '10').is_dir()
     assert_same_run(tmp_path, finished, experiment)
+
+
+def test_checkpoints_may_lie_on_another_disk(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged one is then copied to where it is set aside; folders of other names are none."""
+    with pytest.raises(RuntimeError, match='power cut'):
+        loop.train(crashing(experiment, 11), tmp_path / 'run')
+    elsewhere = tmp_path / 'elsewhere'
+    (tmp_path / 'run' / FOLDER).rename(elsewhere)
+    (tmp_path / 'run' / FOLDER).symlink_to(elsewhere)
+    for name in ('0010', '\u00b2', 'ten'):
+        (elsewhere / name).mkdir()
+    for file in (elsewhere / '10').rglob('d/*'):
+        file.write_bytes(b'')
+    rename = os.rename
+
+    def within_a_disk(old: str, new: str, **more: int) -> None:
+        if 'damaged' in str(new):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new, **more)
+
+    monkeypatch.setattr(os, 'rename', within_a_disk)
+    assert loop.train(experiment, tmp_path / 'run').step == 12
+    assert (tmp_path / 'run' / 'damaged' / '10').is_dir()
 
 
 def test_of_checkpoints_that_are_all_damaged_none_is_moved(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jcls
+from helpers.runs import TINY
 from jcls.training import loop
 from jcls.training.experiment import Experiment
 from jcls.workdir.files import check_apart
@@ -73,6 +75,16 @@ def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
         loop.train(experiment, tmp_path / 'file' / 'run')
 
 
+def test_a_run_without_its_config_is_no_other_folder(finished: Path, tmp_path: Path) -> None:
+    """Its checkpoints are of use once the file is back."""
+    shutil.copytree(finished, tmp_path / 'run')
+    (tmp_path / 'run' / 'config.json').unlink()
+    with pytest.raises(ValueError, match=r'config\.json is gone: bring it back from a copy'):
+        jcls.evaluate(tmp_path / 'run')
+    with pytest.raises(ValueError, match=r'config\.json is gone: bring it back from a copy'):
+        jcls.train(TINY, tmp_path / 'run')
+
+
 @pytest.mark.parametrize(
     ('data', 'workdir', 'message'),
     [
@@ -82,6 +94,11 @@ def test_a_workdir_that_cannot_be_written_is_an_error_at_once(
         ({'name': 'folder', 'dir': 'link'}, 'images/runs', 'lies inside config.data.dir='),
         ({'name': 'folder', 'dir': 'runs/images'}, 'runs', 'lies inside --workdir'),
         ({'name': 'records', 'dir': 'runs/records'}, 'runs', 'lies inside --workdir'),
+        (
+            {'name': 'list', 'train_list': 'runs/a.txt'},
+            'runs',
+            'train_list=.* lies inside --workdir',
+        ),
         ({'name': 'folder', 'dir': 'images'}, 'images-runs', ''),
         ({'name': 'folder', 'dir': 'images', 'val_dir': None}, 'runs', ''),
         ({'name': 'records', 'dir': 'records'}, 'records/runs', ''),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,7 +34,8 @@ def _quick(monkeypatch):
 def owner(**changes):
     """The content of a lock of another machine."""
     fields = {'token': 'theirs', 'host': 'elsewhere', 'machine': 'other', 'pid': 7}
-    return {**fields, 'started': '1', 'since': '2026-01-02 03:04:05', 'beat': 1, **changes}
+    fields |= {'started': '1', 'since': '2026-01-02 03:04:05', 'folder': '/runs/a', 'beat': 1}
+    return fields | changes
 
 
 def test_a_held_workdir_is_refused_with_the_owners_name(tmp_path):
@@ -67,12 +69,40 @@ def test_a_killed_owner_of_this_machine_is_taken_over_at_once(tmp_path, monkeypa
 
 def test_a_number_that_another_process_has_got_since_is_not_the_owner(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, 'PATIENCE', 1e9)
-    content = owner(machine=lock._machine(), pid=os.getpid(), started='12')
+    here = {'machine': lock._machine(), 'folder': str(tmp_path.resolve())}
+    content = owner(**here, pid=os.getpid(), started='12')
     (tmp_path / FILE).write_text(json.dumps(content))
     Lock(tmp_path).close()
 
 
-@pytest.mark.parametrize('content', [json.dumps(owner()), '', '{"host": "x', '[]'])
+def test_a_copy_of_a_workdir_in_use_is_free(tmp_path):
+    """Its lock names another folder, and does not beat here."""
+    with closing(Lock(tmp_path / 'live')) as live:
+        shutil.copytree(tmp_path / 'live', tmp_path / 'copy')
+        Lock(tmp_path / 'copy').close()
+        live.check()
+
+
+def test_a_link_that_leads_nowhere_is_no_lock(tmp_path):
+    (tmp_path / FILE).symlink_to('nowhere')
+    with pytest.raises(ValueError, match='a link that leads nowhere'):
+        Lock(tmp_path)
+
+
+MACHINE = {'machine': lock._machine(), 'started': ''}
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        json.dumps(owner()),
+        '',
+        '{"host": "x',
+        '[]',
+        '[' * 100_000,
+        *(json.dumps(owner(**MACHINE, pid=pid)) for pid in ('abc', 10**30, 0, -1, None)),
+    ],
+)
 def test_an_owner_elsewhere_who_no_longer_beats_is_taken_over(tmp_path, content):
     (tmp_path / FILE).write_text(content)
     began = time.monotonic()

@@ -63,6 +63,20 @@ def test_a_resumed_run_repeats_nothing_on_tensorboard(tiny: dict[str, Any], tmp_
     assert {key for key in found if key[0] != speed} == set(expected)
 
 
+def test_a_folder_that_is_called_like_events_stays(tmp_path: Path) -> None:
+    """It is none of ours."""
+    (tmp_path / 'events.out.tfevents.1').mkdir()
+    truncate_events(tmp_path, lambda _: False)
+    assert (tmp_path / 'events.out.tfevents.1').is_dir()
+
+
+def test_a_number_that_is_none_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A learning rate beyond float32, say, which JSON could not hold."""
+    config = tiny | {'optimizer': {'lr': 1e39, 'reference_batch': None}, 'log': {'every': '1 step'}}
+    with pytest.raises(FloatingPointError, match=r'train/learning_rate at step 1 is inf'):
+        jcls.train(config, tmp_path)
+
+
 def test_values_of_others_stay_on_tensorboard(tmp_path: Path) -> None:
     """What a run did not write is not its to drop; a file without anything to drop stays as is."""
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
