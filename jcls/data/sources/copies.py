@@ -46,7 +46,8 @@ def pairs(train: Sequence[str], val: Sequence[str]) -> list[tuple[int, int]]:
 
 def sizes(files: Sequence[str]) -> np.ndarray:
     """The size of each file in bytes, int64 [N]; `MISSING` where it cannot be read."""
-    return np.array([size for size, _ in _each(files, _state)], np.int64)
+    with progress('looking at the sizes of images', len(files)) as advance:
+        return np.array([size for size, _ in _each(files, _state, advance)], np.int64)
 
 
 def _grouped(files: Sequence[str], held_out: np.ndarray, *, both: bool) -> np.ndarray:
