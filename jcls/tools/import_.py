@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from jcls.weights.foreign.convert import Report, adapt_channels
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
-
-HEAD = 'params/head/kernel'
 
 
 def import_weights(
@@ -124,29 +121,13 @@ def import_weights(
     own = weights.variables['params']['stem']['conv1']['kernel'].shape[2]
     _check_moments({'mean': mean, 'std': std}, {own, channels or own})
     if not drop:  # whoever leaves out the classifier knows
-        _require_classifier(weights, source)
+        require_classifier(weights.variables, source)
     artifact.write(folder, *_with_channels(weights, channels))
     return weights.report
 
 
 def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _require_classifier(weights: Weights, source: str | Path) -> None:
-    """As `require_classifier`, with what may be one by another name."""
-    try:
-        require_classifier(weights.variables, source)
-    except ValueError as error:
-        wanted = [str(row.name) for row in weights.report.missing if row.own == HEAD]
-        perhaps = [str(row.name) for row in weights.report.skipped if len(row.shape) == 2]
-        if not wanted or not perhaps:
-            raise
-        new, old = (names[0].removesuffix('.weight') for names in (wanted, perhaps))
-        raise ValueError(
-            f'{error}. It has {", ".join(perhaps)} beside the network; if one is the classifier, '
-            f"name it {new}: --rename '^{re.escape(old)}[.]={new}.'"
-        ) from None
 
 
 def _check_moments(moments: Mapping[str, Sequence[float] | None], channels: set[int]) -> None:

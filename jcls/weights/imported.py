@@ -17,7 +17,8 @@ from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact, assumed
 from jcls.weights.fetch import fetch, hash_in, wrong_hash
 from jcls.weights.foreign import files
-from jcls.weights.foreign.convert import COUNTERS, UNTOLD, Converted, Report, Row, convert
+from jcls.weights.foreign.beside import COUNTERS
+from jcls.weights.foreign.convert import UNTOLD, Converted, Report, Row, convert
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.metadata import (
     epsilon,
@@ -129,7 +130,8 @@ def read(
         untold = dict(converted.untold)
         if weights.both and ema == 'auto':
             untold['averaged'] = True
-        known = {**published, **beside, **known}
+        moments = {key: v[::-1] if bgr else v for key, v in converted.moments.items()}
+        known = {**published, **beside, **moments, **known}
         description = of_source(section, known, str(source), channels=channels, untold=untold)
     if weights.averaged is not None:
         description['averaged'] = weights.averaged
@@ -174,7 +176,7 @@ def _require_sound(converted: Converted, source: str | Path) -> None:
     named = {
         str(row.name): (leaves[row.own], row.own.endswith('/var'))
         for row in converted.report.loaded
-        if row.own is not None
+        if row.own is not None and row.own in leaves
     }
     require_sound_tensors(named, source)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.weights.foreign.beside import own_name
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
@@ -194,11 +195,12 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
     place, network = chosen[0]
     roots = [net.root for there, net in found if there == place]
 
-    def is_of_another(name: str) -> bool:
-        inside = [root for root in roots if name.startswith(root)]
-        return bool(inside) and max(inside, key=len) != network.root
+    def whose(name: str) -> list[str]:
+        """The roots of the networks that the tensor is of, or has most modules in common with."""
+        near = [(-len(own_name(name, root)), name.startswith(root)) for root in roots]
+        return [root for root, how in zip(roots, near, strict=True) if how == max(near)]
 
-    tensors = {name: v for name, v in sets[place].items() if not is_of_another(name)}
+    tensors = {name: v for name, v in sets[place].items() if network.root in whose(name)}
     return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
 
 

@@ -9,69 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 import jcls
+from helpers.foreign import SMALL, below, state, variables_of, without_head
 from jcls import models
 from jcls.main import main
 from jcls.models.resnet import ARCHITECTURE, Block
 from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, imported, load
-from jcls.weights.foreign import convert, files, layouts
+from jcls.weights.foreign import convert
 from jcls.weights.foreign.edits import Edits
-
-SMALL = {'width': 4, 'blocks': (2, 1), 'num_classes': 3}
-
-
-def variables_of(model: models.ResNet) -> Any:
-    """Numbers that are all different, with positive variances."""
-    rng = np.random.default_rng(0)
-    leaves = {
-        path: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
-        for path, leaf in flatten_dict(convert.shapes_of(model)).items()
-    }
-    return unflatten_dict(
-        {path: abs(leaf) + 0.5 if path[-1] == 'var' else leaf for path, leaf in leaves.items()}
-    )
-
-
-def state(layout: str = 'torch', name: str = 'resnet18', **fields: Any) -> dict[str, np.ndarray]:
-    """The state dict of a small network with a layout's names, and torch's counters."""
-    model = models.create(name, **{**SMALL, **fields})
-    tensors = convert.state_dict(model, variables_of(model), layouts.LAYOUTS[layout])
-    counters = {
-        name.replace('running_var', 'num_batches_tracked'): np.zeros((), np.int64)
-        for name in tensors
-        if name.endswith('running_var')
-    }
-    return {**tensors, **counters}
-
-
-def below(root: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {root + name: value for name, value in tensors.items()}
-
-
-def without_head(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: value for name, value in tensors.items() if not name.startswith('fc.')}
-
-
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes tensors as .safetensors, and any other content as a file whose pickle is that."""
-    contents: dict[Path, Any] = {}
-    monkeypatch.setattr(files, 'read_pickle', lambda path: contents[path])
-
-    def write(content: Any, name: str = 'net') -> Path:
-        if all(isinstance(value, np.ndarray) for value in content.values()):
-            path = tmp_path / f'{name}.safetensors'
-            artifact.save_tensors(path, content)
-        else:
-            path = tmp_path / f'{name}.pth'
-            path.touch()
-            contents[path] = content
-        return path
-
-    return write
 
 
 def assert_same(found: Any, wanted: Any) -> None:
