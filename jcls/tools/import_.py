@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jcls.weights.foreign.convert import Report, adapt_channels
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
+from jcls.weights.prepared import require_moments
 
 
 def import_weights(
@@ -132,16 +132,12 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _check_moments(moments: Mapping[str, Sequence[float] | None], channels: set[int]) -> None:
     """Raise ValueError for a mean or deviation of other channels, or of no images."""
-    for key, values in moments.items():
-        if values is None:
-            continue
-        if len(values) not in channels or not all(math.isfinite(value) for value in values):
+    given = {key: [*values] for key, values in moments.items() if values is not None}
+    require_moments(given)
+    for key, values in given.items():
+        if len(values) not in channels:
             count = ' or '.join(map(str, sorted(channels)))
-            raise ValueError(f'{key}={[*values]}: a number for each of {count} channel(s)')
-        if key == 'std' and min(values) <= 0:
-            raise ValueError(f'std={[*values]}: positive numbers')
-        if max(values) > 1:
-            raise ValueError(f'{key}={[*values]}: fractions of 255, such as 0.485 for 123.7')
+            raise ValueError(f'{key}={values}: a number for each of {count} channel(s)')
 
 
 def _with_channels(weights: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -157,8 +157,8 @@ def _from_hub(source: str) -> Path:
     name, _, revision = source.removeprefix(HUB).partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
         raise ValueError(f'{source}: a name on the Hub is hf:owner/name')
-    wanted = ['config.json', 'model.safetensors', 'pytorch_model.bin', 'weights.safetensors',
-              METADATA]  # fmt: skip
+    wanted = ['config.json', 'preprocessor_config.json', 'model.safetensors', 'pytorch_model.bin',
+              'weights.safetensors', METADATA]  # fmt: skip
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except errors.HFValidationError as error:

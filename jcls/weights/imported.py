@@ -100,7 +100,8 @@ def read(
         variables = with_turned_channels(variables) if bgr else variables
         return Weights(revised(described, known, str(source)), variables, Report(rows, [], []))
     weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
-    exported = read_model_json(path / METADATA) if (path / METADATA).is_file() else None
+    card = (path.parent if files.is_of_folder(path) else path) / METADATA
+    exported = read_model_json(card) if card.is_file() else None
     if exported:  # written by `jcls export`; it tells what the tensors do not
         of_card = model_of(exported)
         choices = {
@@ -116,7 +117,7 @@ def read(
     _require_sound(converted, source)
     section, variables = converted.section, converted.variables
     if exported:
-        _check_same(exported, section, path)
+        _check_same(exported, section, card)
         description = revised(exported, known, str(source))
     else:
         published, beside = _published(path), dict(weights.metadata)
@@ -195,7 +196,7 @@ def _published(path: Path) -> dict[str, Any]:
     return {} if wrong else known
 
 
-def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path) -> None:
+def _check_same(exported: dict[str, Any], section: dict[str, Any], card: Path) -> None:
     """Raise ValueError if a model.json describes another network than the weights beside it."""
     described, built = model_of(exported), models.create(**section)
     different = [
@@ -205,7 +206,7 @@ def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path)
     ]
     if different:
         raise ValueError(
-            f'{folder / METADATA} describes another network than the weights beside it, of '
+            f'{card} describes another network than the weights beside it, of '
             f'which {", ".join(different)}; put the weights and a model.json that belong together '
             'into one folder'
         )

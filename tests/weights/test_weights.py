@@ -21,7 +21,7 @@ from jcls import models
 from jcls.main import main
 from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, imported, load
-from jcls.weights.foreign import convert, files, layouts
+from jcls.weights.foreign import convert, files, hub, layouts
 from jcls.weights.foreign.recognise import recognise
 from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_metadata
 
@@ -262,7 +262,7 @@ def test_a_file_that_merely_has_torchvisions_name_is_not_its(
 @pytest.mark.parametrize('name', models.MODELS)
 def test_every_preset_is_a_plain_name(name: str) -> None:
     """What jcls export writes for timm can be read again."""
-    assert re.fullmatch(files.PLAIN, name)
+    assert re.fullmatch(hub.PLAIN, name)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from jcls.weights.prepared import require_moments
+
 # Counters, also those of profilers; then what mmengine saves of its averages and its images.
 COUNTERS = r'(^|\.)(num_batches_tracked|total_ops|total_params|n_averaged)$'
 COUNTED = COUNTERS + r'|^steps$|^data_preprocessor\.'
@@ -101,10 +103,9 @@ def moments(
     mean, std = (np.ravel(tensors[name]).astype(np.float64) for name in pairs[0])
     unit = 255 if mean.max() > 1 or std.max() > 1 else 1
     values = {'mean': mean / unit, 'std': std / unit}
-    if not all(np.all((v >= 0) & (v <= 1)) for v in values.values()) or not std.min() > 0:
-        raise ValueError(
-            f'{" and ".join(pairs[0])} are {mean.tolist()} and {std.tolist()}: no mean and '
-            'deviation of images, which are fractions of 255, the deviation positive'
-        )
     rounded = {key: [round(float(v), 7) for v in value] for key, value in values.items()}
+    try:
+        require_moments(rounded)
+    except ValueError as error:
+        raise ValueError(f'{" and ".join(pairs[0])} normalise no images: {error}') from None
     return [*zip(values, pairs[0], strict=True)], rounded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,29 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.weights.foreign import hub
 from jcls.weights.foreign.beside import own_name
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
-from jcls.weights.metadata import IMAGENET_CLASSES, preprocess
 
 # Parts of names, and keys of dictionaries, below which averaged weights are.
 AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
-# Names in timm of ResNets that their tensors identify. Some others, such as resnetaa50 and
-# resnetblur50, have the same tensors but compute something else.
-PLAIN = r'(tv_|gluon_|ig_|ssl_|swsl_)?(wide_)?resnex?t\d+[cdst]?(_v1[bcdes])?(_\d+x\d+d|_2)?(\..*)?'
-# Arguments of timm's models that the tensors show or that matter in training only; and the usual
-# values of those that the tensors do not show.
-SEEN = (
-    'num_classes', 'in_chans', 'layers', 'channels', 'block', 'cardinality', 'base_width',
-    'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
-    'zero_init_last', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
-)  # fmt: skip
-SETTLED_BY_TIMM = (
-    'interpolation', 'antialias', 'bgr', 'exif', 'epsilon', 'stride_in_1x1', 'padding',
-)  # fmt: skip
-USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
 
 class Foreign(NamedTuple):
@@ -41,8 +26,8 @@ class Foreign(NamedTuple):
     Attributes:
       tensors: a flat state dict of one network, and perhaps more tensors beside it.
       metadata: any of 'classes', 'mean', 'std', 'preprocess'; 'choices', fields of the network that
-        its tensors do not tell; 'settled', what else need not be assumed, see
-        `jcls.weights.assumed`.
+        its tensors do not tell; 'likely', values to assume; 'settled', what else need not be
+        assumed, see `jcls.weights.assumed`.
       averaged: whether the weights are averaged; None if nothing says so.
       both: whether the file has averaged weights and raw ones.
     """
@@ -69,14 +54,12 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None
       ValueError: for a damaged file, a file without weights, a prefix that no name has, or one that
         has to be named because there are several networks.
     """
-    metadata: dict[str, Any] = {}
     if path.is_dir():
         folder = path
         path = next((folder / name for name in FILES if (folder / name).exists()), folder)
         if path == folder:
             raise ValueError(f'{folder} has no weights: none of {", ".join(FILES)} is in it')
-        if (folder / 'config.json').exists():
-            metadata = _hub_metadata(folder / 'config.json')
+    metadata = hub.read(path.parent) if is_of_folder(path) else {}
     if path.suffix == '.safetensors':
         sets = {'': _read_safetensors(path)}
     else:
@@ -88,6 +71,11 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None
     if prefix:
         sets = _below(sets, prefix, path)
     return _one_of(sets, ema, path)._replace(metadata=metadata)
+
+
+def is_of_folder(path: Path) -> bool:
+    """Whether this is the file of weights in a Hub folder, which the other files there describe."""
+    return path.name in FILES
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -202,72 +190,6 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
 
     tensors = {name: v for name, v in sets[place].items() if network.root in whose(name)}
     return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
-
-
-def _hub_metadata(path: Path) -> dict[str, Any]:
-    """Metadata from the config.json of timm or transformers, which must be of a plain ResNet."""
-    try:
-        config = json.loads(path.read_text())
-        if config.get('model_type') == 'resnet':
-            return _transformers_metadata(config, path)
-        settings = config.get('pretrained_cfg', config)
-        name = config.get('architecture') or settings.get('architecture')
-        given = [('global_pool', config.get('global_pool'))]
-        given += (config.get('model_args') or {}).items()
-        size = settings['input_size'][-1]
-        metadata: dict[str, Any] = {
-            key: [float(value) for value in settings[key]] for key in ('mean', 'std')
-        }
-        if settings.get('crop_mode', 'center') == 'center':
-            metadata['preprocess'] = preprocess(
-                int(size / settings['crop_pct']), size, settings['interpolation']
-            )
-        if name:  # timm's readers of images and its plain ResNets leave no choice of these
-            metadata['settled'] = SETTLED_BY_TIMM
-    except NotAResNetError:
-        raise
-    except (
-        ArithmeticError, LookupError, RecursionError, OSError, TypeError, ValueError,
-        AttributeError,
-    ) as error:  # fmt: skip
-        raise ValueError(
-            f'{path} does not describe a ResNet of timm or transformers: {error!r}'
-        ) from None
-    if name and not re.fullmatch(PLAIN, str(name)):
-        raise ValueError(
-            f'{path} is of {name}, which is no ResNet of jcls, though its tensors may look like it'
-        )
-    changed = [
-        f'{key}={value!r}'
-        for key, value in given
-        if value and key not in SEEN and value != USUAL.get(key)
-    ]
-    if changed:
-        raise ValueError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
-    names = config.get('label_names') or settings.get('label_names')
-    return {**metadata, 'classes': [*map(str, names)]} if isinstance(names, list) else metadata
-
-
-def _transformers_metadata(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Metadata from transformers' config.json; how images are prepared is in another file."""
-    other = {'hidden_act': 'relu', 'downsample_in_first_stage': False}
-    changed = [
-        f'{key}={config[key]!r}' for key, usual in other.items() if config.get(key, usual) != usual
-    ]
-    if changed:
-        raise NotAResNetError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
-    metadata: dict[str, Any] = {'settled': ('bgr', 'exif', 'epsilon', 'padding')}
-    if config.get('layer_type', 'bottleneck') == 'bottleneck':
-        strides = bool(config.get('downsample_in_bottleneck', False))
-        metadata['choices'] = {'stride_in_1x1': strides}
-    names = config.get('id2label') or {}
-    if len(names) != IMAGENET_CLASSES:  # those of ImageNet are known by their WordNet ids
-        metadata['classes'] = [str(names[str(i)]) for i in range(len(names))]
-    return metadata
-
-
-class NotAResNetError(ValueError):
-    """An error: the file describes a network that jcls does not have."""
 
 
 def _mmpretrain_metadata(content: Mapping[str, Any]) -> dict[str, Any]:

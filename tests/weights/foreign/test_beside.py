@@ -130,7 +130,9 @@ def test_the_mean_and_deviation_of_a_model_are_taken(
 
 def test_a_mean_and_deviation_of_no_images() -> None:
     buffers = {'mean': np.zeros(3, np.float32), 'std': np.zeros(3, np.float32)}
-    with pytest.raises(ValueError, match=r'mean and std are .*: no mean and deviation of images'):
+    with pytest.raises(
+        ValueError, match=r'mean and std normalise no images: std=.*positive numbers'
+    ):
         convert.convert({**NET, **buffers})
 
 
