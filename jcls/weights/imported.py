@@ -154,9 +154,10 @@ def _rebuilt(
     listed = assumed.of_card(described)
     asked = {*choices} if bgr is None else {*choices, 'bgr'}
     if asked - {*listed}:
+        open_ = [what for what, entry in listed.items() if entry['option']]
         raise ValueError(
             f'{source}: {", ".join(sorted(asked - {*listed}))}: known of these weights, and not to '
-            f'be chosen; only assumed: {", ".join(listed) or "nothing"}'
+            f'be chosen; only assumed: {", ".join(open_) or "nothing"}'
         )
     rest = {what: entry for what, entry in listed.items() if what not in choices}
     architecture = {**described['architecture'], **choices}

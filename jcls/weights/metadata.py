@@ -92,7 +92,7 @@ def of_source(
         **known.get('likely', {}),
     }
     hidden = {'interpolation': 'bilinear', 'antialias': True, 'bgr': False, 'epsilon': EPSILON}
-    guessed = {**usual, **hidden, **(untold or {})}
+    guessed = {**usual, **hidden, **assumed.of_every_file(built.stem), **(untold or {})}
     guessed['classes'] = "ImageNet's" if count == IMAGENET_CLASSES else f'0 to {count - 1}'
     if not count:
         del guessed['classes']

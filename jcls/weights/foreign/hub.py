@@ -23,8 +23,9 @@ SEEN = (
     'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
     'zero_init_last', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
 )  # fmt: skip
+BUILT = ('strides', 'pool', 'blur', 'activation')
 SETTLED_BY_TIMM = (
-    'interpolation', 'antialias', 'bgr', 'exif', 'epsilon', 'stride_in_1x1', 'padding',
+    'interpolation', 'antialias', 'bgr', 'exif', 'epsilon', 'stride_in_1x1', 'padding', *BUILT,
 )  # fmt: skip
 USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
@@ -123,7 +124,7 @@ def _of_transformers(config: dict[str, Any]) -> dict[str, Any]:
         f'{key}={config[key]!r}' for key, usual in other.items() if config.get(key, usual) != usual
     ]
     _refuse(changed)
-    metadata: dict[str, Any] = {'settled': ('bgr', 'exif', 'epsilon', 'padding')}
+    metadata: dict[str, Any] = {'settled': ('bgr', 'exif', 'epsilon', 'padding', *BUILT)}
     if config.get('layer_type', 'bottleneck') == 'bottleneck':
         strides = bool(config.get('downsample_in_bottleneck', False))
         metadata['choices'] = {'stride_in_1x1': strides}

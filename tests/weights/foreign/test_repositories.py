@@ -402,7 +402,8 @@ def test_everything_said_is_in_the_card(file: Any, tmp_path: Path) -> None:
     assert card['norm'] == {'epsilon': 1e-3}
     resize = {'name': 'resize', 'size': 256, 'interpolation': 'bicubic', 'antialias': False}
     assert card['preprocess'][0] == resize
-    assert card['assumed'].keys() == {'classes', 'preprocess', 'bgr', 'padding'}
+    built = {'strides', 'pool', 'blur', 'activation'}
+    assert card['assumed'].keys() == {'classes', 'preprocess', 'bgr', 'padding'} | built
 
 
 def test_networks_for_small_images_see_them_as_they_are(file: Any) -> None:
@@ -458,6 +459,22 @@ def test_a_folder_of_transformers(tmp_path: Path, config: Any, strides: bool) ->
     (tmp_path / 'config.json').write_text(json.dumps({**labels, 'hidden_act': 'gelu'}))
     with pytest.raises(ValueError, match="no ResNet of jcls is built with hidden_act='gelu'"):
         imported.read(tmp_path)
+
+
+@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])
+def test_how_a_network_is_built_is_assumed(
+    file: Any, tmp_path: Path, capsys: Any, stem: str
+) -> None:
+    """Strides, pools, filters, activations: no tensors tell, and jcls has no others."""
+    path = file(state(stem=stem))
+    assert main(['import', str(path), str(tmp_path / 'out')]) == 0
+    said = capsys.readouterr().out
+    first = 1 if stem == 'cifar' else 2
+    assert f'strides = {first} in the stem, 1 in the first stage, 2 in each later one' in said
+    assert 'blur = False  (jcls has no other: ' in said
+    assert ('pool = ' in said) == (stem == 'imagenet')
+    card, _ = artifact.read(tmp_path / 'out')
+    assert card['assumed']['activation'] == {'value': 'relu', 'option': None}
 
 
 def test_a_card_of_before_lists_names_alone(tmp_path: Path, file: Any) -> None:
