@@ -65,6 +65,14 @@ def fetch(source: str) -> Path:
     return path
 
 
+def forget(source: str, path: Path) -> bool:
+    """Whether the file that `fetch` gave for this source was a download; it is removed then."""
+    downloaded = source.startswith('https://')
+    if downloaded:
+        path.unlink(missing_ok=True)
+    return downloaded
+
+
 def _download(address: str) -> Path:
     url, _, asked = address.partition('#')
     wanted = re.fullmatch(ASKED, asked)

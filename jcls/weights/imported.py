@@ -15,11 +15,12 @@ from jcls.config.parts import choose
 from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact, assumed
-from jcls.weights.fetch import fetch, hash_in, wrong_hash
+from jcls.weights.fetch import fetch, forget, hash_in, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.beside import COUNTERS
 from jcls.weights.foreign.convert import UNTOLD, Converted, Report, Row, convert
 from jcls.weights.foreign.edits import Edits
+from jcls.weights.foreign.kinds import NoWeightsError
 from jcls.weights.metadata import (
     epsilon,
     model_of,
@@ -99,7 +100,12 @@ def read(
         described = _rebuilt(described, choices, bgr, source)
         variables = with_turned_channels(variables) if bgr else variables
         return Weights(revised(described, known, str(source)), variables, Report(rows, [], []))
-    weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
+    try:
+        weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
+    except NoWeightsError as error:
+        if not forget(str(source), path):
+            raise
+        raise NoWeightsError(f'{error}. It was not kept: the next try fetches it again') from None
     card = (path.parent if files.is_of_folder(path) else path) / METADATA
     exported = read_model_json(card) if card.is_file() else None
     if exported:  # written by `jcls export`; it tells what the tensors do not

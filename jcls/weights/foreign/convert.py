@@ -157,8 +157,8 @@ def convert(
 
 
 _WITHOUT = (
-    "a run that starts from this source with config.init.head='new' leaves out what is behind it, "
-    'and `jcls import --drop PATTERN` what you say'
+    "a run that starts from this source with config.init.head='new' leaves out what is behind the "
+    'network, and `jcls import --drop PATTERN` what you say'
 )
 _EDITS = (
     '`jcls import` has --rename PATTERN=NEW for tensors with other names, and --drop PATTERN for '

@@ -12,11 +12,13 @@ import numpy as np
 from jcls.weights.foreign import hub
 from jcls.weights.foreign.beside import own_name
 from jcls.weights.foreign.edits import Edits
+from jcls.weights.foreign.kinds import SAFETENSORS, NoWeightsError, kind
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
 
 # Parts of names, and keys of dictionaries, below which averaged weights are.
 AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
+SHOWN = 8  # names in a message
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
 
 
@@ -58,9 +60,11 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None
         folder = path
         path = next((folder / name for name in FILES if (folder / name).exists()), folder)
         if path == folder:
-            raise ValueError(f'{folder} has no weights: none of {", ".join(FILES)} is in it')
+            raise ValueError(
+                f'{folder} has no weights: none of {" and ".join(FILES)}; {_there(folder)}'
+            )
     metadata = hub.read(path.parent) if is_of_folder(path) else {}
-    if path.suffix == '.safetensors':
+    if kind(path) == SAFETENSORS:
         sets = {'': _read_safetensors(path)}
     else:
         content = read_pickle(path)
@@ -78,6 +82,17 @@ def is_of_folder(path: Path) -> bool:
     return path.name in FILES
 
 
+def _there(folder: Path) -> str:
+    """What a folder without weights of the usual names has, and what to do."""
+    names = sorted(path.name for path in folder.iterdir())
+    if any(re.search(r'-\d+-of-\d+\.|\.index\.json$', name) for name in names):
+        return 'they are in parts; save them in one file, as save_pretrained does with safetensors'
+    if not names:
+        return 'it is empty'
+    more = f' and {len(names) - SHOWN} more' if names[SHOWN:] else ''
+    return f'it has {", ".join(names[:SHOWN])}{more}: name a file of weights'
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -85,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} cannot be read as safetensors: {error}') from None
+        raise NoWeightsError(f'{path} cannot be read as safetensors: {error}') from None
 
 
 def _state_dicts(content: Any, path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jcls.weights.foreign.kinds import something_else
 from jcls.weights.metadata import IMAGENET_CLASSES, preprocess
 from jcls.weights.prepared import require_interpolation, require_moments, require_size
 
@@ -64,6 +65,7 @@ def read(folder: Path) -> dict[str, Any]:
         ) as error:  # fmt: skip
             said = str(error) if type(error) is ValueError else repr(error)
             said = f'it lacks {error}' if isinstance(error, KeyError) else said
+            said = something_else(path) or said
             raise ValueError(
                 f'{path} does not describe a ResNet of timm or transformers: {said}; if it is of '
                 'something else, import the weights from another folder'

@@ -24,7 +24,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             artifact.save_tensors(path, content)
         else:
             path = tmp_path / f'{name}.pth'
-            path.touch()
+            path.write_bytes(b'\x80\x02N.')
             contents[path] = content
         return path
 
