@@ -161,7 +161,7 @@ def read_classes(file: str | None) -> list[str] | None:
     if file is None:
         return None
     try:
-        text = local(file).read_text('utf-8')
+        text = local(file).read_text('utf-8-sig')  # Windows writes a byte-order mark
         names = json.loads(text) if text.lstrip()[:1] == '[' else text.split('\n')
     except (OSError, ValueError) as error:
         raise ValueError(f'--classes={file}: {error}') from None

@@ -15,6 +15,7 @@ from jcls.config.parts import choose
 from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact, assumed
+from jcls.weights.classes import SHOWN, twins
 from jcls.weights.fetch import fetch, forget, hash_in, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.beside import COUNTERS
@@ -99,7 +100,10 @@ def read(
         ]
         described = _rebuilt(described, choices, bgr, source)
         variables = with_turned_channels(variables) if bgr else variables
-        return Weights(revised(described, known, str(source)), variables, Report(rows, [], []))
+        described = revised(described, known, str(source))
+        if 'classes' in known:
+            _say_twins(described, source)
+        return Weights(described, variables, Report(rows, [], []))
     try:
         weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
     except NoWeightsError as error:
@@ -144,6 +148,7 @@ def read(
         description['averaged'] = weights.averaged
     if bgr:
         variables = with_turned_channels(variables)
+    _say_twins(description, source)
     skipped = [str(row.name) for row in converted.report.skipped]
     left_out = [name for name in skipped if not re.search(COUNTERS, name)]
     done = {**(edits.json() if edits else {}), 'prefix': prefix, 'bgr': bgr, 'left_out': left_out}
@@ -151,6 +156,20 @@ def read(
     if done:
         description['imported'] = done
     return Weights(description, variables, converted.report)
+
+
+def _say_twins(description: dict[str, Any], source: str | Path) -> None:
+    """Warn of classes with one name, which answers and tables do not tell apart."""
+    names = twins(description['classes'])
+    if names:
+        more = ', ...' if names[SHOWN:] else ''
+        logger.warning(
+            'warning: several classes of %s have the same name, and answers do not tell them '
+            'apart: %s%s; jcls import --classes gives them others',
+            source,
+            ', '.join(names[:SHOWN]),
+            more,
+        )
 
 
 def _rebuilt(
