@@ -19,7 +19,7 @@ from jcls.weights.classes import SHOWN, twins
 from jcls.weights.fetch import fetch, forget, hash_in, wrong_hash
 from jcls.weights.foreign import files
 from jcls.weights.foreign.beside import COUNTERS
-from jcls.weights.foreign.convert import UNTOLD, Converted, Report, Row, convert
+from jcls.weights.foreign.convert import UNTOLD, Converted, Report, Row, convert, parametrised
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.foreign.kinds import NoWeightsError
 from jcls.weights.metadata import (
@@ -123,7 +123,7 @@ def read(
     try:
         converted = convert(weights.tensors, classifier=classifier, choices=choices)
     except ValueError as error:
-        raise ValueError(f'{source}: {error}') from None
+        raise ValueError(f'{source}: {error}{parametrised(weights.tensors)}') from None
     _require_sound(converted, source)
     section, variables = converted.section, converted.variables
     if exported:

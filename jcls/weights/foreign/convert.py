@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -164,6 +164,27 @@ _EDITS = (
     '`jcls import` has --rename PATTERN=NEW for tensors with other names, and --drop PATTERN for '
     'those that the network computes nothing with.'
 )
+
+
+# Names of parameters that a weight is computed from, and what puts the weight in their place.
+PARAMETRISED = {
+    r'\.parametrizations\.': 'torch.nn.utils.parametrize.remove_parametrizations',
+    r'\.weight_g$': 'torch.nn.utils.remove_weight_norm',
+    r'\.weight_u$': 'torch.nn.utils.remove_spectral_norm',
+    r'\.weight_(mask|orig)$': 'torch.nn.utils.prune.remove',
+}
+
+
+def parametrised(names: Iterable[str]) -> str:
+    """What to do if weights are kept in other parts, such as a length and a direction; or ''."""
+    for pattern, undo in PARAMETRISED.items():
+        found = next((name for name in names if re.search(pattern, name)), None)
+        if found:
+            return (
+                f'\n{found} is a part that a weight is computed from; before you save the weights, '
+                f'call {undo} for its module'
+            )
+    return ''
 
 
 def _cure(matrices: list[str], root: str, head: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,13 @@ from jcls.weights.foreign.kinds import SAFETENSORS, NoWeightsError, kind
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
 
+logger = logging.getLogger(__name__)
+
 # Parts of names, and keys of dictionaries, below which averaged weights are.
 AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
 SHOWN = 8  # names in a message
+# Modules that FSDP, checkpointing of activations and torch.compile put between the others.
+BETWEEN = r'(?<![^.])_(fsdp|checkpoint)_wrapped_module\.|(?<=\.)_orig_mod\.'
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
 
 
@@ -64,17 +69,26 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None
                 f'{folder} has no weights: none of {" and ".join(FILES)}; {_there(folder)}'
             )
     metadata = hub.read(path.parent) if is_of_folder(path) else {}
+    content: Any = {}
     if kind(path) == SAFETENSORS:
         sets = {'': _read_safetensors(path)}
     else:
         content = read_pickle(path)
         sets = _state_dicts(content, path)
         metadata |= _mmpretrain_metadata(content)
+    sets = {
+        place: {re.sub(BETWEEN, '', name): value for name, value in tensors.items()}
+        for place, tensors in sets.items()
+    }
     if edits:
         sets = edits.apply(sets, path)
-    if prefix:
-        sets = _below(sets, prefix, path)
-    return _one_of(sets, ema, path)._replace(metadata=metadata)
+    start = re.sub(BETWEEN, '', f'{prefix.rstrip(".")}.') if prefix else ''
+    if start:
+        sets = _below(sets, start, path)
+    found = _one_of(sets, ema, path)
+    if found.averaged is None and ema == 'auto':
+        _say_unread_averages(content, found.tensors, path)
+    return found._replace(metadata=metadata)
 
 
 def is_of_folder(path: Path) -> bool:
@@ -143,10 +157,9 @@ def _flat(content: Mapping[str, Any], place: str = '') -> Iterator[tuple[str, np
 
 
 def _below(
-    sets: dict[str, dict[str, np.ndarray]], prefix: str, path: Path
+    sets: dict[str, dict[str, np.ndarray]], start: str, path: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """The tensors below the prefix in each set, and the sets whose own place is below it."""
-    start = prefix.rstrip('.') + '.'
     below = {}
     for place, tensors in sets.items():
         for around in dict.fromkeys(('', f'{place}.' if place else '')):
@@ -161,7 +174,8 @@ def _below(
         names = [name for tensors in sets.values() for name in tensors]
         known = [*filter(None, sets), *sorted({name.split('.')[0] for name in names})][:8]
         raise ValueError(
-            f'prefix={prefix!r}: nothing in {path} lies below it; it has {", ".join(known)}'
+            f'prefix={start.removesuffix(".")!r}: nothing in {path} lies below it; it has '
+            f'{", ".join(known)}'
         )
     return below
 
@@ -189,22 +203,53 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
     chosen = raw if ema == 'no' or not averaged else averaged
     if len(chosen) > 1:
         names = [f'{place}.{network.root}'.strip('.') for place, network in chosen]
-        raise ValueError(
-            f'{path} has {len(chosen)} networks: name one of {", ".join(filter(None, names))} as '
-            'the prefix'
-        )
+        named = ', '.join(filter(None, names))
+        roots = [re.escape(network.prefix) for place, network in chosen if network.root]
+        if '' in names and roots:  # it has no prefix to name
+            pattern = roots[0] if len(roots) == 1 else f'({"|".join(roots)})'
+            raise ValueError(
+                f'{path} has {len(chosen)} networks: the prefix {named} takes the one of that '
+                f"name, and `jcls import --drop '^{pattern}[.]'` the one without a prefix"
+            )
+        raise ValueError(f'{path} has {len(chosen)} networks: name one of {named} as the prefix')
     if not chosen:  # the conversion says what is missing
         return Foreign(max(sets.values(), key=len), {})
     place, network = chosen[0]
-    roots = [net.root for there, net in found if there == place]
+    around = [net.root for there, net in found if there == place]
 
     def whose(name: str) -> list[str]:
         """The roots of the networks that the tensor is of, or has most modules in common with."""
-        near = [(-len(own_name(name, root)), name.startswith(root)) for root in roots]
-        return [root for root, how in zip(roots, near, strict=True) if how == max(near)]
+        near = [(-len(own_name(name, root)), name.startswith(root)) for root in around]
+        return [root for root, how in zip(around, near, strict=True) if how == max(near)]
 
     tensors = {name: v for name, v in sets[place].items() if network.root in whose(name)}
     return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
+
+
+def _say_unread_averages(content: Any, tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Warn of averages without the names of a network: torch_ema's list, or names without dots."""
+    places = [*_lists(content)]
+    places += [
+        name
+        for name, value in tensors.items()
+        if value.ndim == 4 and any(re.fullmatch(AVERAGED, part) for part in name.split('.'))
+    ]
+    if places:
+        logger.warning(
+            'warning: %s has averaged weights, too (%s), but not by the names of a network; they '
+            'were not taken',
+            path,
+            places[0],
+        )
+
+
+def _lists(content: Any, place: str = '') -> Iterator[str]:
+    """The places of torch_ema's lists of averages."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        name = f'{place}.{key}'.strip('.')
+        if key == 'shadow_params' and isinstance(value, list):
+            yield name
+        yield from _lists(value, name)
 
 
 def _mmpretrain_metadata(content: Mapping[str, Any]) -> dict[str, Any]:

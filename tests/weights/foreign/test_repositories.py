@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,56 @@ def test_counters_of_profilers_are_skipped(counter: str) -> None:
     assert counter in {row.name for row in found.report.skipped}
 
 
+@pytest.mark.parametrize(
+    'wrapper', ['_fsdp_wrapped_module', '_checkpoint_wrapped_module', '_orig_mod']
+)
+def test_wrappers_between_modules_are_removed(file: Any, wrapper: str) -> None:
+    """Of each stage or block by itself; also in a prefix."""
+    blocks = re.compile(r'(layer1\.|layer2\.0\.)')
+    inside = {blocks.sub(rf'\1{wrapper}.', f'net.{name}'): value for name, value in state().items()}
+    assert sum(wrapper in name for name in inside) > 12
+    path = file(inside)
+    for prefix in ('', 'net', f'net.{wrapper}'):
+        found = imported.read(path, prefix=prefix)
+        assert_same(found.variables, convert.convert(state()).variables)
+
+
+def test_modules_with_numbers_can_be_named(file: Any, tmp_path: Path) -> None:
+    """torch.nn.Sequential(*net.children()): the message has what names them."""
+    numbers = {'conv1': 0, 'bn1': 1, 'layer1': 4, 'layer2': 5}
+    tensors = {
+        f'features.{numbers[name.partition(".")[0]]}.{name.partition(".")[2]}': value
+        for name, value in without_head(state()).items()
+    }
+    path = file({**tensors, **below('features.', {'fc.weight': state()['fc.weight'],
+                                                  'fc.bias': state()['fc.bias']})})  # fmt: skip
+    with pytest.raises(ValueError, match=r'numbers, as in a torch\.nn\.Sequential') as error:
+        imported.read(path)
+    renames = dict(re.findall(r"--rename '(\S+)=(\S+)'", str(error.value)))
+    import_weights(path, tmp_path / 'out', rename=renames)
+    assert_same(artifact.read(tmp_path / 'out')[1], convert.convert(state()).variables)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'undo'),
+    [
+        (('weight_g', 'weight_v'), 'remove_weight_norm'),
+        (('weight_orig', 'weight_u', 'weight_v'), 'remove_spectral_norm'),
+        (('weight_orig', 'weight_mask'), 'prune.remove'),
+        (('parametrizations.weight.original0',), 'remove_parametrizations'),
+    ],
+)
+@pytest.mark.parametrize('module', ['conv1', 'layer1.0.conv1', 'fc'])
+def test_weights_that_are_computed_are_said(
+    file: Any, module: str, parts: tuple[str, ...], undo: str
+) -> None:
+    tensors = state()
+    value = tensors.pop(f'{module}.weight')
+    path = file({**tensors, **{f'{module}.{part}': value for part in parts}})
+    with pytest.raises(ValueError, match=f'a part that a weight is computed from; .*{undo} for'):
+        imported.read(path)
+
+
 def test_other_networks_are_refused() -> None:
     """By their first names; a tensor inside of the network is never left out."""
     with pytest.raises(ValueError, match=r'not the weights of a ResNet.*first tensors are cls_tok'):
@@ -195,6 +246,36 @@ def test_several_networks_have_to_be_chosen_from(file: Any) -> None:
     for prefix in ('module.encoder_q', 'state_dict.module.encoder_q', 'module.encoder_q.'):
         found = imported.read(path, prefix=prefix)
         assert_same(found.variables, convert.convert(state()).variables)
+
+
+def test_a_network_without_a_prefix_beside_others(file: Any, tmp_path: Path) -> None:
+    """It has no name to choose it by; the message says how to leave the others out."""
+    other = {name: value + 1 for name, value in state().items()}
+    path = file({**state(), **below('momentum.', other), **below('k.', other)})
+    with pytest.raises(ValueError, match=r"3 networks.*--drop '\^\(momentum\|k\)\[\.\]'"):
+        imported.read(path)
+    import_weights(path, tmp_path / 'out', drop=['^(momentum|k)[.]'])
+    assert_same(artifact.read(tmp_path / 'out')[1], convert.convert(state()).variables)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        {'net': RAW, 'ema': {'decay': 0.9, 'shadow_params': [*AVERAGED.values()]}},
+        {**below('model.', RAW), 'model_ema.conv1weight': AVERAGED['conv1.weight']},
+    ],
+)
+def test_averages_that_are_not_read_are_said(file: Any, caplog: Any, content: Any) -> None:
+    """torch_ema has a list, latent diffusion's LitEma names without dots."""
+    path = file(content)
+    found = imported.read(path)
+    assert_same(found.variables, convert.convert(RAW).variables)
+    assert re.search(r'averaged weights, too \((ema.shadow_params|model_ema.*)\)', caplog.text)
+    caplog.clear()
+    imported.read(path, ema='no')
+    assert caplog.text == ''
+    with pytest.raises(ValueError, match=r"ema='yes', but .* has no averaged weights"):
+        imported.read(path, ema='yes')
 
 
 # Heads
