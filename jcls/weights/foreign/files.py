@@ -128,7 +128,8 @@ def _state_dicts(content: Any, path: Path) -> dict[str, dict[str, np.ndarray]]:
         content |= {'state_dict': raw, 'state_dict_ema': averaged}
     sets = dict(_with_convolutions(content))
     if sets:
-        return sets
+        layers = _layers(content, sets)
+        return {**sets, '': {**sets.get('', {}), **layers}} if layers else sets
     flat = dict(_flat(content))
     if not flat:
         raise ValueError(f'{path} holds no tensors, only {", ".join(content) or "nothing"}')
@@ -144,6 +145,20 @@ def _with_convolutions(
     for key, value in content.items():
         if isinstance(value, Mapping) and 'optim' not in str(key).lower():
             yield from _with_convolutions(value, f'{place}.{key}' if place else str(key))
+
+
+def _layers(
+    content: Mapping[str, Any], sets: Mapping[str, dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Layers that are saved by themselves beside a network, such as its classifier."""
+    layers: dict[str, np.ndarray] = {}
+    for key, value in content.items():
+        around = any(f'{place}.'.startswith(f'{key}.') for place in sets)
+        if isinstance(value, Mapping) and not around and 'optim' not in key.lower():
+            inside = dict(_flat(value, key))
+            if any(name.endswith('.weight') for name in inside):
+                layers |= inside
+    return layers
 
 
 def _flat(content: Mapping[str, Any], place: str = '') -> Iterator[tuple[str, np.ndarray]]:
@@ -223,6 +238,15 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
         return [root for root, how in zip(around, near, strict=True) if how == max(near)]
 
     tensors = {name: v for name, v in sets[place].items() if network.root in whose(name)}
+    if place and not any(there == '' for there, _ in found):
+        layers = sets.get('', {})
+        twice = sorted(layers.keys() & tensors.keys())
+        if twice:
+            raise ValueError(
+                f'{path} has {twice[0]} twice, in {place} and beside it; the prefix {place} takes '
+                'the one in it alone'
+            )
+        tensors |= layers
     return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
 
 

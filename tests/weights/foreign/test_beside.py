@@ -14,6 +14,7 @@ from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, imported
 from jcls.weights.foreign import convert
 from jcls.weights.foreign.beside import own_name
+from jcls.weights.foreign.edits import Edits
 
 NET = below('model.', state())
 
@@ -102,6 +103,26 @@ def test_a_classifier_beside_the_network_is_no_neck(file: Any, tmp_path: Path) -
         import_weights(path, tmp_path / 'out')
     with pytest.raises(ValueError, match=r'bottleneck\.weight'):
         import_weights(path, tmp_path / 'out', rename={'^classifier[.]': 'base.fc.'})
+
+
+def test_layers_that_are_saved_by_themselves(file: Any, tmp_path: Path) -> None:
+    """{'encoder': ..., 'classifier': ...}: read as if they were in one dictionary."""
+    head = {name: state()[f'fc.{name}'] for name in ('weight', 'bias')}
+    wanted = convert.convert(state()).variables
+    for name, rename in (('classifier', {}), ('mine', {'^mine[.]': 'fc.'})):
+        path = file({'encoder': without_head(state()), name: head, 'optimizer': {'mine': head}})
+        if rename:
+            with pytest.raises(ValueError, match=r"--rename '\^mine\[\.\]=fc\."):
+                imported.read(path)
+        import_weights(path, tmp_path / name, rename=rename)
+        assert_same(artifact.read(tmp_path / name)[1], wanted)
+    path = file({'encoder': state(), 'classifier': head, 'loss': head})
+    with pytest.raises(ValueError, match=r'before or behind the network(.|\n)*classifier\.weight'):
+        imported.read(path)
+    for part in ({'prefix': 'encoder'}, {'edits': Edits({}, ('^classifier',))}):
+        assert_same(imported.read(path, **part).variables, wanted)
+    with pytest.raises(ValueError, match=r'has fc\.bias twice, in encoder and beside it'):
+        imported.read(file({'encoder': state(), 'fc': head}))
 
 
 @pytest.mark.parametrize('unit', [1, 255])
