@@ -168,10 +168,10 @@ _EDITS = (
 
 # Names of parameters that a weight is computed from, and what puts the weight in their place.
 PARAMETRISED = {
-    r'\.parametrizations\.': 'torch.nn.utils.parametrize.remove_parametrizations',
-    r'\.weight_g$': 'torch.nn.utils.remove_weight_norm',
-    r'\.weight_u$': 'torch.nn.utils.remove_spectral_norm',
-    r'\.weight_(mask|orig)$': 'torch.nn.utils.prune.remove',
+    r'\.parametrizations\.': 'call torch.nn.utils.parametrize.remove_parametrizations',
+    r'\.weight_g$': 'call torch.nn.utils.remove_weight_norm on the module',
+    r'\.weight_u$': 'call torch.nn.utils.remove_spectral_norm on the module',
+    r'\.weight_(mask|orig)$': 'make its pruning permanent with torch.nn.utils.prune',
 }
 
 
@@ -182,7 +182,7 @@ def parametrised(names: Iterable[str]) -> str:
         if found:
             return (
                 f'\n{found} is a part that a weight is computed from; before you save the weights, '
-                f'call {undo} for its module'
+                f'{undo}'
             )
     return ''
 
