@@ -72,7 +72,8 @@ def _is_idle(name: str, value: np.ndarray) -> bool:
 def _is_before(name: str, tensors: Mapping[str, np.ndarray], channels: int) -> bool:
     """Whether this tensor is of a layer that gives as many channels as images have."""
     module = name.rpartition('.')[0]
-    layer = [np.shape(v) for other, v in tensors.items() if other.rpartition('.')[0] == module]
+    names = [other for other in tensors if other.rpartition('.')[0] == module] if module else [name]
+    layer = [np.shape(tensors[other]) for other in names]
     return all(
         math.prod(shape) == channels or (len(shape) == 4 and shape[0] == channels)
         for shape in layer

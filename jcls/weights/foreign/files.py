@@ -100,7 +100,10 @@ def _there(folder: Path) -> str:
     """What a folder without weights of the usual names has, and what to do."""
     names = sorted(path.name for path in folder.iterdir())
     if any(re.search(r'-\d+-of-\d+\.|\.index\.json$', name) for name in names):
-        return 'they are in parts; save them in one file, as save_pretrained does with safetensors'
+        return (
+            'they are in parts; save them in one file: '
+            "model.save_pretrained(folder, max_shard_size='100GB')"
+        )
     if not names:
         return 'it is empty'
     more = f' and {len(names) - SHOWN} more' if names[SHOWN:] else ''

@@ -40,6 +40,7 @@ BEFORE = {
     'a normalisation layer': norm('normalize', 3),
     'a convolution to colours': ones(adapter__weight=(3, 13, 1, 1)),
     'a mean alone': ones(mean=(1, 3, 1, 1)),
+    'a scale of colours': ones(scale=(3, 1, 1), prototypes=(5, 8)),
     'two means': ones(a__mean=(3,), a__std=(3,), b__mean=(3,), b__std=(3,)),
 }
 
