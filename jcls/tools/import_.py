@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ from jcls.weights.foreign.convert import Report, adapt_channels
 from jcls.weights.foreign.edits import Edits
 from jcls.weights.imported import Weights, read, require_classifier
 from jcls.weights.metadata import of_channels, preprocess
-
-HEAD = 'params/head/kernel'
+from jcls.weights.prepared import require_moments
 
 
 def import_weights(
@@ -124,7 +121,7 @@ def import_weights(
     own = weights.variables['params']['stem']['conv1']['kernel'].shape[2]
     _check_moments({'mean': mean, 'std': std}, {own, channels or own})
     if not drop:  # whoever leaves out the classifier knows
-        _require_classifier(weights, source)
+        require_classifier(weights.variables, source)
     artifact.write(folder, *_with_channels(weights, channels))
     return weights.report
 
@@ -133,34 +130,14 @@ def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _require_classifier(weights: Weights, source: str | Path) -> None:
-    """As `require_classifier`, with what may be one by another name."""
-    try:
-        require_classifier(weights.variables, source)
-    except ValueError as error:
-        wanted = [str(row.name) for row in weights.report.missing if row.own == HEAD]
-        perhaps = [str(row.name) for row in weights.report.skipped if len(row.shape) == 2]
-        if not wanted or not perhaps:
-            raise
-        new, old = (names[0].removesuffix('.weight') for names in (wanted, perhaps))
-        raise ValueError(
-            f'{error}. It has {", ".join(perhaps)} beside the network; if one is the classifier, '
-            f"name it {new}: --rename '^{re.escape(old)}[.]={new}.'"
-        ) from None
-
-
 def _check_moments(moments: Mapping[str, Sequence[float] | None], channels: set[int]) -> None:
     """Raise ValueError for a mean or deviation of other channels, or of no images."""
-    for key, values in moments.items():
-        if values is None:
-            continue
-        if len(values) not in channels or not all(math.isfinite(value) for value in values):
+    given = {key: [*values] for key, values in moments.items() if values is not None}
+    require_moments(given)
+    for key, values in given.items():
+        if len(values) not in channels:
             count = ' or '.join(map(str, sorted(channels)))
-            raise ValueError(f'{key}={[*values]}: a number for each of {count} channel(s)')
-        if key == 'std' and min(values) <= 0:
-            raise ValueError(f'std={[*values]}: positive numbers')
-        if max(values) > 1:
-            raise ValueError(f'{key}={[*values]}: fractions of 255, such as 0.485 for 123.7')
+            raise ValueError(f'{key}={values}: a number for each of {count} channel(s)')
 
 
 def _with_channels(weights: Weights, channels: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,7 +161,7 @@ def read_classes(file: str | None) -> list[str] | None:
     if file is None:
         return None
     try:
-        text = local(file).read_text('utf-8')
+        text = local(file).read_text('utf-8-sig')  # Windows writes a byte-order mark
         names = json.loads(text) if text.lstrip()[:1] == '[' else text.split('\n')
     except (OSError, ValueError) as error:
         raise ValueError(f'--classes={file}: {error}') from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 SHOWN = 5  # names in a message
@@ -26,6 +27,11 @@ def require_same(
             f'({_first(ours)}): they must be the same names'
         )
     return order
+
+
+def twins(names: Sequence[str]) -> list[str]:
+    """The names that several classes have, as ImageNet's lists of words have 'crane' twice."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _first(names: Sequence[str]) -> str:

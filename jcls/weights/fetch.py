@@ -65,6 +65,14 @@ def fetch(source: str) -> Path:
     return path
 
 
+def forget(source: str, path: Path) -> bool:
+    """Whether the file that `fetch` gave for this source was a download; it is removed then."""
+    downloaded = source.startswith('https://')
+    if downloaded:
+        path.unlink(missing_ok=True)
+    return downloaded
+
+
 def _download(address: str) -> Path:
     url, _, asked = address.partition('#')
     wanted = re.fullmatch(ASKED, asked)
@@ -157,8 +165,8 @@ def _from_hub(source: str) -> Path:
     name, _, revision = source.removeprefix(HUB).partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
         raise ValueError(f'{source}: a name on the Hub is hf:owner/name')
-    wanted = ['config.json', 'model.safetensors', 'pytorch_model.bin', 'weights.safetensors',
-              METADATA]  # fmt: skip
+    wanted = ['config.json', 'preprocessor_config.json', 'model.safetensors', 'pytorch_model.bin',
+              'weights.safetensors', METADATA]  # fmt: skip
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except errors.HFValidationError as error:

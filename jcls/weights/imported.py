@@ -15,10 +15,13 @@ from jcls.config.parts import choose
 from jcls.host.disk import local
 from jcls.models.resnet import ARCHITECTURE
 from jcls.weights import artifact, assumed
-from jcls.weights.fetch import fetch, hash_in, wrong_hash
+from jcls.weights.classes import SHOWN, twins
+from jcls.weights.fetch import fetch, forget, hash_in, wrong_hash
 from jcls.weights.foreign import files
-from jcls.weights.foreign.convert import COUNTERS, UNTOLD, Converted, Report, Row, convert
+from jcls.weights.foreign.beside import COUNTERS
+from jcls.weights.foreign.convert import UNTOLD, Converted, Report, Row, convert, parametrised
 from jcls.weights.foreign.edits import Edits
+from jcls.weights.foreign.kinds import NoWeightsError
 from jcls.weights.metadata import (
     epsilon,
     model_of,
@@ -97,9 +100,18 @@ def read(
         ]
         described = _rebuilt(described, choices, bgr, source)
         variables = with_turned_channels(variables) if bgr else variables
-        return Weights(revised(described, known, str(source)), variables, Report(rows, [], []))
-    weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
-    exported = read_model_json(path / METADATA) if (path / METADATA).is_file() else None
+        described = revised(described, known, str(source))
+        if 'classes' in known:
+            _say_twins(described, source)
+        return Weights(described, variables, Report(rows, [], []))
+    try:
+        weights = files.read(path, prefix=prefix, ema=ema, edits=edits)
+    except NoWeightsError as error:
+        if not forget(str(source), path):
+            raise
+        raise NoWeightsError(f'{error}. It was not kept: the next try fetches it again') from None
+    card = (path.parent if files.is_of_folder(path) else path) / METADATA
+    exported = read_model_json(card) if card.is_file() else None
     if exported:  # written by `jcls export`; it tells what the tensors do not
         of_card = model_of(exported)
         choices = {
@@ -111,11 +123,11 @@ def read(
     try:
         converted = convert(weights.tensors, classifier=classifier, choices=choices)
     except ValueError as error:
-        raise ValueError(f'{source}: {error}') from None
+        raise ValueError(f'{source}: {error}{parametrised(weights.tensors)}') from None
     _require_sound(converted, source)
     section, variables = converted.section, converted.variables
     if exported:
-        _check_same(exported, section, path)
+        _check_same(exported, section, card)
         description = revised(exported, known, str(source))
     else:
         published, beside = _published(path), dict(weights.metadata)
@@ -129,12 +141,14 @@ def read(
         untold = dict(converted.untold)
         if weights.both and ema == 'auto':
             untold['averaged'] = True
-        known = {**published, **beside, **known}
+        moments = {key: v[::-1] if bgr else v for key, v in converted.moments.items()}
+        known = {**published, **beside, **moments, **known}
         description = of_source(section, known, str(source), channels=channels, untold=untold)
     if weights.averaged is not None:
         description['averaged'] = weights.averaged
     if bgr:
         variables = with_turned_channels(variables)
+    _say_twins(description, source)
     skipped = [str(row.name) for row in converted.report.skipped]
     left_out = [name for name in skipped if not re.search(COUNTERS, name)]
     done = {**(edits.json() if edits else {}), 'prefix': prefix, 'bgr': bgr, 'left_out': left_out}
@@ -144,6 +158,20 @@ def read(
     return Weights(description, variables, converted.report)
 
 
+def _say_twins(description: dict[str, Any], source: str | Path) -> None:
+    """Warn of classes with one name, which answers and tables do not tell apart."""
+    names = twins(description['classes'])
+    if names:
+        more = ', ...' if names[SHOWN:] else ''
+        logger.warning(
+            'warning: several classes of %s have the same name, and answers do not tell them '
+            'apart: %s%s; jcls import --classes gives them others',
+            source,
+            ', '.join(names[:SHOWN]),
+            more,
+        )
+
+
 def _rebuilt(
     described: dict[str, Any], choices: dict[str, Any], bgr: bool | None, source: str | Path
 ) -> dict[str, Any]:
@@ -151,9 +179,10 @@ def _rebuilt(
     listed = assumed.of_card(described)
     asked = {*choices} if bgr is None else {*choices, 'bgr'}
     if asked - {*listed}:
+        open_ = [what for what, entry in listed.items() if entry['option']]
         raise ValueError(
             f'{source}: {", ".join(sorted(asked - {*listed}))}: known of these weights, and not to '
-            f'be chosen; only assumed: {", ".join(listed) or "nothing"}'
+            f'be chosen; only assumed: {", ".join(open_) or "nothing"}'
         )
     rest = {what: entry for what, entry in listed.items() if what not in choices}
     architecture = {**described['architecture'], **choices}
@@ -174,7 +203,7 @@ def _require_sound(converted: Converted, source: str | Path) -> None:
     named = {
         str(row.name): (leaves[row.own], row.own.endswith('/var'))
         for row in converted.report.loaded
-        if row.own is not None
+        if row.own is not None and row.own in leaves
     }
     require_sound_tensors(named, source)
 
@@ -193,7 +222,7 @@ def _published(path: Path) -> dict[str, Any]:
     return {} if wrong else known
 
 
-def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path) -> None:
+def _check_same(exported: dict[str, Any], section: dict[str, Any], card: Path) -> None:
     """Raise ValueError if a model.json describes another network than the weights beside it."""
     described, built = model_of(exported), models.create(**section)
     different = [
@@ -203,7 +232,7 @@ def _check_same(exported: dict[str, Any], section: dict[str, Any], folder: Path)
     ]
     if different:
         raise ValueError(
-            f'{folder / METADATA} describes another network than the weights beside it, of '
+            f'{card} describes another network than the weights beside it, of '
             f'which {", ".join(different)}; put the weights and a model.json that belong together '
             'into one folder'
         )

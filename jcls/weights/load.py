@@ -102,7 +102,7 @@ def _say(path: str | Path, metadata: dict[str, Any], *, known: Path) -> None:
         logger.info('left out of %s: %s%s', path, ', '.join(left_out[:SHOWN]), more)
     if metadata.get('assumed'):
         logger.info(
-            'not told by %s, and assumed: %s; jcls import has options for each',
+            'not told by %s, and assumed: %s; jcls import tells the options for others',
             path,
             ', '.join(f'{what} = {value}' for what, value in assumed.short(metadata['assumed'])),
         )

@@ -13,6 +13,7 @@ from typing import Any
 from jcls import models
 from jcls.models.batch_norm import batch_norm
 from jcls.weights import assumed
+from jcls.weights.prepared import require_moments, require_size, require_steps
 from jcls.workdir.files import read_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as fractions of 255
@@ -70,7 +71,7 @@ def of_source(
 
     Args:
       section: the ``model`` section.
-      known: see `revised`.
+      known: see `revised`; and 'likely', usual values for these weights that are only assumed.
       source: where the weights came from.
       untold: fields of the section that are assumed, with their values.
       channels: number of channels of an image. Unless it is 3, the mean and the deviation for
@@ -82,29 +83,32 @@ def of_source(
     count = section['num_classes'] or 0  # 0: a backbone alone
     built = models.create(**{**section, 'num_classes': count if count > 1 else None})
     small = (32, 32) if built.stem == 'cifar' else (256, 224)
-    usual = {
+    usual: dict[str, Any] = {
         'classes': [*imagenet()] if count == IMAGENET_CLASSES else [*map(str, range(count))],
         'mean': MEAN,
         'std': STD,
         'preprocess': preprocess(*small),
         'exif': False,
+        **known.get('likely', {}),
     }
     hidden = {'interpolation': 'bilinear', 'antialias': True, 'bgr': False, 'epsilon': EPSILON}
-    guessed = {**usual, **hidden, **(untold or {})}
+    guessed = {**usual, **hidden, **assumed.of_every_file(built.stem), **(untold or {})}
     guessed['classes'] = "ImageNet's" if count == IMAGENET_CLASSES else f'0 to {count - 1}'
     if not count:
         del guessed['classes']
+    side = usual['preprocess'][-1]['size']
     base = {
         'jcls': importlib.metadata.version('jcls'),
         'recipe': source,
         'source': source,
         'architecture': dict(section),
         'norm': {},
-        'image_shape': [small[1], small[1], channels],
+        'image_shape': [side, side, channels],
         **usual,
         'assumed': assumed.entries(guessed),
     }
-    return of_channels(revised(base, known, source), channels)
+    told = {key: value for key, value in known.items() if key != 'likely'}
+    return of_channels(revised(base, told, source), channels)
 
 
 def revised(metadata: Mapping[str, Any], known: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -178,12 +182,14 @@ def check_model_json(metadata: Any, path: str | Path) -> dict[str, Any]:
         wrong = f'{len(metadata["classes"])} class names, but num_classes is {classes}'
     elif not [len(metadata['mean'])] == [len(metadata['std'])] == metadata['image_shape'][2:]:
         wrong = 'mean, std and image_shape have different channels'
-    elif not all(isinstance(step, dict) and 'name' in step for step in metadata['preprocess']):
-        wrong = 'preprocess is no list of operations'
     try:
         model_of(metadata)
+        require_moments({key: metadata[key] for key in ('mean', 'std')})
+        require_steps(metadata['preprocess'])
+        for size in metadata['image_shape']:
+            require_size(size, 'image_shape')
     except (TypeError, ValueError) as error:  # TypeError: fields of another version
-        wrong = str(error)
+        wrong = wrong or str(error)
     if wrong:
         raise ValueError(f'{path} does not describe a model: {wrong}')
     return metadata

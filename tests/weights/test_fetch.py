@@ -13,7 +13,10 @@ import urllib.request
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from safetensors.numpy import save
 
+from helpers.foreign import state
+from jcls.weights import imported
 from jcls.weights.fetch import fetch, is_remote
 
 CONTENT = bytes(range(256)) * 9
@@ -222,6 +225,20 @@ def test_messages(web):
     web.refusal = FAILURES[1]
     with pytest.raises(ValueError, match=r'not known.*copy the file here and name its path'):
         fetch(URL)
+
+
+@pytest.mark.parametrize('content', [b'<!DOCTYPE html><p>Sign in', b'', b'\x80\x02N', b'else'])
+def test_what_is_no_weights_is_not_kept(web, cache, content):
+    """A page of a sign-in, say; later the address gives the weights."""
+    web.content = content
+    for _ in range(2):
+        with pytest.raises(ValueError, match='It was not kept: the next try fetches it again'):
+            imported.read(URL)
+        assert files(cache) == []
+    web.content = save(state())
+    for _ in range(2):
+        assert imported.read(URL).metadata['architecture']['num_classes'] == 3
+    assert len(web.asked) == 3
 
 
 @pytest.mark.parametrize('length', [len(CONTENT) + 1, 10**15])

@@ -19,9 +19,9 @@ import jcls
 from helpers import golden_path
 from jcls import models
 from jcls.main import main
-from jcls.tools.import_ import import_weights
+from jcls.tools.import_ import import_weights, read_classes
 from jcls.weights import artifact, imported, load
-from jcls.weights.foreign import convert, files, layouts
+from jcls.weights.foreign import convert, files, hub, layouts
 from jcls.weights.foreign.recognise import recognise
 from jcls.weights.metadata import display_names, imagenet, preprocess, torchvision_metadata
 
@@ -262,7 +262,7 @@ def test_a_file_that_merely_has_torchvisions_name_is_not_its(
 @pytest.mark.parametrize('name', models.MODELS)
 def test_every_preset_is_a_plain_name(name: str) -> None:
     """What jcls export writes for timm can be read again."""
-    assert re.fullmatch(files.PLAIN, name)
+    assert re.fullmatch(hub.PLAIN, name)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +336,27 @@ def test_class_names() -> None:
     assert [*imagenet()][:2] == ['n01440764', 'n01443537']
     assert len(set(imagenet().values())) == 1000
     assert display_names(['n01440764', 'mine']) == ['tench', 'mine']
+
+
+@pytest.mark.parametrize('content', ['cat\r\n dog\n\nZürich', '["cat", "dog", "Zürich"]'])
+@pytest.mark.parametrize('mark', ['', '\ufeff'])
+def test_a_file_of_class_names(tmp_path: Path, content: str, mark: str) -> None:
+    """Lines or JSON, also with the byte-order mark that Windows writes."""
+    (tmp_path / 'names').write_bytes((mark + content).encode())
+    assert read_classes(str(tmp_path / 'names')) == ['cat', 'dog', 'Zürich']
+
+
+def test_classes_with_one_name_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ImageNet's own words have 'crane' and 'maillot' twice, so they are taken."""
+    names = ['crane', 'ox', 'maillot', 'crane', 'maillot', 'a', 'b']
+    import_weights(GOLDEN / 'tv_basic.pth', tmp_path / 'out', classes=names)
+    assert 'have the same name, and answers do not tell them apart: crane, maillot' in caplog.text
+    caplog.clear()
+    import_weights(tmp_path / 'out', tmp_path / 'other', classes=list('abcdefg'))
+    assert caplog.text == ''
+    import_weights(tmp_path / 'other', tmp_path / 'again', classes=names)
+    assert 'crane, maillot' in caplog.text
+    assert artifact.read(tmp_path / 'again')[0]['classes'] == names
 
 
 # Folders of jcls import

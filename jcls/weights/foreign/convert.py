@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jcls import models
-from jcls.weights.foreign import layouts
+from jcls.weights.foreign import beside, layouts
 from jcls.weights.foreign.recognise import kernel, recognise, the_network
 
 SHOWN = 12  # number of differences that a message shows
-# What other systems save beside a model's variables and no network computes with: counters, also
-# those of profilers, and the normalisation of images.
-COUNTERS = r'(^|\.)(num_batches_tracked|total_ops|total_params|n_averaged)$'
-BESIDE = COUNTERS + r'|^steps$|^data_preprocessor\.'
 # What the tensors do not tell of a network, and the values that they leave open. No preset has the
 # last ones.
 UNTOLD = {
@@ -61,12 +57,14 @@ class Converted(NamedTuple):
       variables: {'params', 'batch_stats'} in float32.
       report: what became of every tensor.
       untold: fields of the section that the tensors do not tell, with the values assumed.
+      moments: 'mean' and 'std' of the images, if the network has them as tensors; or {}.
     """
 
     section: dict[str, Any]
     variables: dict[str, Any]
     report: Report
     untold: dict[str, Any]
+    moments: dict[str, list[float]]
 
 
 def convert(
@@ -78,12 +76,12 @@ def convert(
     """Convert a state dict of any layout, whatever wrappers its names have.
 
     A missing classifier is reported; any other missing tensor is an error, and so is one that the
-    network does not have. What lies beside the network is skipped.
+    network does not have, unless it computes nothing with it, see `beside`.
 
     Args:
       tensors: the state dict.
       classifier: whether the classifier is wanted. If it is not, it is skipped, and so is whatever
-        else is no part of the stem and the stages and has no convolution, as a projection head.
+        else may lie behind the network, as a projection head.
       choices: fields of `UNTOLD` to have instead of the values that are assumed.
 
     Raises:
@@ -92,11 +90,6 @@ def convert(
     root = the_network({name: np.shape(value) for name, value in tensors.items()}).root
     inside = {name.removeprefix(root): v for name, v in tensors.items() if name.startswith(root)}
     report = Report([], [], [])
-    report.skipped.extend(
-        Row(None, name, np.shape(value))
-        for name, value in tensors.items()
-        if not name.startswith(root)
-    )
     shapes = {name: np.shape(value) for name, value in inside.items()}
     layout, section = recognise(shapes)
     classes = section.pop('num_classes')
@@ -133,44 +126,79 @@ def convert(
             continue
         leaves[tuple(path.split('/'))] = np.ascontiguousarray(value, np.float32)
     used = {row.name for row in report.loaded}
+    others = {name: value for name, value in tensors.items() if name not in used}
+    channels = kernel(shapes, layouts.stem_of(layout, model.stem)[0][0] + '.weight')[1]
+    normalising, moments = beside.moments(others, root, channels)
+    report.loaded.extend(Row(key, name, np.shape(others.pop(name))) for key, name in normalising)
+    report.skipped.extend(Row(None, name, np.shape(value)) for name, value in others.items())
     parts = {name.split('.')[0] for path, name in names.items() if 'params/head/' not in path}
-    behind = []
-    for name, shape in shapes.items():
-        if root + name in used:
-            continue
-        report.skipped.append(Row(None, root + name, shape))
-        if re.search(BESIDE, name):
-            continue
-        if name.split('.')[0] not in parts and len(shape) < 4:
-            behind.append(name)
-            if not classifier:
-                continue
-        problems.append(f'- {root}{name} {shape}: {section["name"]} has no such tensor')
+    within, around = beside.suspects(others, root, parts, None if classifier else channels)
+    problems.extend(
+        f'- {name} {np.shape(others[name])}: {section["name"]} has no such tensor'
+        for name in (*within, *around)
+    )
+    if problems and len(problems) == len(around):
+        cure = _EDITS
+        if classifier:
+            matrices = [name for name in around if np.ndim(others[name]) == 2]
+            cure = _cure(matrices, root, None if classes else f'{root}{layout.head}')
+        raise ValueError(
+            f'before or behind the network, {_said(section)}, are tensors that it may compute '
+            f'with:\n{shown(problems)}\n{cure}'
+        )
     if problems:
+        left = any(line[0] == '-' for line in problems)
         raise ValueError(
             f'this is no ResNet of jcls; the nearest is {_said(section)}, but:\n{shown(problems)}'
-            + _cure(problems, behind)
+            + (f'\n{_EDITS}' if left else '')
         )
-    return Converted({**section, 'num_classes': classes}, unflatten_dict(leaves), report, untold)
+    section = {**section, 'num_classes': classes}
+    return Converted(section, unflatten_dict(leaves), report, untold, moments)
 
 
 _WITHOUT = (
-    "a run that starts from this source with config.init.head='new' leaves out whatever is there, "
-    'and `jcls import --drop PATTERN` what you say'
+    "a run that starts from this source with config.init.head='new' leaves out what is behind the "
+    'network, and `jcls import --drop PATTERN` what you say'
+)
+_EDITS = (
+    '`jcls import` has --rename PATTERN=NEW for tensors with other names, and --drop PATTERN for '
+    'those that the network computes nothing with.'
 )
 
 
-def _cure(problems: list[str], behind: list[str]) -> str:
-    """What to do about tensors that have no place."""
-    left = sum(line[0] == '-' for line in problems)
-    if behind and left == len(problems) == len(behind):
-        return f'\nThey lie behind the network: {_WITHOUT}.'
-    if left:
-        return (
-            '\n`jcls import` has --rename PATTERN=NEW for tensors with other names, and --drop '
-            'PATTERN for those that the network computes nothing with.'
-        )
+# Names of parameters that a weight is computed from, and what puts the weight in their place.
+PARAMETRISED = {
+    r'\.parametrizations\.': 'call torch.nn.utils.parametrize.remove_parametrizations',
+    r'\.weight_g$': 'call torch.nn.utils.remove_weight_norm on the module',
+    r'\.weight_u$': 'call torch.nn.utils.remove_spectral_norm on the module',
+    r'\.weight_(mask|orig)$': 'make its pruning permanent with torch.nn.utils.prune',
+}
+
+
+def parametrised(names: Iterable[str]) -> str:
+    """What to do if weights are kept in other parts, such as a length and a direction; or ''."""
+    for pattern, undo in PARAMETRISED.items():
+        found = next((name for name in names if re.search(pattern, name)), None)
+        if found:
+            return (
+                f'\n{found} is a part that a weight is computed from; before you save the weights, '
+                f'{undo}'
+            )
     return ''
+
+
+def _cure(matrices: list[str], root: str, head: str | None) -> str:
+    """What to do about tensors beside a network; `head` is the name of a missing classifier."""
+    if not head:
+        alone = f', --prefix {root.removesuffix(".")} all of them' if root else ''
+        return f'If it computes nothing with them: {_WITHOUT}{alone}.'
+    if len(matrices) != 1:
+        return f'The network has no classifier of its own: {_WITHOUT}.'
+    old = re.escape(matrices[0].removesuffix('.weight'))
+    return (
+        f'The network has no classifier; if {matrices[0]} is the one, name it so: '
+        f"--rename '^{old}[.]={head}.'. If not: {_WITHOUT}."
+    )
 
 
 def _chosen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,28 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcls.weights.foreign import hub
+from jcls.weights.foreign.beside import own_name
 from jcls.weights.foreign.edits import Edits
+from jcls.weights.foreign.kinds import SAFETENSORS, NoWeightsError, kind
 from jcls.weights.foreign.pickles import read_pickle
 from jcls.weights.foreign.recognise import Network, networks
-from jcls.weights.metadata import IMAGENET_CLASSES, preprocess
+
+logger = logging.getLogger(__name__)
 
 # Parts of names, and keys of dictionaries, below which averaged weights are.
 AVERAGED = r'((.*_)?(ema|swa|averaged?)(_.*)?)'
+SHOWN = 8  # names in a message
+# Modules that FSDP, checkpointing of activations and torch.compile put between the others.
+BETWEEN = r'(?<![^.])_(fsdp|checkpoint)_wrapped_module\.|(?<=\.)_orig_mod\.'
 FILES = ('model.safetensors', 'pytorch_model.bin')  # files of weights in a Hub folder
-# Names in timm of ResNets that their tensors identify. Some others, such as resnetaa50 and
-# resnetblur50, have the same tensors but compute something else.
-PLAIN = r'(tv_|gluon_|ig_|ssl_|swsl_)?(wide_)?resnex?t\d+[cdst]?(_v1[bcdes])?(_\d+x\d+d|_2)?(\..*)?'
-# Arguments of timm's models that the tensors show or that matter in training only; and the usual
-# values of those that the tensors do not show.
-SEEN = (
-    'num_classes', 'in_chans', 'layers', 'channels', 'block', 'cardinality', 'base_width',
-    'stem_width', 'stem_type', 'avg_down', 'down_kernel_size', 'block_reduce_first',
-    'zero_init_last', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
-)  # fmt: skip
-SETTLED_BY_TIMM = (
-    'interpolation', 'antialias', 'bgr', 'exif', 'epsilon', 'stride_in_1x1', 'padding',
-)  # fmt: skip
-USUAL = {'global_pool': 'avg', 'output_stride': 32, 'act_layer': 'relu'}
 
 
 class Foreign(NamedTuple):
@@ -40,8 +33,8 @@ class Foreign(NamedTuple):
     Attributes:
       tensors: a flat state dict of one network, and perhaps more tensors beside it.
       metadata: any of 'classes', 'mean', 'std', 'preprocess'; 'choices', fields of the network that
-        its tensors do not tell; 'settled', what else need not be assumed, see
-        `jcls.weights.assumed`.
+        its tensors do not tell; 'likely', values to assume; 'settled', what else need not be
+        assumed, see `jcls.weights.assumed`.
       averaged: whether the weights are averaged; None if nothing says so.
       both: whether the file has averaged weights and raw ones.
     """
@@ -68,25 +61,53 @@ def read(path: Path, *, prefix: str = '', ema: str = 'auto', edits: Edits | None
       ValueError: for a damaged file, a file without weights, a prefix that no name has, or one that
         has to be named because there are several networks.
     """
-    metadata: dict[str, Any] = {}
     if path.is_dir():
         folder = path
         path = next((folder / name for name in FILES if (folder / name).exists()), folder)
         if path == folder:
-            raise ValueError(f'{folder} has no weights: none of {", ".join(FILES)} is in it')
-        if (folder / 'config.json').exists():
-            metadata = _hub_metadata(folder / 'config.json')
-    if path.suffix == '.safetensors':
+            raise ValueError(
+                f'{folder} has no weights: none of {" and ".join(FILES)}; {_there(folder)}'
+            )
+    metadata = hub.read(path.parent) if is_of_folder(path) else {}
+    content: Any = {}
+    if kind(path) == SAFETENSORS:
         sets = {'': _read_safetensors(path)}
     else:
         content = read_pickle(path)
         sets = _state_dicts(content, path)
         metadata |= _mmpretrain_metadata(content)
+    sets = {
+        place: {re.sub(BETWEEN, '', name): value for name, value in tensors.items()}
+        for place, tensors in sets.items()
+    }
     if edits:
         sets = edits.apply(sets, path)
-    if prefix:
-        sets = _below(sets, prefix, path)
-    return _one_of(sets, ema, path)._replace(metadata=metadata)
+    start = re.sub(BETWEEN, '', f'{prefix.rstrip(".")}.') if prefix else ''
+    if start:
+        sets = _below(sets, start, path)
+    found = _one_of(sets, ema, path)
+    if found.averaged is None and ema == 'auto':
+        _say_unread_averages(content, found.tensors, path)
+    return found._replace(metadata=metadata)
+
+
+def is_of_folder(path: Path) -> bool:
+    """Whether this is the file of weights in a Hub folder, which the other files there describe."""
+    return path.name in FILES
+
+
+def _there(folder: Path) -> str:
+    """What a folder without weights of the usual names has, and what to do."""
+    names = sorted(path.name for path in folder.iterdir())
+    if any(re.search(r'-\d+-of-\d+\.|\.index\.json$', name) for name in names):
+        return (
+            'they are in parts; save them in one file: '
+            "model.save_pretrained(folder, max_shard_size='100GB')"
+        )
+    if not names:
+        return 'it is empty'
+    more = f' and {len(names) - SHOWN} more' if names[SHOWN:] else ''
+    return f'it has {", ".join(names[:SHOWN])}{more}: name a file of weights'
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -96,7 +117,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} cannot be read as safetensors: {error}') from None
+        raise NoWeightsError(f'{path} cannot be read as safetensors: {error}') from None
 
 
 def _state_dicts(content: Any, path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -110,7 +131,8 @@ def _state_dicts(content: Any, path: Path) -> dict[str, dict[str, np.ndarray]]:
         content |= {'state_dict': raw, 'state_dict_ema': averaged}
     sets = dict(_with_convolutions(content))
     if sets:
-        return sets
+        layers = _layers(content, sets)
+        return {**sets, '': {**sets.get('', {}), **layers}} if layers else sets
     flat = dict(_flat(content))
     if not flat:
         raise ValueError(f'{path} holds no tensors, only {", ".join(content) or "nothing"}')
@@ -128,6 +150,20 @@ def _with_convolutions(
             yield from _with_convolutions(value, f'{place}.{key}' if place else str(key))
 
 
+def _layers(
+    content: Mapping[str, Any], sets: Mapping[str, dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Layers that are saved by themselves beside a network, such as its classifier."""
+    layers: dict[str, np.ndarray] = {}
+    for key, value in content.items():
+        around = any(f'{place}.'.startswith(f'{key}.') for place in sets)
+        if isinstance(value, Mapping) and not around and 'optim' not in key.lower():
+            inside = dict(_flat(value, key))
+            if any(name.endswith('.weight') for name in inside):
+                layers |= inside
+    return layers
+
+
 def _flat(content: Mapping[str, Any], place: str = '') -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of dictionaries in dictionaries, one for each module."""
     for key, value in content.items():
@@ -139,10 +175,9 @@ def _flat(content: Mapping[str, Any], place: str = '') -> Iterator[tuple[str, np
 
 
 def _below(
-    sets: dict[str, dict[str, np.ndarray]], prefix: str, path: Path
+    sets: dict[str, dict[str, np.ndarray]], start: str, path: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """The tensors below the prefix in each set, and the sets whose own place is below it."""
-    start = prefix.rstrip('.') + '.'
     below = {}
     for place, tensors in sets.items():
         for around in dict.fromkeys(('', f'{place}.' if place else '')):
@@ -157,7 +192,8 @@ def _below(
         names = [name for tensors in sets.values() for name in tensors]
         known = [*filter(None, sets), *sorted({name.split('.')[0] for name in names})][:8]
         raise ValueError(
-            f'prefix={prefix!r}: nothing in {path} lies below it; it has {", ".join(known)}'
+            f'prefix={start.removesuffix(".")!r}: nothing in {path} lies below it; it has '
+            f'{", ".join(known)}'
         )
     return below
 
@@ -185,87 +221,62 @@ def _one_of(sets: dict[str, dict[str, np.ndarray]], ema: str, path: Path) -> For
     chosen = raw if ema == 'no' or not averaged else averaged
     if len(chosen) > 1:
         names = [f'{place}.{network.root}'.strip('.') for place, network in chosen]
-        raise ValueError(
-            f'{path} has {len(chosen)} networks: name one of {", ".join(filter(None, names))} as '
-            'the prefix'
-        )
+        named = ', '.join(filter(None, names))
+        roots = [re.escape(network.prefix) for place, network in chosen if network.root]
+        if '' in names and roots:  # it has no prefix to name
+            pattern = roots[0] if len(roots) == 1 else f'({"|".join(roots)})'
+            raise ValueError(
+                f'{path} has {len(chosen)} networks: the prefix {named} takes the one of that '
+                f"name, and `jcls import --drop '^{pattern}[.]'` the one without a prefix"
+            )
+        raise ValueError(f'{path} has {len(chosen)} networks: name one of {named} as the prefix')
     if not chosen:  # the conversion says what is missing
         return Foreign(max(sets.values(), key=len), {})
     place, network = chosen[0]
-    roots = [net.root for there, net in found if there == place]
+    around = [net.root for there, net in found if there == place]
 
-    def is_of_another(name: str) -> bool:
-        inside = [root for root in roots if name.startswith(root)]
-        return bool(inside) and max(inside, key=len) != network.root
+    def whose(name: str) -> list[str]:
+        """The roots of the networks that the tensor is of, or has most modules in common with."""
+        near = [(-len(own_name(name, root)), name.startswith(root)) for root in around]
+        return [root for root, how in zip(around, near, strict=True) if how == max(near)]
 
-    tensors = {name: v for name, v in sets[place].items() if not is_of_another(name)}
+    tensors = {name: v for name, v in sets[place].items() if network.root in whose(name)}
+    if place and not any(there == '' for there, _ in found):
+        layers = sets.get('', {})
+        twice = sorted(layers.keys() & tensors.keys())
+        if twice:
+            raise ValueError(
+                f'{path} has {twice[0]} twice, in {place} and beside it; the prefix {place} takes '
+                'the one in it alone'
+            )
+        tensors |= layers
     return Foreign(tensors, {}, chosen is averaged if averaged else None, bool(averaged and raw))
 
 
-def _hub_metadata(path: Path) -> dict[str, Any]:
-    """Metadata from the config.json of timm or transformers, which must be of a plain ResNet."""
-    try:
-        config = json.loads(path.read_text())
-        if config.get('model_type') == 'resnet':
-            return _transformers_metadata(config, path)
-        settings = config.get('pretrained_cfg', config)
-        name = config.get('architecture') or settings.get('architecture')
-        given = [('global_pool', config.get('global_pool'))]
-        given += (config.get('model_args') or {}).items()
-        size = settings['input_size'][-1]
-        metadata: dict[str, Any] = {
-            key: [float(value) for value in settings[key]] for key in ('mean', 'std')
-        }
-        if settings.get('crop_mode', 'center') == 'center':
-            metadata['preprocess'] = preprocess(
-                int(size / settings['crop_pct']), size, settings['interpolation']
-            )
-        if name:  # timm's readers of images and its plain ResNets leave no choice of these
-            metadata['settled'] = SETTLED_BY_TIMM
-    except NotAResNetError:
-        raise
-    except (
-        ArithmeticError, LookupError, RecursionError, OSError, TypeError, ValueError,
-        AttributeError,
-    ) as error:  # fmt: skip
-        raise ValueError(
-            f'{path} does not describe a ResNet of timm or transformers: {error!r}'
-        ) from None
-    if name and not re.fullmatch(PLAIN, str(name)):
-        raise ValueError(
-            f'{path} is of {name}, which is no ResNet of jcls, though its tensors may look like it'
+def _say_unread_averages(content: Any, tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Warn of averages without the names of a network: torch_ema's list, or names without dots."""
+    places = [*_lists(content)]
+    places += [
+        name
+        for name, value in tensors.items()
+        if value.ndim == 4 and any(re.fullmatch(AVERAGED, part) for part in name.split('.'))
+    ]
+    if places:
+        logger.warning(
+            'warning: %s has averaged weights, too (%s), but not by the names of a network; they '
+            'were not taken',
+            path,
+            places[0],
         )
-    changed = [
-        f'{key}={value!r}'
-        for key, value in given
-        if value and key not in SEEN and value != USUAL.get(key)
-    ]
-    if changed:
-        raise ValueError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
-    names = config.get('label_names') or settings.get('label_names')
-    return {**metadata, 'classes': [*map(str, names)]} if isinstance(names, list) else metadata
 
 
-def _transformers_metadata(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Metadata from transformers' config.json; how images are prepared is in another file."""
-    other = {'hidden_act': 'relu', 'downsample_in_first_stage': False}
-    changed = [
-        f'{key}={config[key]!r}' for key, usual in other.items() if config.get(key, usual) != usual
-    ]
-    if changed:
-        raise NotAResNetError(f'{path}: no ResNet of jcls is built with {", ".join(changed)}')
-    metadata: dict[str, Any] = {'settled': ('bgr', 'exif', 'epsilon', 'padding')}
-    if config.get('layer_type', 'bottleneck') == 'bottleneck':
-        strides = bool(config.get('downsample_in_bottleneck', False))
-        metadata['choices'] = {'stride_in_1x1': strides}
-    names = config.get('id2label') or {}
-    if len(names) != IMAGENET_CLASSES:  # those of ImageNet are known by their WordNet ids
-        metadata['classes'] = [str(names[str(i)]) for i in range(len(names))]
-    return metadata
-
-
-class NotAResNetError(ValueError):
-    """An error: the file describes a network that jcls does not have."""
+def _lists(content: Any, place: str = '') -> Iterator[str]:
+    """The places of torch_ema's lists of averages."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        name = f'{place}.{key}'.strip('.')
+        if key == 'shadow_params' and isinstance(value, list):
+            yield name
+        yield from _lists(value, name)
 
 
 def _mmpretrain_metadata(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from jcls.weights.foreign.kinds import ZIP, NoWeightsError
 from jcls.weights.foreign.unpickle import Array, Reader, RefusedError, Storage, Tensor
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -30,7 +31,7 @@ def read_pickle(path: Path) -> Any:
         with path.open('rb') as file:
             start = file.read(4)
             file.seek(0)
-            if start == b'PK\x03\x04':
+            if start == ZIP:
                 return _Plain(path).of(_read_zip(path))
             if len(start) < 4 or start[0] != 0x80:  # PROTO, which begins every pickle since 2003
                 raise ValueError('it is neither a zip archive of torch nor a pickle')
@@ -51,7 +52,7 @@ def read_pickle(path: Path) -> Any:
         reason = str(error) or 'it ends too early'
         if isinstance(error, LookupError | TypeError | AttributeError | struct.error):
             reason = f'it is damaged ({error!r})'
-        raise ValueError(f'{path} cannot be read as the weights of a model: {reason}') from None
+        raise NoWeightsError(f'{path} cannot be read as the weights of a model: {reason}') from None
 
 
 def _read_zip(path: Path) -> Any:

@@ -102,8 +102,32 @@ def the_network(shapes: Shapes) -> Network:
     raise ValueError(
         'these are not the weights of a ResNet with the names of torchvision, timm, mmpretrain, '
         'PaddleClas, transformers or the repositories for CIFAR; the first tensors are '
-        f'{", ".join(list(shapes)[:4]) or "none"}'
+        f'{", ".join(list(shapes)[:4]) or "none"}{_numbered(shapes)}'
     )
+
+
+def _numbered(shapes: Shapes) -> str:
+    """How to name the modules of a torchvision network that stands in a torch.nn.Sequential."""
+    for name in shapes:
+        root = name.removesuffix('0.weight')
+        if root == name or (root and root[-1] != '.'):
+            continue
+        children = {
+            int(n) for n in re.findall(rf'(?m)^{re.escape(root)}(\d+)\.', '\n'.join(shapes))
+        }
+        stages = [i for i in sorted(children) if f'{root}{i}.0.conv1.weight' in shapes]
+        if stages and {0, 1} <= children:
+            new = {0: 'conv1', 1: 'bn1'}
+            new |= {child: f'layer{i}' for i, child in enumerate(stages, 1)}
+            renames = [
+                f"--rename '^{re.escape(root)}{child}[.]={root}{own}.'"
+                for child, own in new.items()
+            ]
+            return (
+                '. Its modules have numbers, as in a torch.nn.Sequential; if they are those of '
+                f'torchvision, name them so: `jcls import` {" ".join(renames)}'
+            )
+    return ''
 
 
 def recognise(shapes: Shapes) -> tuple[Layout, dict[str, Any]]:

@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 import jcls
+from helpers.foreign import SMALL, below, state, variables_of, without_head
 from jcls import models
 from jcls.main import main
 from jcls.models.resnet import ARCHITECTURE, Block
 from jcls.tools.import_ import import_weights
 from jcls.weights import artifact, imported, load
-from jcls.weights.foreign import convert, files, layouts
+from jcls.weights.foreign import convert
 from jcls.weights.foreign.edits import Edits
-
-SMALL = {'width': 4, 'blocks': (2, 1), 'num_classes': 3}
-
-
-def variables_of(model: models.ResNet) -> Any:
-    """Numbers that are all different, with positive variances."""
-    rng = np.random.default_rng(0)
-    leaves = {
-        path: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
-        for path, leaf in flatten_dict(convert.shapes_of(model)).items()
-    }
-    return unflatten_dict(
-        {path: abs(leaf) + 0.5 if path[-1] == 'var' else leaf for path, leaf in leaves.items()}
-    )
-
-
-def state(layout: str = 'torch', name: str = 'resnet18', **fields: Any) -> dict[str, np.ndarray]:
-    """The state dict of a small network with a layout's names, and torch's counters."""
-    model = models.create(name, **{**SMALL, **fields})
-    tensors = convert.state_dict(model, variables_of(model), layouts.LAYOUTS[layout])
-    counters = {
-        name.replace('running_var', 'num_batches_tracked'): np.zeros((), np.int64)
-        for name in tensors
-        if name.endswith('running_var')
-    }
-    return {**tensors, **counters}
-
-
-def below(root: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {root + name: value for name, value in tensors.items()}
-
-
-def without_head(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: value for name, value in tensors.items() if not name.startswith('fc.')}
-
-
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes tensors as .safetensors, and any other content as a file whose pickle is that."""
-    contents: dict[Path, Any] = {}
-    monkeypatch.setattr(files, 'read_pickle', lambda path: contents[path])
-
-    def write(content: Any, name: str = 'net') -> Path:
-        if all(isinstance(value, np.ndarray) for value in content.values()):
-            path = tmp_path / f'{name}.safetensors'
-            artifact.save_tensors(path, content)
-        else:
-            path = tmp_path / f'{name}.pth'
-            path.touch()
-            contents[path] = content
-        return path
-
-    return write
 
 
 def assert_same(found: Any, wanted: Any) -> None:
@@ -152,6 +101,56 @@ def test_counters_of_profilers_are_skipped(counter: str) -> None:
     root = 'module.' if counter.startswith('module.') else ''
     found = convert.convert({**below(root, state()), counter: np.zeros(1)})
     assert counter in {row.name for row in found.report.skipped}
+
+
+@pytest.mark.parametrize(
+    'wrapper', ['_fsdp_wrapped_module', '_checkpoint_wrapped_module', '_orig_mod']
+)
+def test_wrappers_between_modules_are_removed(file: Any, wrapper: str) -> None:
+    """Of each stage or block by itself; also in a prefix."""
+    blocks = re.compile(r'(layer1\.|layer2\.0\.)')
+    inside = {blocks.sub(rf'\1{wrapper}.', f'net.{name}'): value for name, value in state().items()}
+    assert sum(wrapper in name for name in inside) > 12
+    path = file(inside)
+    for prefix in ('', 'net', f'net.{wrapper}'):
+        found = imported.read(path, prefix=prefix)
+        assert_same(found.variables, convert.convert(state()).variables)
+
+
+def test_modules_with_numbers_can_be_named(file: Any, tmp_path: Path) -> None:
+    """torch.nn.Sequential(*net.children()): the message has what names them."""
+    numbers = {'conv1': 0, 'bn1': 1, 'layer1': 4, 'layer2': 5}
+    tensors = {
+        f'features.{numbers[name.partition(".")[0]]}.{name.partition(".")[2]}': value
+        for name, value in without_head(state()).items()
+    }
+    path = file({**tensors, **below('features.', {'fc.weight': state()['fc.weight'],
+                                                  'fc.bias': state()['fc.bias']})})  # fmt: skip
+    with pytest.raises(ValueError, match=r'numbers, as in a torch\.nn\.Sequential') as error:
+        imported.read(path)
+    renames = dict(re.findall(r"--rename '(\S+)=(\S+)'", str(error.value)))
+    import_weights(path, tmp_path / 'out', rename=renames)
+    assert_same(artifact.read(tmp_path / 'out')[1], convert.convert(state()).variables)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'undo'),
+    [
+        (('weight_g', 'weight_v'), 'remove_weight_norm'),
+        (('weight_orig', 'weight_u', 'weight_v'), 'remove_spectral_norm'),
+        (('weight_orig', 'weight_mask'), 'make its pruning permanent'),
+        (('parametrizations.weight.original0',), 'remove_parametrizations'),
+    ],
+)
+@pytest.mark.parametrize('module', ['conv1', 'layer1.0.conv1', 'fc'])
+def test_weights_that_are_computed_are_said(
+    file: Any, module: str, parts: tuple[str, ...], undo: str
+) -> None:
+    tensors = state()
+    value = tensors.pop(f'{module}.weight')
+    path = file({**tensors, **{f'{module}.{part}': value for part in parts}})
+    with pytest.raises(ValueError, match=f'a part that a weight is computed from; .*{undo}'):
+        imported.read(path)
 
 
 def test_other_networks_are_refused() -> None:
@@ -247,6 +246,36 @@ def test_several_networks_have_to_be_chosen_from(file: Any) -> None:
     for prefix in ('module.encoder_q', 'state_dict.module.encoder_q', 'module.encoder_q.'):
         found = imported.read(path, prefix=prefix)
         assert_same(found.variables, convert.convert(state()).variables)
+
+
+def test_a_network_without_a_prefix_beside_others(file: Any, tmp_path: Path) -> None:
+    """It has no name to choose it by; the message says how to leave the others out."""
+    other = {name: value + 1 for name, value in state().items()}
+    path = file({**state(), **below('momentum.', other), **below('k.', other)})
+    with pytest.raises(ValueError, match=r"3 networks.*--drop '\^\(momentum\|k\)\[\.\]'"):
+        imported.read(path)
+    import_weights(path, tmp_path / 'out', drop=['^(momentum|k)[.]'])
+    assert_same(artifact.read(tmp_path / 'out')[1], convert.convert(state()).variables)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        {'net': RAW, 'ema': {'decay': 0.9, 'shadow_params': [*AVERAGED.values()]}},
+        {**below('model.', RAW), 'model_ema.conv1weight': AVERAGED['conv1.weight']},
+    ],
+)
+def test_averages_that_are_not_read_are_said(file: Any, caplog: Any, content: Any) -> None:
+    """torch_ema has a list, latent diffusion's LitEma names without dots."""
+    path = file(content)
+    found = imported.read(path)
+    assert_same(found.variables, convert.convert(RAW).variables)
+    assert re.search(r'averaged weights, too \((ema.shadow_params|model_ema.*)\)', caplog.text)
+    caplog.clear()
+    imported.read(path, ema='no')
+    assert caplog.text == ''
+    with pytest.raises(ValueError, match=r"ema='yes', but .* has no averaged weights"):
+        imported.read(path, ema='yes')
 
 
 # Heads
@@ -454,7 +483,8 @@ def test_everything_said_is_in_the_card(file: Any, tmp_path: Path) -> None:
     assert card['norm'] == {'epsilon': 1e-3}
     resize = {'name': 'resize', 'size': 256, 'interpolation': 'bicubic', 'antialias': False}
     assert card['preprocess'][0] == resize
-    assert card['assumed'].keys() == {'classes', 'preprocess', 'bgr', 'padding'}
+    built = {'strides', 'pool', 'blur', 'activation'}
+    assert card['assumed'].keys() == {'classes', 'preprocess', 'bgr', 'padding'} | built
 
 
 def test_networks_for_small_images_see_them_as_they_are(file: Any) -> None:
@@ -510,6 +540,22 @@ def test_a_folder_of_transformers(tmp_path: Path, config: Any, strides: bool) ->
     (tmp_path / 'config.json').write_text(json.dumps({**labels, 'hidden_act': 'gelu'}))
     with pytest.raises(ValueError, match="no ResNet of jcls is built with hidden_act='gelu'"):
         imported.read(tmp_path)
+
+
+@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])
+def test_how_a_network_is_built_is_assumed(
+    file: Any, tmp_path: Path, capsys: Any, stem: str
+) -> None:
+    """Strides, pools, filters, activations: no tensors tell, and jcls has no others."""
+    path = file(state(stem=stem))
+    assert main(['import', str(path), str(tmp_path / 'out')]) == 0
+    said = capsys.readouterr().out
+    first = 1 if stem == 'cifar' else 2
+    assert f'strides = {first} in the stem, 1 in the first stage, 2 in each later one' in said
+    assert 'blur = False  (jcls has no other: ' in said
+    assert ('pool = ' in said) == (stem == 'imagenet')
+    card, _ = artifact.read(tmp_path / 'out')
+    assert card['assumed']['activation'] == {'value': 'relu', 'option': None}
 
 
 def test_a_card_of_before_lists_names_alone(tmp_path: Path, file: Any) -> None:
