@@ -98,7 +98,7 @@ def copied(data: Data, copies_are: str) -> list[str]:
     if data.train.whole is not None and data.train.whole is data.val.whole:
         cure = 'A new run with --config.data.copies=together keeps copies on one side'
     else:
-        cure = 'Remove them from one of the two sets'
+        cure = 'Keep each in one of the two sets'
     return [
         f'{len(pairs):,} of the {len(data.val):,} held-out images are exact copies of images that '
         f'train ({data.val.name(image)} is {data.train.name(copy)}), so evaluations are too good. '

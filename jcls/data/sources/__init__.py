@@ -125,7 +125,7 @@ def create(
     if together and not folds and (train.whole is None or train.whole is not val.whole):
         raise ValueError(
             "config.data.copies='together' is for sets that jcls divides; here both are given: "
-            'remove the copies from one of them'
+            'keep each copy in one of them'
         )
     train, val = splits.apply(
         train,

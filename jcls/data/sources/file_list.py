@@ -213,7 +213,7 @@ def _advice(listed: Listed, missing: list[int]) -> str:
     """What may be wrong with a list of which these rows are missing files."""
     path = listed.paths[missing[-1]]
     if missing == [0]:
-        return 'If it is a header, remove the line'
+        return 'A list has no header: leave that line out'
     if path[0] in '"\'':
         return 'Paths are written without quotes'
     if path[-1] in ',;':

@@ -277,12 +277,12 @@ def test_folds_keep_copies_together(tmp_path: Path) -> None:
 def test_copies_across_given_sets(tmp_path: Path) -> None:
     """jcls divides nothing there, so it keeps nothing together."""
     root = fill(tmp_path, **{'train/a': 5, 'train/b': 5, 'val/a': 2, 'val/b': 2})
-    with pytest.raises(ValueError, match='remove the copies from one of them'):
+    with pytest.raises(ValueError, match='keep each copy in one of them'):
         sources.create(dir=str(root), copies='together')
     shutil.copy(root / 'train/b/003.png', root / 'val/b')
     data = sources.create(dir=str(root))
     (warning,) = same_data.copied(data, 'warn')
-    assert warning.endswith('Remove them from one of the two sets')
+    assert warning.endswith('Keep each in one of the two sets')
 
 
 def test_a_class_of_copies_alone(tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
         ),
         ({'train_list': train, 'classes': 'none'}, r"config\.data\.classes='none': not a readable"),
         ({'train_list': train, 'classes': str(tmp_path / 'latin')}, 'latin.: line 3, .* not UTF-8'),
-        ({'train_list': files['header']}, r'header are missing:\n.*\nIf it is a header, remove'),
+        ({'train_list': files['header']}, r'header are missing:\n.*\nA list has no header'),
         ({'train_list': files['quoted']}, 'Paths are written without quotes'),
         ({'train_list': files['comma']}, "Write a tab, without ',', between a path and its label"),
         (
