@@ -45,7 +45,7 @@ class File(NamedTuple):
     where: str
     offset: int
     problem: str
-    linked: bool
+    linked: bool = False
 
 
 class Layout(NamedTuple):
