@@ -72,7 +72,9 @@ def test_a_number_that_another_process_has_got_since_is_not_the_owner(tmp_path, 
     here = {'machine': lock._machine(), 'folder': str(tmp_path.resolve())}
     content = owner(**here, pid=os.getpid(), started='12')
     (tmp_path / FILE).write_text(json.dumps(content))
-    Lock(tmp_path).close()
+    with closing(Lock(tmp_path)) as ours:
+        assert json.loads((tmp_path / FILE).read_text())['token'] != 'theirs'
+        ours.check()
 
 
 def test_a_copy_of_a_workdir_in_use_is_free(tmp_path):
@@ -137,7 +139,8 @@ def test_an_owner_elsewhere_who_beats_is_respected(tmp_path):
 def test_an_owner_elsewhere_who_ends_meanwhile_leaves_it_to_us(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(owner()))
     threading.Timer(0.2, (tmp_path / FILE).unlink).start()
-    Lock(tmp_path).close()
+    with closing(Lock(tmp_path)):
+        assert json.loads((tmp_path / FILE).read_text())['token'] != 'theirs'
 
 
 def test_of_many_that_come_at_once_one_gets_it(tmp_path):

@@ -22,9 +22,9 @@ TABLE = r'.*\.(txt|csv|tsv|json|jsonl|lst|xlsx?|parquet)'
 SHARD = r'.*tfrecords?.*|.*array_?record.*|.*-\d{5}-of-\d{5}.*'
 LEVELS = 3  # of folders around a dataset of TFDS: NAME/CONFIG/VERSION
 LIST = (
-    'a list of them (a text file with a path, a tab and a class on each line) is read with '
-    '--config.data.name=list --config.data.train_list=FILE (or: jcls evaluate RUN FILE) '
-    '--config.data.dir='
+    'a list of them (a text file with a path, a tab and a class on each line) is evaluated on by '
+    '`jcls evaluate RUN FILE`, and otherwise read with '
+    '--config.data.name=list --config.data.train_list=FILE --config.data.dir='
 )
 
 
